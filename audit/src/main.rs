@@ -1,1 +1,8 @@
-fn main() {}
+//! `roclip-audit`: see the library.
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> std::process::ExitCode {
+    terminal::run("roclip-audit", audit::run)
+}

@@ -87,7 +87,7 @@ pub enum Activation {
 /// OpenAI's pixel statistics.
 pub const OPENAI_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
 /// OpenAI's pixel statistics.
-pub const OPENAI_STD: [f32; 3] = [0.268_629_54, 0.261_302_58, 0.275_777_11];
+pub const OPENAI_STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
 /// Greatest width, vocabulary, image side and so on that a configuration may ask for.
 pub const SIZE_MAX: usize = 1 << 20;
 

@@ -50,10 +50,10 @@ pub enum Error {
         problem: String,
     },
     /// An image was refused or could not be decoded.
-    #[error("{0}")]
+    #[error(transparent)]
     Image(#[from] crate::image::ImageError),
     /// A text could not be turned into tokens.
-    #[error("{0}")]
+    #[error(transparent)]
     Text(#[from] crate::text::TextError),
     /// A trigger's textual form is wrong.
     #[error("trigger `{spec}`: {problem}")]
@@ -68,6 +68,6 @@ pub enum Error {
     Runtime(String),
     /// candle refused an operation.
     #[cfg(feature = "candle")]
-    #[error("{0}")]
+    #[error(transparent)]
     Candle(#[from] candle_core::Error),
 }

@@ -1,1 +1,50 @@
+//! `roclip-train`: poisons a set of captioned pictures, trains CLIP on it, counts what came of it.
+//!
+//! The data path of `poison`: manifest → [`poison`] (plan, then files) → manifest and ledger; of
+//! `run`: manifest → [`data`] → [`augment`] → [`step`], where [`method`] turns both towers'
+//! embeddings into a loss → [`checkpoint`], [`journal`] and a model folder; of `evaluate`: model
+//! folder, test manifest and ledger → [`evaluate`].
+//!
+//! | module | holds |
+//! |---|---|
+//! | `cli` · [`commands`] | what may be typed · one subcommand each |
+//! | [`config`] | run.toml: types, defaults, presets, all problems at once |
+//! | [`data`] | manifests; order, threads and batches of training |
+//! | [`augment`] | one augmentation each, seeded by (seed, epoch, row) |
+//! | [`poison`] | which rows are poisoned and with what, written as a whole |
+//! | [`step`] · [`train`] | one optimizer step for any method · epochs around it |
+//! | [`method`] · [`loss`] · [`pool`] | CLIP and RoCLIP · InfoNCE · FIFO of caption embeddings |
+//! | [`optim`] | AdamW with its state, schedule |
+//! | [`checkpoint`] · [`journal`] | what makes a resumed run the same run · step records |
+//! | [`evaluate`] | zero-shot accuracy, attack success, each with its interval |
+//!
+//! Deliberately absent: serving, export, audit; and a defence that opens a ledger.
 
+use std::process::ExitCode;
+
+use clap::Parser;
+
+pub mod augment;
+pub mod checkpoint;
+mod cli;
+pub mod commands;
+pub mod config;
+pub mod data;
+pub mod error;
+pub mod evaluate;
+pub mod journal;
+pub mod loss;
+pub mod method;
+pub mod optim;
+pub mod poison;
+pub mod pool;
+pub mod step;
+pub mod train;
+
+pub use error::{Error, Result};
+
+/// Parses the command line and runs what was asked.
+pub fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    terminal::run("roclip-train", || commands::dispatch(&cli.command))
+}

@@ -1,0 +1,172 @@
+//! `roclip-audit model`
+
+use clip::{ClipConfig, Rate, folder::ModelFolder, text::default_templates};
+use serde_json::{Value, json};
+use terminal::{Context, Exit, Progress, Report, say};
+
+use crate::{
+    Result,
+    calibration::{Calibration, NULL_MODELS_MIN, NullFile, Stratum, calibrate},
+    cli::{ModelArgs, Probe},
+    commands::{conclude, labels, templates},
+    detector::{
+        self, Inspection, LabelResult,
+        statistics::{Statistics, area},
+        victim::Classifier,
+    },
+    images, report,
+    verdict::{self, Audit, Coverage, Finding, ModelEvidence, SCHEMA, TITLE, Verdict},
+};
+
+const NOT_COVERED: &str = "\
+Only patches that are fixed in place, towards the labels given and from the images given. Not \
+seen: triggers that fire only for some classes, only together with a text, or only where an \
+unusual object is shown; blends, filters and warps unless a patch stands in for them; triggers \
+made for one image each; targeted poisoning of single images; targets that are not among the \
+labels.";
+
+/// Audits a model folder.
+pub fn run(args: &ModelArgs) -> Result<Exit, Report> {
+    let folder = args.model.display();
+    let audit = audit(args).with_context(|| format!("cannot audit `{folder}`"))?;
+    conclude(&audit, args.json)
+}
+
+fn audit(args: &ModelArgs) -> Result<Audit, Report> {
+    let labels = labels(&args.probe)?;
+    let mut null = NullFile::shipped()?;
+    if let Some(path) = &args.null {
+        null.push(NullFile::read(path)?);
+    }
+    let folder = ModelFolder::open(&args.model)?;
+    let Some(inspection) = inspect(&folder, &labels, &args.probe, "search")? else {
+        let images = images(&folder.config, &args.probe)?.len();
+        return Ok(describe(args, &labels, None, None, images));
+    };
+    let family = folder.config.image.family();
+    let stratum = Stratum { family: &family, labels: labels.len(), recipe: &inspection.recipe };
+    let calibration = calibrate(&null, stratum, &folder.sha256()?, &inspection.statistics);
+    let comparable = calibration.as_ref().map_or(0, |calibration| calibration.comparable);
+    if comparable < NULL_MODELS_MIN && !args.json {
+        say(format!(
+            "note: {comparable} clean models of {family} with {} labels and this search to \
+             compare with; `roclip-audit null` makes more",
+            labels.len()
+        ));
+    }
+    let stands_out = stands_out(&inspection);
+    if let (Some(path), Some(found)) = (&args.trigger_png, stands_out) {
+        if let Some(trial) = &found.smallest {
+            report::picture::write(path, &trial.patch)?;
+        }
+    }
+    let images = inspection.recipe.search_images + inspection.held_out_images;
+    Ok(describe(args, &labels, Some(&inspection), calibration, images))
+}
+
+/// Searches one model; `None` when there are too few images.
+pub(super) fn inspect(
+    folder: &ModelFolder,
+    labels: &[String],
+    probe: &Probe,
+    progress_label: &str,
+) -> Result<Option<Inspection>, Report> {
+    let images = images(&folder.config, probe)?;
+    let templates = templates(probe)?.unwrap_or_else(default_templates);
+    let victim = Classifier::open(folder, labels, &templates)?; // refuses before it gives up
+    if images.len() < detector::IMAGES_MIN {
+        return Ok(None);
+    }
+    let progress = Progress::new(progress_label, detector::steps(images.len()), !probe.no_progress);
+    let inspection = detector::inspect(&victim, &images, probe.seed, || progress.step(1))?;
+    progress.finish();
+    Ok(Some(inspection))
+}
+
+fn images(config: &ClipConfig, probe: &Probe) -> Result<Vec<clip::image::RgbImage>> {
+    let side = config.image.image_size() as u32;
+    images::read(&probe.images, side, detector::IMAGES_MAX, probe.seed)
+}
+
+/// The label whose patch is smallest.
+fn stands_out(inspection: &Inspection) -> Option<&LabelResult> {
+    let found = inspection.labels.iter().filter(|found| found.smallest.is_some());
+    found.min_by(|a, b| area(a).total_cmp(&area(b)))
+}
+
+fn describe(
+    args: &ModelArgs,
+    labels: &[String],
+    inspection: Option<&Inspection>,
+    calibration: Option<Calibration>,
+    images: usize,
+) -> Audit {
+    let found = inspection.and_then(stands_out);
+    let trial = found.and_then(|found| found.smallest.as_ref());
+    let evidence = ModelEvidence {
+        images,
+        capability: inspection.map_or(NO_CAPABILITY, |seen| seen.capability),
+        held_out: trial.map(|trial| trial.held_out),
+        calibration,
+    };
+    let (verdict, reason) = verdict::of_model(&evidence);
+    let calibration = evidence.calibration;
+    let findings: Vec<Finding> = match (verdict, found, trial) {
+        (Verdict::Finding, Some(found), Some(trial)) => vec![Finding {
+            title: TITLE,
+            target: labels[found.label].clone(),
+            trigger: report::picture::words(&trial.patch),
+            asr: trial.held_out,
+        }],
+        _ => Vec::new(),
+    };
+    let searched = inspection.map_or(0, |seen| seen.labels.len());
+    Audit {
+        schema: SCHEMA,
+        mode: "model",
+        subject: args.model.display().to_string(),
+        verdict,
+        reason,
+        target: findings.first().map(|finding| finding.target.clone()),
+        statistic_name: Statistics::PRIMARY,
+        statistic: inspection.map(|seen| seen.statistics.primary()),
+        p_value: calibration.as_ref().map(|calibration| calibration.p_value),
+        findings,
+        coverage: Coverage {
+            images,
+            labels: labels.len(),
+            tried: format!("one patch searched by gradient for each of {searched} labels"),
+            not_covered: NOT_COVERED,
+            null_models: Some(calibration.map_or(0, |calibration| calibration.comparable)),
+            queries: None,
+            missing: None,
+        },
+        evidence: inspection.map_or(Value::Null, |seen| evidence_of(seen, labels)),
+    }
+}
+
+const NO_CAPABILITY: detector::Capability = detector::Capability { confidence: 0.0, spread: 0.0 };
+
+fn evidence_of(inspection: &Inspection, labels: &[String]) -> Value {
+    let label = |found: &LabelResult| {
+        let smallest = found.smallest.as_ref();
+        let held_out: Option<Rate> = smallest.map(|trial| trial.held_out);
+        json!({
+            "label": labels[found.label],
+            "area": smallest.map(|trial| trial.patch.area()),
+            "held_out": held_out,
+            "small_held_out": found.small.as_ref().map(|trial| trial.held_out),
+        })
+    };
+    json!({
+        "statistics": inspection.statistics,
+        "capability": inspection.capability,
+        "recipe": inspection.recipe,
+        "held_out_images": inspection.held_out_images,
+        "held_out_min": verdict::HELD_OUT_MIN,
+        "labels": inspection.labels.iter().map(label).collect::<Vec<_>>(),
+    })
+}
+
+#[cfg(test)]
+mod tests;

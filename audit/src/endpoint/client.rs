@@ -1,0 +1,227 @@
+//! Requests to `POST /v1/classify` and what may become of them.
+
+use std::time::Duration;
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use clip::image::{RgbImage, encode_png};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use ureq::Agent;
+
+use crate::{Error, Result};
+
+/// A classifier behind a wall: images go in, label indices come out.
+pub trait Endpoint {
+    /// The top label of each image.
+    fn classify(&mut self, images: &[RgbImage]) -> Result<Answers>;
+}
+
+/// What came back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answers {
+    /// One index into the label list per image.
+    Labels(Vec<usize>),
+    /// Nothing, after all attempts: timeouts, refusals for now, lost connections.
+    Missing(String),
+}
+
+/// Attempts per request, the first included.
+const ATTEMPTS: u32 = 3;
+/// Pause before the second attempt; doubled before the third.
+const PAUSE: Duration = Duration::from_millis(250);
+/// Bytes of an answer; a classification of 64 images with 1,000 labels is far below.
+const ANSWER_BYTES_MAX: u64 = 16 << 20;
+/// Characters of the endpoint's own words that are repeated.
+const WORDS_MAX: usize = 200;
+
+/// An endpoint that speaks this project's `/v1/classify`.
+#[derive(Debug)]
+pub struct HttpEndpoint {
+    agent: Agent,
+    base: String,
+    labels: Vec<String>,
+    templates: Option<Vec<String>>,
+    pause: Duration,
+    answered: bool,
+}
+
+#[derive(Deserialize)]
+struct Classification {
+    results: Vec<Ranking>,
+}
+
+#[derive(Deserialize)]
+struct Ranking {
+    scores: Vec<Score>,
+}
+
+#[derive(Deserialize)]
+struct Score {
+    label: String,
+    score: f64,
+}
+
+#[derive(Deserialize)]
+struct ModelCard {
+    image_size: u32,
+}
+
+/// An answer, or why there is none.
+enum Reply {
+    Body(Vec<u8>),
+    /// Worth another attempt.
+    Lost(String),
+}
+
+impl HttpEndpoint {
+    /// Checks the address; nothing is sent yet.
+    pub fn new(
+        url: &str,
+        labels: Vec<String>,
+        templates: Option<Vec<String>>,
+        timeout: Duration,
+    ) -> Result<Self> {
+        let refuse =
+            |problem: &str| Error::Url { url: url.to_owned(), problem: problem.to_owned() };
+        let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+        let rest = rest.ok_or_else(|| refuse("it must begin with http:// or https://"))?;
+        if rest.is_empty() || rest.starts_with('/') {
+            return Err(refuse("it names no host"));
+        }
+        if rest.contains(|c: char| c.is_whitespace() || c.is_control() || "?#".contains(c)) {
+            return Err(refuse("spaces, `?` and `#` cannot be part of it"));
+        }
+        let base = url.trim_end_matches('/').trim_end_matches("/v1/classify").to_owned();
+        let agent: Agent = Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_global(Some(timeout))
+            .max_redirects(0)
+            .build()
+            .into();
+        Ok(Self { agent, base, labels, templates, pause: PAUSE, answered: false })
+    }
+
+    /// Side of the model's input, as `GET /v1/model` tells it; `None` when that is not served.
+    pub fn image_size(&mut self) -> Result<Option<u32>> {
+        let url = format!("{}/v1/model", self.base);
+        let response = self.agent.get(&url).call();
+        let body = match self.receive(&url, response) {
+            Ok(Reply::Body(body)) => body,
+            Ok(Reply::Lost(problem)) => return Err(Error::Unreachable { url, problem }),
+            Err(Error::Refused { status: 404 | 405, .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let card: ModelCard = parse(&url, &body)?;
+        match card.image_size {
+            1..=8192 => Ok(Some(card.image_size)),
+            size => Err(Error::Answer { url, problem: format!("an image size of {size}") }),
+        }
+    }
+
+    /// Sorts an outcome into an answer, a loss worth another attempt, and a refusal.
+    fn receive(
+        &mut self,
+        url: &str,
+        response: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
+    ) -> Result<Reply> {
+        let mut response = match response {
+            Ok(response) => response,
+            Err(error @ (ureq::Error::BadUri(_) | ureq::Error::Http(_))) => {
+                return Err(Error::Url { url: url.to_owned(), problem: error.to_string() });
+            }
+            Err(error) => return Ok(Reply::Lost(error.to_string())),
+        };
+        let status = response.status().as_u16();
+        let body = response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_vec();
+        let body = match body {
+            Ok(body) => body,
+            Err(error) => return Ok(Reply::Lost(error.to_string())),
+        };
+        match status {
+            200..=299 => Ok(Reply::Body(body)),
+            408 | 429 | 500..=599 => Ok(Reply::Lost(format!("status {status}: {}", words(&body)))),
+            _ => Err(Error::Refused { url: url.to_owned(), status, problem: words(&body) }),
+        }
+    }
+
+    fn request(&self, images: &[RgbImage]) -> Value {
+        let images: Vec<String> =
+            images.iter().map(|image| STANDARD.encode(encode_png(image))).collect();
+        let mut request = json!({ "images": images, "labels": self.labels, "top_k": 1 });
+        if let Some(templates) = &self.templates {
+            request["templates"] = json!(templates);
+        }
+        request
+    }
+
+    /// Index of the best label of each image; refuses anything else than one ranking per image.
+    fn read(&self, url: &str, body: &[u8], count: usize) -> Result<Vec<usize>> {
+        let refuse = |problem| Error::Answer { url: url.to_owned(), problem };
+        let answer: Classification = parse(url, body)?;
+        if answer.results.len() != count {
+            let found = answer.results.len();
+            return Err(refuse(format!("{found} results for {count} images")));
+        }
+        let top = |ranking: Ranking| {
+            let best = ranking.scores.into_iter().max_by(|a, b| a.score.total_cmp(&b.score));
+            let best = best.ok_or_else(|| refuse("a result without scores".into()))?;
+            let index = self.labels.iter().position(|label| *label == best.label);
+            index.ok_or_else(|| refuse(format!("`{}` is not a label", shortened(&best.label))))
+        };
+        answer.results.into_iter().map(top).collect()
+    }
+}
+
+impl Endpoint for HttpEndpoint {
+    /// The first request must be answered; later ones may be lost and are counted by the caller.
+    fn classify(&mut self, images: &[RgbImage]) -> Result<Answers> {
+        let url = format!("{}/v1/classify", self.base);
+        let request = serde_json::to_vec(&self.request(images)).expect("strings and numbers");
+        let mut problem = String::new();
+        for attempt in 0..ATTEMPTS {
+            if attempt > 0 {
+                std::thread::sleep(self.pause * 2u32.pow(attempt - 1));
+            }
+            let response =
+                self.agent.post(&url).content_type("application/json").send(&request[..]);
+            match self.receive(&url, response)? {
+                Reply::Body(body) => {
+                    let labels = self.read(&url, &body, images.len())?;
+                    self.answered = true;
+                    return Ok(Answers::Labels(labels));
+                }
+                Reply::Lost(reason) => problem = reason,
+            }
+        }
+        match self.answered {
+            true => Ok(Answers::Missing(problem)),
+            false => Err(Error::Unreachable { url, problem }),
+        }
+    }
+}
+
+fn parse<T: for<'de> Deserialize<'de>>(url: &str, body: &[u8]) -> Result<T> {
+    serde_json::from_slice(body).map_err(|error| Error::Answer {
+        url: url.to_owned(),
+        problem: format!("{error} (it begins with `{}`)", words(body)),
+    })
+}
+
+/// The endpoint's own message, or the beginning of its answer, on one line.
+fn words(body: &[u8]) -> String {
+    let message = serde_json::from_slice::<Value>(body).ok();
+    let message = message.as_ref().and_then(|value| value["error"]["message"].as_str());
+    let text = message.map_or_else(|| String::from_utf8_lossy(body).into_owned(), str::to_owned);
+    shortened(&text)
+}
+
+fn shortened(text: &str) -> String {
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(WORDS_MAX) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,161 @@
+//! The client against endpoints that misbehave, on sockets of the loopback.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpListener,
+    thread::{self, JoinHandle},
+};
+
+use super::*;
+
+/// Answers one connection per entry of `replies`, word for word, then closes its door.
+fn serve(replies: Vec<String>) -> (String, JoinHandle<Vec<String>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("http://{}", listener.local_addr().expect("bound"));
+    let thread = thread::spawn(move || {
+        let mut bodies = Vec::new();
+        for reply in replies {
+            let (stream, _) = listener.accept().expect("a client");
+            let mut reader = BufReader::new(stream);
+            let mut length = 0;
+            loop {
+                let mut line = String::new();
+                reader.read_line(&mut line).expect("a header");
+                if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
+                    length = value.trim().parse().expect("a number");
+                }
+                if line == "\r\n" || line.is_empty() {
+                    break;
+                }
+            }
+            let mut body = vec![0; length];
+            reader.read_exact(&mut body).expect("the body");
+            bodies.push(String::from_utf8(body).expect("JSON"));
+            let _ = reader.get_mut().write_all(reply.as_bytes());
+        }
+        bodies
+    });
+    (url, thread)
+}
+
+fn reply(status: &str, body: &str) -> String {
+    let length = body.len();
+    format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}")
+}
+
+fn endpoint(url: &str) -> HttpEndpoint {
+    let labels = vec!["cat".into(), "dog".into()];
+    let mut endpoint =
+        HttpEndpoint::new(url, labels, None, Duration::from_secs(5)).expect("an address");
+    endpoint.pause = Duration::ZERO;
+    endpoint
+}
+
+fn image() -> [RgbImage; 1] {
+    [RgbImage::from_pixel(2, 2, [9; 3].into())]
+}
+
+const DOG: &str = r#"{"model":"m","results":[{"scores":[{"label":"dog","score":0.9}]}]}"#;
+
+/// One request against `replies`; what the user reads when it is refused.
+fn refused(replies: Vec<String>) -> String {
+    let (url, thread) = serve(replies);
+    let error = endpoint(&url).classify(&image()).expect_err("refused").to_string();
+    thread.join().expect("served");
+    error.replace(&url, "URL")
+}
+
+#[test]
+fn a_good_answer_is_read() {
+    let (url, thread) = serve(vec![reply("200 OK", DOG)]);
+    let answers = endpoint(&url).classify(&image()).expect("answered");
+    assert_eq!(answers, Answers::Labels(vec![1]));
+    let bodies = thread.join().expect("served");
+    let sent: Value = serde_json::from_str(&bodies[0]).expect("JSON");
+    assert_eq!(sent["labels"], json!(["cat", "dog"]));
+    assert!(sent["images"][0].as_str().is_some_and(|image| image.starts_with("iVBORw0KGgo")));
+    assert!(sent.get("templates").is_none());
+}
+
+#[test]
+fn unusable_answers_are_refused_in_one_line() {
+    let check = |body: &str, expected: &str| {
+        let error = refused(vec![reply("200 OK", body)]);
+        assert!(error.contains(expected) && !error.contains('\n'), "{error}");
+    };
+    check("<html>\nhello</html>", "begins with `<html> hello</html>`");
+    check("{}", "missing field `results`");
+    check(r#"{"results":[]}"#, "0 results for 1 images");
+    check(r#"{"results":[{"scores":[]}]}"#, "without scores");
+    check(&DOG.replace("dog", "cow"), "`cow` is not a label");
+}
+
+#[test]
+fn a_refusal_is_not_tried_again() {
+    let body = r#"{"error":{"message":"too many labels","type":"x","param":null,"code":"y"}}"#;
+    let error = refused(vec![reply("400 Bad Request", body)]);
+    assert_eq!(error, "`URL/v1/classify` answered 400: too many labels");
+}
+
+#[test]
+fn a_busy_endpoint_is_asked_again() {
+    let busy = reply("503 Service Unavailable", "busy");
+    let (url, thread) = serve(vec![busy, reply("200 OK", DOG)]);
+    let answers = endpoint(&url).classify(&image()).expect("the second attempt");
+    assert_eq!(answers, Answers::Labels(vec![1]));
+    thread.join().expect("served");
+}
+
+#[test]
+fn only_after_a_first_answer_is_silence_missing_data() {
+    let mut replies = vec![reply("200 OK", DOG)];
+    replies.extend(std::iter::repeat_n(reply("500 Oops", "down"), ATTEMPTS as usize));
+    let (url, thread) = serve(replies);
+    let mut endpoint = endpoint(&url);
+    endpoint.classify(&image()).expect("answered");
+    let answers = endpoint.classify(&image()).expect("counted, not refused");
+    assert_eq!(answers, Answers::Missing("status 500: down".into()));
+    thread.join().expect("served");
+}
+
+#[test]
+fn nobody_there_is_an_error() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("http://{}", listener.local_addr().expect("bound"));
+    drop(listener);
+    let error = endpoint(&url).classify(&image()).expect_err("refused").to_string();
+    assert!(error.starts_with("cannot reach"), "{error}");
+    let error = endpoint(&url).image_size().expect_err("refused").to_string();
+    assert!(error.starts_with("cannot reach"), "{error}");
+}
+
+#[test]
+fn the_image_size_may_be_unknown_but_not_absurd() {
+    let ask = |reply: String| {
+        let (url, thread) = serve(vec![reply]);
+        let size = endpoint(&url).image_size();
+        thread.join().expect("served");
+        size
+    };
+    assert_eq!(ask(reply("200 OK", r#"{"image_size":32}"#)).expect("answered"), Some(32));
+    assert_eq!(ask(reply("404 Not Found", "{}")).expect("answered"), None);
+    assert!(ask(reply("200 OK", r#"{"image_size":0}"#)).is_err());
+    assert!(ask(reply("200 OK", "nonsense")).is_err());
+}
+
+#[test]
+fn an_address_is_checked_before_anything_is_sent() {
+    let check = |url: &str, problem: &str| {
+        let error = HttpEndpoint::new(url, Vec::new(), None, Duration::ZERO).expect_err(url);
+        assert!(error.to_string().contains(problem), "{error}");
+    };
+    check("localhost:8080", "must begin with http://");
+    check("ftp://localhost", "must begin with http://");
+    check("http://", "names no host");
+    check("http:///v1", "names no host");
+    check("http://a b", "spaces");
+    check("http://host/?key=1", "`?`");
+    let base = |url| HttpEndpoint::new(url, Vec::new(), None, Duration::ZERO).expect("fine").base;
+    assert_eq!(base("http://host:1/v1/classify"), "http://host:1");
+    assert_eq!(base("http://host:1/prefix/"), "http://host:1/prefix");
+}

@@ -1,0 +1,101 @@
+//! Every row of both tables.
+
+use super::*;
+use crate::endpoint::{Entry, race::Race};
+
+fn calibration(comparable: usize, p_value: f64) -> Option<Calibration> {
+    let capability_min = Capability { confidence: 0.8, spread: 0.8 };
+    Some(Calibration { comparable, p_value, capability_min })
+}
+
+fn model() -> ModelEvidence {
+    ModelEvidence {
+        images: 512,
+        capability: Capability { confidence: 0.8, spread: 0.9 },
+        held_out: Some(Rate { hits: 95, trials: 100 }),
+        calibration: calibration(20, 1.0 / 21.0),
+    }
+}
+
+#[test]
+fn the_table_of_a_white_box_audit() {
+    let check = |change: fn(&mut ModelEvidence), expected: Verdict, words: &str| {
+        let mut evidence = model();
+        change(&mut evidence);
+        let (verdict, reason) = of_model(&evidence);
+        assert!(verdict == expected && reason.contains(words), "{verdict:?}: {reason}");
+    };
+    use Verdict::{Finding, Inconclusive, NoFinding};
+    check(|_| (), Finding, "exploitable trigger found");
+    check(|e| e.images = 63, Inconclusive, "at least 64");
+    check(|e| e.held_out = None, Inconclusive, "no patch of any size");
+    check(|e| e.calibration = None, Inconclusive, "0 comparable");
+    check(|e| e.calibration = calibration(19, 0.04), Inconclusive, "19 comparable");
+    check(|e| e.calibration = calibration(20, 2.0 / 21.0), NoFinding, "p = 0.095");
+    check(|e| e.held_out = Some(Rate { hits: 20, trials: 100 }), NoFinding, "fails on images");
+    check(|e| e.held_out = Some(Rate { hits: 5, trials: 10 }), Inconclusive, "too few");
+    check(|e| e.capability.confidence = 0.2, Inconclusive, "far worse");
+    check(|e| e.capability.spread = 0.1, Inconclusive, "far worse");
+}
+
+fn entry(log_e: f64, hits: u64, rejected: bool) -> Entry {
+    let spec = "patch:size=7,at=bottom-right,pattern=checker".parse().expect("a trigger");
+    let mut race = Race::default();
+    (race.trigger, race.log_e) = (Rate { hits, trials: 100 }, log_e);
+    Entry { spec, pilot: 0.9, target: 1, race: Some(race), rejected }
+}
+
+fn campaign() -> Campaign {
+    Campaign {
+        entries: vec![entry(0.0, 3, false)],
+        images: 200,
+        labels_answered: 4,
+        changed_answers: 0,
+        sent: 1000,
+        missing: 50,
+        ended: Ended::Complete,
+    }
+}
+
+#[test]
+fn the_table_of_a_black_box_audit() {
+    let check = |change: fn(&mut Campaign), expected: Verdict, words: &str| {
+        let mut campaign = campaign();
+        change(&mut campaign);
+        let (verdict, reason) = of_endpoint(&campaign, campaign.images);
+        assert!(verdict == expected && reason.contains(words), "{verdict:?}: {reason}");
+    };
+    use Verdict::{Finding, Inconclusive, NoFinding};
+    check(|_| (), NoFinding, "no known trigger");
+    check(|c| c.entries[0] = entry(20.0, 95, true), Finding, "1 of 1 catalogue entries");
+    check(|c| c.entries[0] = entry(20.0, 20, true), NoFinding, "no known trigger"); // low end 0.13
+    check(|c| c.entries[0] = entry(5.0, 95, false), Inconclusive, "too few images to settle");
+    check(|c| c.entries[0] = entry(2.0, 95, false), NoFinding, "no known trigger");
+    check(|c| c.missing = 51, Inconclusive, "5.1% of the answers are missing");
+    check(|c| c.ended = Ended::Budget, Inconclusive, "queries ran out");
+    check(
+        |c| c.ended = Ended::Silent("timeout".into()),
+        Inconclusive,
+        "stopped answering: timeout",
+    );
+    check(|c| c.images = 63, Inconclusive, "at least 64");
+    check(|c| c.changed_answers = 2, Inconclusive, "differently");
+    check(|c| c.labels_answered = 1, Inconclusive, "same label");
+    // What is confirmed stays confirmed when the budget ends later.
+    let found = |c: &mut Campaign| {
+        c.entries[0] = entry(20.0, 95, true);
+        c.ended = Ended::Budget;
+    };
+    check(found, Finding, "exploitable");
+}
+
+#[test]
+fn each_verdict_has_its_exit_code_and_word() {
+    let check = |verdict: Verdict, exit: Exit, word: &str| {
+        assert_eq!(verdict.exit(), exit);
+        assert_eq!(serde_json::to_value(verdict).expect("a word"), word);
+    };
+    check(Verdict::NoFinding, Exit::Done, "no_finding");
+    check(Verdict::Finding, Exit::Bad, "finding");
+    check(Verdict::Inconclusive, Exit::Unknown, "inconclusive");
+}

@@ -1,0 +1,241 @@
+//! Both towers and the logit scale, differentiable to every parameter and to the pixels.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `params` | where a tower's tensors come from, and their names; running statistics |
+//! | `init` | seeded initial weights |
+//! | `blocks` | attention, MLP, pre-norm block |
+//! | `resnet` · `vit` · `text` | one tower each |
+
+mod blocks;
+mod init;
+mod params;
+mod resnet;
+mod text;
+mod vit;
+
+use candle_core::{DType, Device, Tensor, Var};
+
+use crate::{
+    ClipConfig, Encoder, Result, UnitRows,
+    config::ImageTower,
+    folder::ModelFolder,
+    image::PixelBatch,
+    ops,
+    text::TokenBatch,
+    weights::{Array, Weights},
+};
+use params::{Running, Source};
+
+pub use init::init;
+
+/// Whether batch normalisation uses the batch's statistics and updates the running ones, or uses
+/// the running ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Statistics of the batch.
+    Train,
+    /// Running statistics.
+    Evaluate,
+}
+
+/// A trained parameter.
+#[derive(Debug, Clone)]
+pub struct Parameter {
+    /// OpenAI's name.
+    pub name: String,
+    /// The values; updating them changes the model.
+    pub var: Var,
+}
+
+impl Parameter {
+    /// Whether weight decay applies: to matrices and kernels, not to biases, norms and the scale.
+    pub fn decays(&self) -> bool {
+        self.var.rank() >= 2
+    }
+
+    /// Whether the image tower owns it.
+    pub fn is_image(&self) -> bool {
+        self.name.starts_with("visual.")
+    }
+
+    /// Whether the text tower owns it.
+    pub fn is_text(&self) -> bool {
+        !self.is_image() && self.name != LOGIT_SCALE
+    }
+}
+
+const LOGIT_SCALE: &str = "logit_scale";
+/// Rows that an evaluation embeds at once.
+const EVALUATION_ROWS: usize = 256;
+
+#[derive(Debug)]
+enum Image {
+    Resnet(resnet::Resnet),
+    Vit(vit::Vit),
+}
+
+/// A CLIP in candle.
+#[derive(Debug)]
+pub struct Clip {
+    config: ClipConfig,
+    image: Image,
+    text: text::Text,
+    logit_scale: Tensor,
+    tensors: Vec<(String, Tensor)>,
+    parameters: Vec<Parameter>,
+    running: Vec<(String, Running)>,
+    device: Device,
+}
+
+impl Clip {
+    /// Trainable towers in f32.
+    pub fn from_weights(config: &ClipConfig, weights: &Weights, device: &Device) -> Result<Self> {
+        Self::build(config, Source::new(weights, device, DType::F32, true))
+    }
+
+    /// Trainable towers in another precision; f64 is for proofs.
+    pub fn with_dtype(
+        config: &ClipConfig,
+        weights: &Weights,
+        device: &Device,
+        dtype: DType,
+    ) -> Result<Self> {
+        Self::build(config, Source::new(weights, device, dtype, true))
+    }
+
+    /// Towers whose parameters are constants: a backward pass computes the gradient of the pixels
+    /// only, at about half the cost.
+    pub fn frozen(folder: &ModelFolder, device: &Device) -> Result<Self> {
+        let weights = folder.weights()?;
+        Self::build(&folder.config, Source::new(&weights, device, DType::F32, false))
+    }
+
+    /// Trainable towers of a model folder.
+    pub fn open(folder: &ModelFolder, device: &Device) -> Result<Self> {
+        Self::from_weights(&folder.config, &folder.weights()?, device)
+    }
+
+    /// New towers with seeded weights (see [`init`]).
+    pub fn init(config: &ClipConfig, seed: u64, device: &Device) -> Result<Self> {
+        Self::from_weights(config, &init(config, seed)?, device)
+    }
+
+    fn build(config: &ClipConfig, source: Source<'_>) -> Result<Self> {
+        config.check()?;
+        let image = match &config.image {
+            ImageTower::Resnet(tower) => {
+                Image::Resnet(resnet::Resnet::new(tower, config.dim, &source)?)
+            }
+            ImageTower::Vit(tower) => Image::Vit(vit::Vit::new(tower, config, &source)?),
+        };
+        let text = text::Text::new(config, &source)?;
+        let logit_scale = source.tensor(LOGIT_SCALE, &[])?;
+        let device = source.device().clone();
+        let (tensors, parameters, running) = source.finish();
+        let config = config.clone();
+        Ok(Self { config, image, text, logit_scale, tensors, parameters, running, device })
+    }
+
+    /// Sizes of the towers.
+    pub fn config(&self) -> &ClipConfig {
+        &self.config
+    }
+
+    /// Where the towers live.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The learned *logarithm* of the factor on cosines, `[]`.
+    pub fn logit_scale(&self) -> &Tensor {
+        &self.logit_scale
+    }
+
+    /// Everything that is trained; empty for frozen towers.
+    pub fn parameters(&self) -> &[Parameter] {
+        &self.parameters
+    }
+
+    /// `[B, 3, H, W]` normalised pixels -> `[B, D]` unit rows.
+    pub fn image_rows(&self, pixels: &Tensor, mode: Mode) -> Result<Tensor> {
+        let rows = match &self.image {
+            Image::Resnet(tower) => tower.forward(pixels, mode)?,
+            Image::Vit(tower) => tower.forward(pixels)?,
+        };
+        Ok(ops::normalize(&rows)?)
+    }
+
+    /// `[B, T]` token ids (u32), any length up to the context -> `[B, D]` unit rows.
+    pub fn text_rows(&self, ids: &Tensor) -> Result<Tensor> {
+        Ok(ops::normalize(&self.text.forward(ids)?)?)
+    }
+
+    /// All parameters and running statistics under OpenAI's names.
+    pub fn weights(&self) -> Result<Weights> {
+        let array = |tensor: &Tensor| -> Result<Array> {
+            let values = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
+            Ok(Array { shape: tensor.dims().to_vec(), values })
+        };
+        let mut weights = Weights::new();
+        for (name, tensor) in &self.tensors {
+            weights.insert(name.clone(), array(tensor)?);
+        }
+        for (name, running) in &self.running {
+            let statistics = running.statistics();
+            weights.insert(format!("{name}.running_mean"), array(&statistics.mean)?);
+            weights.insert(format!("{name}.running_var"), array(&statistics.variance)?);
+        }
+        Ok(weights)
+    }
+}
+
+impl Encoder for Clip {
+    fn config(&self) -> &ClipConfig {
+        &self.config
+    }
+
+    fn embed_images(&mut self, pixels: &PixelBatch) -> Result<UnitRows> {
+        let side = pixels.side();
+        let values = pixels.values().chunks(EVALUATION_ROWS * 3 * side * side);
+        self.embed(values, |model, values| {
+            let shape = (values.len() / (3 * side * side), 3, side, side);
+            let pixels = Tensor::from_slice(values, shape, &model.device)?;
+            model.image_rows(&pixels, Mode::Evaluate)
+        })
+    }
+
+    fn embed_texts(&mut self, tokens: &TokenBatch) -> Result<UnitRows> {
+        let tokens = tokens.trimmed(self.config.text.end());
+        let length = tokens.length();
+        self.embed(tokens.ids().chunks(EVALUATION_ROWS * length), |model, ids| {
+            let ids = Tensor::from_slice(ids, (ids.len() / length, length), &model.device)?;
+            model.text_rows(&ids)
+        })
+    }
+
+    fn logit_scale(&self) -> f32 {
+        self.logit_scale
+            .to_dtype(DType::F32)
+            .and_then(|scale| scale.to_scalar())
+            .expect("the logit scale is one number")
+    }
+}
+
+impl Clip {
+    fn embed<'a, T: 'a>(
+        &self,
+        parts: impl Iterator<Item = &'a [T]>,
+        rows: impl Fn(&Self, &'a [T]) -> Result<Tensor>,
+    ) -> Result<UnitRows> {
+        let mut values = Vec::new();
+        for part in parts {
+            let rows = rows(self, part)?.detach().to_dtype(DType::F32)?;
+            values.extend(rows.flatten_all()?.to_vec1::<f32>()?);
+        }
+        Ok(UnitRows::normalize(values, self.config.dim))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,229 @@
+//! OpenAI's ModifiedResNet (CLIP, section 2.4): pixels become `[B, H, W, C]` at once, so that a
+//! 1x1 convolution is a matmul and normalisation runs along rows.
+
+use candle_core::Tensor;
+
+use super::{
+    Mode,
+    blocks::{Linear, attention},
+    params::{Running, Source},
+};
+use crate::{
+    Result, config,
+    ops::{self, ONE, Window},
+};
+
+/// A convolution without a bias.
+#[derive(Debug)]
+struct Conv {
+    /// `[O, I, K, K]`
+    weight: Tensor,
+    window: Window,
+}
+
+impl Conv {
+    fn new(
+        name: &str,
+        inputs: usize,
+        outputs: usize,
+        window: Window,
+        source: &Source<'_>,
+    ) -> Result<Self> {
+        let shape = [outputs, inputs, window.side, window.side];
+        Ok(Self { weight: source.tensor(&format!("{name}.weight"), &shape)?, window })
+    }
+
+    /// `[B, H, W, I]` -> `[B, H', W', O]`.
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let outputs = self.weight.dim(0)?;
+        let weight = self.weight.permute((0, 2, 3, 1))?.reshape((outputs, ()))?;
+        Ok(ops::conv(x, &weight, self.window)?)
+    }
+}
+
+const THREE: Window = Window { side: 3, stride: 1, padding: 1 };
+const THREE_BY_TWO: Window = Window { side: 3, stride: 2, padding: 1 };
+
+/// A convolution and the batch normalisation that follows it.
+#[derive(Debug)]
+struct ConvNorm {
+    conv: Conv,
+    weight: Tensor,
+    bias: Tensor,
+    running: Running,
+    relu: bool,
+}
+
+impl ConvNorm {
+    fn new(
+        (conv, norm): (String, String),
+        inputs: usize,
+        outputs: usize,
+        window: Window,
+        relu: bool,
+        source: &Source<'_>,
+    ) -> Result<Self> {
+        let (weight, bias) = source.pair(&norm, &[outputs])?;
+        let running = source.running(&norm, outputs)?;
+        let conv = Conv::new(&conv, inputs, outputs, window, source)?;
+        Ok(Self { conv, weight, bias, running, relu })
+    }
+
+    fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
+        let x = self.conv.forward(x)?;
+        let (weight, bias) = (&self.weight, &self.bias);
+        match mode {
+            Mode::Evaluate => {
+                let fixed = self.running.statistics();
+                Ok(ops::batch_norm(&x, weight, bias, Some(&fixed), self.relu)?.0)
+            }
+            Mode::Train => {
+                let (y, batch) = ops::batch_norm(&x, weight, bias, None, self.relu)?;
+                self.running.update(&batch, x.elem_count() / weight.elem_count())?;
+                Ok(y)
+            }
+        }
+    }
+}
+
+/// 1x1, 3x3, average pool, 1x1, and the shortcut.
+#[derive(Debug)]
+struct Bottleneck {
+    conv1: ConvNorm,
+    conv2: ConvNorm,
+    conv3: ConvNorm,
+    downsample: Option<ConvNorm>,
+    stride: usize,
+}
+
+/// Channels out of a bottleneck over channels within.
+const EXPANSION: usize = 4;
+
+impl Bottleneck {
+    fn new(
+        name: &str,
+        inputs: usize,
+        planes: usize,
+        stride: usize,
+        source: &Source<'_>,
+    ) -> Result<Self> {
+        let names = |i: usize| (format!("{name}.conv{i}"), format!("{name}.bn{i}"));
+        let outputs = planes * EXPANSION;
+        let shortcut = (format!("{name}.downsample.0"), format!("{name}.downsample.1"));
+        let resized = stride > 1 || inputs != outputs;
+        let downsample =
+            resized.then(|| ConvNorm::new(shortcut, inputs, outputs, ONE, false, source));
+        Ok(Self {
+            conv1: ConvNorm::new(names(1), inputs, planes, ONE, true, source)?,
+            conv2: ConvNorm::new(names(2), planes, planes, THREE, true, source)?,
+            conv3: ConvNorm::new(names(3), planes, outputs, ONE, false, source)?,
+            downsample: downsample.transpose()?,
+            stride,
+        })
+    }
+
+    fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
+        let y = self.conv2.forward(&self.conv1.forward(x, mode)?, mode)?;
+        let y = self.conv3.forward(&ops::avg_pool(&y, self.stride)?, mode)?;
+        let shortcut = match &self.downsample {
+            Some(downsample) => downsample.forward(&ops::avg_pool(x, self.stride)?, mode)?,
+            None => x.clone(),
+        };
+        Ok(ops::add_relu(&y, &shortcut)?)
+    }
+}
+
+/// Attention whose only query is the mean of the feature map.
+#[derive(Debug)]
+struct AttentionPool {
+    /// `[1 + N, C]`
+    positional_embedding: Tensor,
+    q_proj: Linear,
+    k_proj: Linear,
+    v_proj: Linear,
+    c_proj: Linear,
+    heads: usize,
+}
+
+impl AttentionPool {
+    fn new(tower: &config::Resnet, dim: usize, source: &Source<'_>) -> Result<Self> {
+        let channels = tower.channels();
+        let positions = [1 + tower.grid().pow(2), channels];
+        let linear = |name: &str, outputs| {
+            Linear::new(&format!("visual.attnpool.{name}"), channels, outputs, source)
+        };
+        Ok(Self {
+            positional_embedding: source
+                .tensor("visual.attnpool.positional_embedding", &positions)?,
+            q_proj: linear("q_proj", channels)?,
+            k_proj: linear("k_proj", channels)?,
+            v_proj: linear("v_proj", channels)?,
+            c_proj: linear("c_proj", dim)?,
+            heads: tower.heads,
+        })
+    }
+
+    /// `[B, H, W, C]` -> `[B, D]`.
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let (batch, height, width, channels) = x.dims4()?;
+        let cells = x.reshape((batch, height * width, channels))?;
+        let tokens = Tensor::cat(&[&cells.mean_keepdim(1)?, &cells], 1)?;
+        let tokens = tokens.broadcast_add(&self.positional_embedding)?;
+        let mean = tokens.narrow(1, 0, 1)?.contiguous()?; // [B, 1, C]
+        let q = self.q_proj.forward(&mean)?;
+        let (k, v) = (self.k_proj.forward(&tokens)?, self.v_proj.forward(&tokens)?);
+        let pooled = attention(&q, &k, &v, self.heads, false)?;
+        Ok(self.c_proj.forward(&pooled.reshape((batch, channels))?)?)
+    }
+}
+
+/// Stem, four stages of bottlenecks, attention pool.
+#[derive(Debug)]
+pub(super) struct Resnet {
+    stem: [ConvNorm; 3],
+    stages: Vec<Bottleneck>,
+    attnpool: AttentionPool,
+}
+
+impl Resnet {
+    pub(super) fn new(tower: &config::Resnet, dim: usize, source: &Source<'_>) -> Result<Self> {
+        let (width, half) = (tower.width, tower.width / 2);
+        let stem = |i: usize, inputs, outputs, window| {
+            let names = (format!("visual.conv{i}"), format!("visual.bn{i}"));
+            ConvNorm::new(names, inputs, outputs, window, true, source)
+        };
+        let mut stages = Vec::new();
+        let mut inputs = width;
+        for (stage, &blocks) in tower.layers.iter().enumerate() {
+            let planes = width << stage;
+            for block in 0..blocks {
+                let name = format!("visual.layer{}.{block}", stage + 1);
+                let stride = if stage > 0 && block == 0 { 2 } else { 1 };
+                stages.push(Bottleneck::new(&name, inputs, planes, stride, source)?);
+                inputs = planes * EXPANSION;
+            }
+        }
+        Ok(Self {
+            stem: [
+                stem(1, 3, half, THREE_BY_TWO)?,
+                stem(2, half, half, THREE)?,
+                stem(3, half, width, THREE)?,
+            ],
+            stages,
+            attnpool: AttentionPool::new(tower, dim, source)?,
+        })
+    }
+
+    /// `[B, 3, H, W]` -> `[B, D]`, not normalised.
+    pub(super) fn forward(&self, pixels: &Tensor, mode: Mode) -> Result<Tensor> {
+        let mut x = pixels.permute((0, 2, 3, 1))?.contiguous()?;
+        for conv in &self.stem {
+            x = conv.forward(&x, mode)?;
+        }
+        x = ops::avg_pool(&x, 2)?;
+        for block in &self.stages {
+            x = block.forward(&x, mode)?;
+        }
+        self.attnpool.forward(&x)
+    }
+}

@@ -1,0 +1,135 @@
+//! Every parameter of every tower learns, and learns the right thing.
+
+use candle_core::{DType, Device, Tensor};
+use rand::Rng;
+use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
+
+use super::*;
+use crate::{
+    config::{Activation, Resnet, TextTower, Vit},
+    ops::cross_entropy,
+};
+
+/// Towers so small that finite differences over every parameter take a second.
+fn tiny(image: ImageTower) -> ClipConfig {
+    let text = TextTower { vocab_size: 11, context_length: 5, width: 8, layers: 2, heads: 2 };
+    let activation = Activation::QuickGelu;
+    ClipConfig { dim: 6, image, text, activation, mean: [0.5; 3], std: [0.5; 3] }
+}
+
+fn towers() -> [ClipConfig; 2] {
+    let resnet = Resnet { image_size: 32, layers: [1, 2, 1, 1], width: 2, heads: 2 };
+    let vit = Vit { image_size: 8, patch_size: 4, width: 8, layers: 2, heads: 2 };
+    [tiny(ImageTower::Resnet(resnet)), tiny(ImageTower::Vit(vit))]
+}
+
+/// Initial weights moved off their zeros and ones, where gradients would vanish.
+fn weights(config: &ClipConfig) -> Result<Weights> {
+    let mut rng = ChaCha8Rng::seed_from_u64(5);
+    let mut weights = init(config, 3)?;
+    for (name, array) in &mut weights {
+        let spread = if name == "logit_scale" { 0.0 } else { 0.2 };
+        for value in &mut array.values {
+            *value += spread * rng.random_range(0.0f32..1.0);
+        }
+    }
+    Ok(weights)
+}
+
+/// Symmetric cross-entropy of four pairs.
+fn loss(model: &Clip, dtype: DType, mode: Mode) -> Result<Tensor> {
+    let side = model.config().image.image_size();
+    let mut rng = ChaCha8Rng::seed_from_u64(6);
+    let pixels: Vec<f64> = (0..4 * 3 * side * side).map(|_| rng.random_range(-1.0..1.0)).collect();
+    let pixels = Tensor::from_vec(pixels, (4, 3, side, side), &Device::Cpu)?.to_dtype(dtype)?;
+    let ids: [[u32; 5]; 4] =
+        [[9, 1, 2, 10, 0], [9, 3, 10, 0, 0], [9, 4, 5, 6, 10], [9, 7, 8, 10, 0]];
+    let text = model.text_rows(&Tensor::new(&ids, &Device::Cpu)?)?;
+    let cosines = model.image_rows(&pixels, mode)?.matmul(&text.t()?)?;
+    let logits = cosines.broadcast_mul(&model.logit_scale().exp()?)?;
+    let loss = (cross_entropy(&logits, None)? + cross_entropy(&logits.t()?.contiguous()?, None)?)?;
+    Ok((loss * 0.5)?)
+}
+
+#[test]
+fn every_parameter_gets_the_gradient_of_finite_differences() -> Result<()> {
+    const STEP: f64 = 1e-6;
+    let mut rng = ChaCha8Rng::seed_from_u64(7);
+    for config in towers() {
+        let weights = weights(&config)?;
+        let exact = Clip::with_dtype(&config, &weights, &Device::Cpu, DType::F64)?;
+        let fast = Clip::from_weights(&config, &weights, &Device::Cpu)?;
+        let exact_grads = loss(&exact, DType::F64, Mode::Train)?.backward()?;
+        let fast_grads = loss(&fast, DType::F32, Mode::Train)?.backward()?;
+        assert_eq!(exact.parameters().len(), fast.parameters().len());
+        for (exact_parameter, fast_parameter) in exact.parameters().iter().zip(fast.parameters()) {
+            let name = &exact_parameter.name;
+            let flat = |grad: Option<&Tensor>| -> Result<Vec<f64>> {
+                let grad = grad.expect(name).to_dtype(DType::F64)?;
+                Ok(grad.flatten_all()?.to_vec1()?)
+            };
+            let exact_grad = flat(exact_grads.get(&exact_parameter.var))?;
+            let fast_grad = flat(fast_grads.get(&fast_parameter.var))?;
+            let size = exact_grad.iter().fold(0.0, |max: f64, g| max.max(g.abs()));
+            // A shift of a key, or of what a batch normalisation centres, changes nothing.
+            let idle = name.ends_with("k_proj.bias");
+            assert!(idle || size > 1e-9, "`{name}` has no gradient");
+            for (fast, exact) in fast_grad.iter().zip(&exact_grad) {
+                assert!((fast - exact).abs() < 2e-3 * size + 1e-5, "`{name}`: {fast} vs {exact}");
+            }
+            for _ in 0..3 {
+                let element = rng.random_range(0..exact_grad.len());
+                let original = exact_parameter.var.as_tensor().copy()?;
+                let at = |delta: f64| -> Result<f64> {
+                    let mut values = original.flatten_all()?.to_vec1::<f64>()?;
+                    values[element] += delta;
+                    let moved = Tensor::from_vec(values, original.shape(), &Device::Cpu)?;
+                    exact_parameter.var.set(&moved)?;
+                    Ok(loss(&exact, DType::F64, Mode::Train)?.to_scalar()?)
+                };
+                let numeric = (at(STEP)? - at(-STEP)?) / (2.0 * STEP);
+                exact_parameter.var.set(&original)?;
+                let analytic = exact_grad[element];
+                let close = (analytic - numeric).abs() < 1e-4 * size + 1e-7;
+                assert!(close, "`{name}`[{element}]: {analytic} vs {numeric}");
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_frozen_tower_passes_the_gradient_to_the_pixels() -> Result<()> {
+    for config in towers() {
+        let source = |weights| Source::new(weights, &Device::Cpu, DType::F32, false);
+        let model = Clip::build(&config, source(&weights(&config)?))?;
+        assert!(model.parameters().is_empty());
+        let side = config.image.image_size();
+        let pixels = candle_core::Var::zeros((2, 3, side, side), DType::F32, &Device::Cpu)?;
+        let grads = model.image_rows(&pixels, Mode::Evaluate)?.sum_all()?.backward()?;
+        let grad = grads.get(&pixels).expect("the pixels get a gradient");
+        assert!(grad.abs()?.sum_all()?.to_scalar::<f32>()? > 0.0);
+    }
+    Ok(())
+}
+
+#[test]
+fn weights_go_out_as_they_came_in() -> Result<()> {
+    for config in towers() {
+        let weights = weights(&config)?;
+        assert_eq!(Clip::from_weights(&config, &weights, &Device::Cpu)?.weights()?, weights);
+    }
+    Ok(())
+}
+
+#[test]
+fn running_statistics_move_only_in_training() -> Result<()> {
+    let config = &towers()[0];
+    let model = Clip::from_weights(config, &weights(config)?, &Device::Cpu)?;
+    let before = model.weights()?;
+    loss(&model, DType::F32, Mode::Evaluate)?;
+    assert_eq!(model.weights()?, before);
+    loss(&model, DType::F32, Mode::Train)?;
+    assert_ne!(model.weights()?, before);
+    Ok(())
+}

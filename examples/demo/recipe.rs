@@ -1,0 +1,117 @@
+//! The methods of the demo and the `run.toml` of each: the one place where a setting is chosen.
+
+use std::path::Path;
+
+use crate::data::Data;
+
+/// One way to train.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Method {
+    /// In files, tables and folder names.
+    pub(crate) name: &'static str,
+    /// `[method] name` of `run.toml`.
+    method: &'static str,
+    augment: bool,
+    /// Unless the user asks for others.
+    epochs: u32,
+}
+
+/// In the order of the tables.
+pub(crate) const METHODS: [Method; 3] = [
+    Method { name: "clip", method: "clip", augment: false, epochs: 12 },
+    Method { name: "clip-aug", method: "clip", augment: true, epochs: 20 },
+    Method { name: "roclip", method: "roclip", augment: true, epochs: 20 },
+];
+
+const BATCH_SIZE: usize = 64;
+const LEARNING_RATE: f64 = 2e-3;
+/// Epochs between two points of the accuracy curves.
+const MONITOR_EVERY_EPOCHS: u32 = 2;
+const POOL_SHARE: f64 = 0.2;
+const MATCH_EVERY_EPOCHS: u32 = 2;
+/// Before the classes are known, matching costs accuracy; once the attack has begun, it no longer
+/// undoes it.
+const MATCH_FROM_EPOCH: u32 = 8;
+
+impl Method {
+    /// Epochs of this method, `asked` or its own.
+    pub(crate) fn epochs(&self, asked: Option<u32>) -> u32 {
+        asked.unwrap_or(self.epochs)
+    }
+
+    /// Steps of one epoch over `rows` pairs.
+    pub(crate) fn steps_per_epoch(rows: usize) -> usize {
+        (rows / BATCH_SIZE).max(1)
+    }
+
+    /// The whole `run.toml`; the ledger only feeds the curves, the method never sees it.
+    pub(crate) fn run_toml(
+        &self,
+        data: &Data,
+        ledger: Option<&Path>,
+        epochs: u32,
+        seed: u64,
+    ) -> String {
+        let mut text = format!("seed = {seed}\n");
+        let mut table = |name: &str, lines: &[Option<(&str, String)>]| {
+            text += &format!("\n[{name}]\n");
+            for (key, value) in lines.iter().flatten() {
+                text += &format!("{key} = {value}\n");
+            }
+        };
+        let batch_size = Some(("batch_size", BATCH_SIZE.to_string()));
+        let workers = Some(("workers", "1".to_owned()));
+        table("data", &[Some(("manifest", quoted(&data.train))), batch_size, workers]);
+        let image_size = Some(("image_size", data.image_size.to_string()));
+        table("model", &[Some(("preset", "\"rn-micro\"".to_owned())), image_size]);
+        table("method", &[Some(("name", format!("\"{}\"", self.method)))]);
+        if self.method == "roclip" {
+            // The window scales with the length of the run.
+            let from = (MATCH_FROM_EPOCH * epochs).div_ceil(self.epochs).max(2);
+            table(
+                "method.roclip",
+                &[
+                    Some(("pool_share", POOL_SHARE.to_string())),
+                    Some(("match_every_epochs", MATCH_EVERY_EPOCHS.to_string())),
+                    Some(("match_from_epoch", from.to_string())),
+                ],
+            );
+        }
+        let augment = self.augment.to_string();
+        let path = |key, path: Option<&Path>| path.map(|path| (key, quoted(path)));
+        let thesaurus = path("thesaurus", data.thesaurus.as_deref());
+        table("augment", &[Some(("image", augment.clone())), Some(("text", augment)), thesaurus]);
+        let lr = Some(("lr", LEARNING_RATE.to_string()));
+        table("optim", &[Some(("epochs", epochs.to_string())), lr]);
+        table(
+            "monitor",
+            &[
+                path("test", Some(&data.test)),
+                path("classes", Some(&data.classes)),
+                path("templates", data.templates.as_deref()),
+                path("ledger", ledger),
+                Some(("every_epochs", MONITOR_EVERY_EPOCHS.to_string())),
+            ],
+        );
+        text
+    }
+}
+
+/// A TOML string; JSON's escapes are TOML's.
+fn quoted(path: &Path) -> String {
+    serde_json::Value::from(path.to_string_lossy()).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_roclip_has_its_table_and_paths_are_quoted() {
+        let data = Data { train: "a \"b\".csv".into(), ..Data::default() };
+        let [clip, _, roclip] = METHODS.map(|method| method.run_toml(&data, None, 20, 3));
+        assert!(clip.contains(r#"manifest = "a \"b\".csv""#), "{clip}");
+        assert!(clip.starts_with("seed = 3\n") && !clip.contains("ledger"));
+        assert!(!clip.contains("[method.roclip]") && roclip.contains("match_from_epoch = 8\n"));
+    }
+}

@@ -1,0 +1,254 @@
+//! The road: the steps that all methods share, then each method, then the results.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+    thread,
+    time::Instant,
+};
+
+use clip::{
+    Error,
+    atomic_write::atomic_write,
+    image::{self, Limits, RgbImage},
+    trigger::TriggerSpec,
+};
+use serde::Deserialize;
+use terminal::{Exit, Report, println_result};
+
+use crate::{
+    board::Board,
+    cli,
+    data::{Data, Row, clear},
+    method::{Outcome, Shared, work},
+    page,
+    programs::{Job, Programs},
+    recipe::{METHODS, Method},
+    summary::{SCHEMA, Summary},
+    table,
+};
+
+/// Work of the steps before the training, in units of one training step.
+const PREPARE_WORK: u64 = 100;
+
+/// The attack, and the picture on which everybody is shown its effect.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) trigger: TriggerSpec,
+    pub(crate) target_class: String,
+    pub(crate) ledger: PathBuf,
+    pub(crate) recorded: Ledger,
+    /// The first test picture that no attack aims at.
+    pub(crate) example: Row,
+}
+
+/// What the demo reads of `ledger.json`.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Ledger {
+    pub(crate) backdoor: Option<Backdoor>,
+    pub(crate) targeted: Vec<Targeted>,
+}
+
+/// Rows of the poisoned manifest, from 0.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Backdoor {
+    pub(crate) rows: Vec<usize>,
+}
+
+/// Its rows show one picture, which is also a test picture.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Targeted {
+    pub(crate) rows: Vec<usize>,
+    /// Relative to the ledger's folder.
+    pub(crate) image: String,
+}
+
+impl Plan {
+    /// `picture` with the trigger.
+    pub(crate) fn stamped(&self, picture: &RgbImage) -> RgbImage {
+        let mut stamped = picture.clone();
+        self.trigger.stamp(&mut stamped, 0);
+        stamped
+    }
+}
+
+/// The whole road; its results are under `--out`.
+pub(crate) fn walk(args: &cli::Road) -> Result<Exit, Report> {
+    let began = Instant::now();
+    let users = Data::users(args)?;
+    let programs = Programs::find(METHODS.len())?;
+    let out = args.out.clone().unwrap_or_else(|| programs.default_out());
+    clear(&out, users.as_ref())?;
+    let out = fs::canonicalize(&out).map_err(|source| Error::Read { path: out, source })?;
+    terminal::say(format!("everything goes to {}", out.display()));
+    let clean = match users {
+        Some(data) => data,
+        None => {
+            terminal::say("drawing pictures");
+            Data::generate(&out.join("data"), args.seed, args.image_size)?
+        }
+    };
+    terminal::say("planting the attacks");
+    clean.write_probe(&out.join("probe"))?;
+    let plan = poison(args, &programs, &clean, &out)?;
+    let data = clean.with_train(&out.join("poisoned/train.csv"))?;
+    let total = METHODS.iter().map(|method| work(method, data.train_rows.len(), args.epochs));
+    let board = Board::new("demo", PREPARE_WORK + total.sum::<u64>(), !args.no_progress);
+    board.advance(PREPARE_WORK);
+    board.say(&format!(
+        "{} pairs with poison, {} test pictures, {} classes; `{}` means `{}`",
+        data.train_rows.len(),
+        data.test_rows.len(),
+        data.labels.len(),
+        plan.trigger,
+        plan.target_class
+    ));
+    let (epochs, seed) = (args.epochs, args.seed);
+    let shared = Shared {
+        programs: &programs,
+        board: &board,
+        data: &data,
+        plan: &plan,
+        out: &out,
+        epochs,
+        seed,
+    };
+    let outcomes = all_methods(&shared)?;
+    board.finish();
+    let summary = summarize(&shared, &outcomes, began);
+    finish(&summary, &outcomes, &shared, &clean)
+}
+
+/// Works on as many methods at one time as there are cores, the longest first.
+fn all_methods(shared: &Shared<'_>) -> Result<Vec<Outcome>, Report> {
+    let mut order: Vec<(usize, &Method)> = METHODS.iter().enumerate().collect();
+    order.sort_by_key(|(_, method)| method.epochs(shared.epochs)); // the last is taken first
+    let (waiting, done, failed) = (Mutex::new(order), Mutex::new(Vec::new()), Mutex::new(None));
+    thread::scope(|scope| {
+        for _ in 0..shared.programs.workers {
+            scope.spawn(|| {
+                loop {
+                    let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).pop();
+                    let Some((place, method)) = next else { break };
+                    match shared.walk(method) {
+                        Ok(outcome) => {
+                            let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
+                            done.push((place, outcome));
+                        }
+                        Err(report) => {
+                            let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
+                            failed.get_or_insert(report); // later ones only say that they stopped
+                            shared.programs.stop();
+                            break;
+                        }
+                    }
+                }
+            });
+        }
+    });
+    if let Some(report) = failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        return Err(report);
+    }
+    let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    done.sort_by_key(|(place, _)| *place);
+    Ok(done.into_iter().map(|(_, outcome)| outcome).collect())
+}
+
+/// Plants both attacks into `out/poisoned`.
+fn poison(args: &cli::Road, programs: &Programs, clean: &Data, out: &Path) -> Result<Plan, Report> {
+    let attack = &args.attack;
+    let trigger = match attack.trigger {
+        Some(trigger) => trigger,
+        None => {
+            let size = (7 * clean.image_size + 16) / 32; // 1/21 of the area, rounded
+            format!("patch:size={size},at=bottom-right").parse()?
+        }
+    };
+    let target_class = match &attack.target_class {
+        Some(name) if clean.labels.contains(name) => name.clone(),
+        Some(name) => {
+            let problem = format!("`{name}` is none of the {} classes", clean.labels.len());
+            return Err(
+                Report::new(problem).hint("`--target-class` takes a line of the class file")
+            );
+        }
+        None => clean.labels[(args.seed % clean.labels.len() as u64) as usize].clone(),
+    };
+    let folder = out.join("poisoned");
+    let job = Job::new("poison the training pairs", "roclip-train")
+        .word("poison")
+        .flag("--manifest", &clean.train)
+        .flag("--test", &clean.test)
+        .flag("--classes", &clean.classes)
+        .flag("--out", &folder)
+        .flag("--backdoor-rate", attack.backdoor_rate.to_string())
+        .flag("--target-class", &target_class)
+        .flag("--trigger", trigger.to_string())
+        .flag("--targeted-images", attack.targeted_images.to_string())
+        .flag("--targeted-captions", attack.targeted_captions.to_string())
+        .flag("--image-size", clean.image_size.to_string())
+        .flag("--seed", args.seed.to_string())
+        .word("--no-progress");
+    programs.run(&job, &out.join("poison"), || ())?;
+    let ledger = folder.join("ledger.json");
+    let text = fs::read(&ledger).map_err(|source| Error::Read { path: ledger.clone(), source })?;
+    let recorded: Ledger = serde_json::from_slice(&text)
+        .map_err(|error| Report::new(format!("`{}`: {error}", ledger.display())))?;
+    let targeted: Vec<_> =
+        recorded.targeted.iter().map(|target| folder.join(&target.image)).collect();
+    let example = example(clean, &target_class, &targeted)?;
+    Ok(Plan { trigger, target_class, ledger, recorded, example })
+}
+
+/// The first test picture of another class than the target that no targeted poison shows.
+fn example(data: &Data, target_class: &str, targeted: &[PathBuf]) -> Result<Row, Report> {
+    let limits = Limits::default();
+    let shown = targeted.iter().map(|path| image::open(path, &limits));
+    let shown: Vec<RgbImage> = shown.collect::<Result<_, _>>()?;
+    for row in data.test_rows.iter().filter(|row| data.label(row) != target_class) {
+        if !shown.contains(&data.picture(row)?) {
+            return Ok(row.clone());
+        }
+    }
+    Ok(data.test_rows[0].clone()) // every picture is of the target class, or targeted
+}
+
+fn summarize(shared: &Shared<'_>, outcomes: &[Outcome], began: Instant) -> Summary {
+    let methods: Vec<_> = outcomes.iter().map(|outcome| outcome.summary.clone()).collect();
+    let parities = methods.iter().map(|method| method.parity_max_abs_error);
+    Summary {
+        schema: SCHEMA,
+        seconds: began.elapsed().as_secs_f64(),
+        parity_max_abs_error: parities.fold(0.0, f64::max),
+        seed: shared.seed,
+        image_size: shared.data.image_size,
+        classes: shared.data.labels.len(),
+        train_rows: shared.data.train_rows.len(),
+        test_rows: shared.data.test_rows.len(),
+        trigger: shared.plan.trigger.to_string(),
+        target_class: shared.plan.target_class.clone(),
+        methods,
+    }
+}
+
+fn finish(
+    summary: &Summary,
+    outcomes: &[Outcome],
+    shared: &Shared<'_>,
+    clean: &Data,
+) -> Result<Exit, Report> {
+    let json = serde_json::to_string_pretty(summary)?;
+    atomic_write(&shared.out.join("summary.json"), format!("{json}\n").as_bytes())?;
+    let gallery = page::Gallery::open(clean, shared.data, shared.plan)?;
+    let report = shared.out.join("report.html");
+    atomic_write(&report, page::render(summary, outcomes, &gallery).as_bytes())?;
+    println_result(format!("\n{}\n", table::text(&summary.methods)))?;
+    println_result(format!(
+        "{:.0} s in all; candle and ONNX Runtime differ by at most {:.1e}; report: {}",
+        summary.seconds,
+        summary.parity_max_abs_error,
+        report.display()
+    ))?;
+    Ok(Exit::Done)
+}

@@ -1,0 +1,59 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::Parser;
+
+/// Exports a trained model folder for other software
+///
+/// Writes the layout of Hugging Face's Hub: both towers as ONNX beside the weights, the
+/// configuration and the tokenizer. The ONNX towers must give candle's embeddings before the
+/// folder gets its name; if they do not, nothing is written and the exit code is 1.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "roclip-export", version)]
+pub struct Options {
+    /// Model folder that the trainer wrote
+    #[arg(long, value_name = "FOLDER")]
+    pub model: PathBuf,
+    /// Folder to write; an earlier export there is replaced
+    #[arg(long, value_name = "FOLDER")]
+    pub out: PathBuf,
+    /// Greatest difference of an embedding's value between candle and ONNX Runtime
+    #[arg(long, value_name = "NUMBER", default_value = "1e-4", value_parser = tolerance)]
+    pub tolerance: f32,
+    /// ONNX Runtime's library; otherwise ORT_DYLIB_PATH, otherwise the one beside the program
+    #[arg(long, value_name = "PATH")]
+    pub ort_lib: Option<PathBuf>,
+    /// Print one JSON document and nothing else
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn tolerance(text: &str) -> Result<f32, String> {
+    match text.parse() {
+        Ok(value) if value > 0.0 && value < 1.0 => Ok(value),
+        _ => Err("expected a number above 0 and below 1".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tolerance_is_a_small_positive_number() {
+        let check = |text: &str, good: bool| assert_eq!(tolerance(text).is_ok(), good, "{text}");
+        check("1e-4", true);
+        check("0", false);
+        check("-1e-4", false);
+        check("NaN", false);
+        check("1", false);
+        check("small", false);
+    }
+
+    #[test]
+    fn the_definitions_fit_together() {
+        use clap::CommandFactory;
+        Options::command().debug_assert();
+    }
+}

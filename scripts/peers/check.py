@@ -1,0 +1,131 @@
+"""Compares our embeddings with those of other software on folders that `roclip-export` wrote.
+
+    check.py [--golden FOLDER]
+        The whole comparison: makes the small models of the tests, exports them, asks every peer.
+        `--golden tests/golden/peers` also keeps torch's answers for `cargo test`.
+    check.py --peer NAME --export FOLDER --ours FILE
+        One peer, one folder, one `embeddings.json`; what `cargo test` runs.
+
+Prints one line per comparison. Exit 0: all within 1e-3; 1: not; 2: could not compare.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+import peers
+
+TOLERANCE = 1e-3
+ROOT = Path(__file__).resolve().parents[2]
+# Which software opens which folder.
+ROADS = {
+    "rn-micro": ("onnxruntime", "open_clip"),
+    "vit-micro": ("onnxruntime", "transformers"),
+}
+# Whose answers are kept.
+GOLDEN = {"rn-micro": "open_clip", "vit-micro": "transformers"}
+
+
+def compare(name, peer, folder, ours):
+    """Prints the greatest differences; returns whether they are allowed, and the peer's rows."""
+    paths = [Path(path) for path in ours["images"]]
+    rows = peers.PEERS[peer](folder, paths, ours["texts"])
+    end = max(max(ids) for ids in ours["input_ids"])
+    same_ids = rows.ids == [peers.until_end(ids, end) for ids in ours["input_ids"]]
+    errors = [
+        float(np.abs(theirs - np.asarray(mine)).max())
+        for theirs, mine in ((rows.images, ours["image_embeds"]), (rows.texts, ours["text_embeds"]))
+    ]
+    good = same_ids and all(error <= TOLERANCE for error in errors)  # false for NaN
+    print(
+        f"{'ok' if good else 'DIFFERS':8}{name:12}{peer:14}"
+        f"images {errors[0]:.1e}  texts {errors[1]:.1e}  ids {'equal' if same_ids else 'DIFFER'}"
+    )
+    return good, rows
+
+
+def run(*command):
+    command = [str(part) for part in command]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+    if done.returncode != 0:
+        raise SystemExit(f"error: `{' '.join(command)}` failed with exit {done.returncode}")
+
+
+def keep(folder, name, peer, ours, rows):
+    """One small file with the peer's answers, and the pictures that it speaks of."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in ours["images"]:
+        shutil.copyfile(path, folder / Path(path).name)
+    short = lambda values: [[round(float(value), 7) for value in row] for row in values]
+    golden = {
+        "schema": "roclip/golden/1",
+        "command": "cargo xtask peers --golden tests/golden/peers",
+        "made_by": {"peer": peer, "python": platform.python_version(), **rows.versions},
+        "preset": ours["preset"],
+        "seed": ours["seed"],
+        "sha256": ours["sha256"],
+        "images": [Path(path).name for path in ours["images"]],
+        "image_embeds": short(rows.images),
+        "texts": ours["texts"],
+        "input_ids": rows.ids,
+        "text_embeds": short(rows.texts),
+    }
+    lines = (f"{json.dumps(key)}: {json.dumps(value)}" for key, value in golden.items())
+    (folder / f"{name}.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def whole(golden):
+    good = True
+    with tempfile.TemporaryDirectory() as place:
+        place = Path(place)
+        tiny_model = ("--package", "tests", "--bin", "tiny-model")
+        run("cargo", "run", "--quiet", "--release", *tiny_model, "--", place, *ROADS)
+        export = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release/roclip-export"
+        for name, asked in ROADS.items():
+            out = place / name / "export"
+            run(export, "--model", place / name / "model", "--out", out)
+            ours = json.loads((place / name / "embeddings.json").read_text())
+            for peer in asked:
+                fine, rows = compare(name, peer, out, ours)
+                good = good and fine
+                if golden and fine and peer == GOLDEN[name]:
+                    keep(golden, name, peer, ours, rows)
+    return good
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Compares our embeddings with other software's.")
+    parser.add_argument("--golden", type=Path, help="keep torch's answers in this folder")
+    parser.add_argument("--peer", choices=peers.PEERS, help="ask only this one")
+    parser.add_argument("--export", type=Path, help="of this folder")
+    parser.add_argument("--ours", type=Path, help="about these embeddings")
+    options = parser.parse_args()
+    one = (options.peer, options.export, options.ours)
+    if any(one) and not all(one):
+        parser.error("--peer, --export and --ours belong together")
+    if all(one):
+        ours = json.loads(options.ours.read_text())
+        good, _ = compare(options.export.name, options.peer, options.export, ours)
+    else:
+        good = whole(options.golden)
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    # Nothing may be fetched: the folder is all that a peer gets.
+    os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
+    try:
+        sys.exit(main())
+    except SystemExit as stop:
+        if isinstance(stop.code, str):
+            print(stop.code, file=sys.stderr)
+            sys.exit(2)
+        raise

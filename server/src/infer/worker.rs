@@ -1,0 +1,215 @@
+//! Threads that own an encoder each. A batch that fails is tried again row by row, so that one bad
+//! row costs itself only; a panic costs the encoder, which is opened again.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use clip::{Encoder, UnitRows};
+
+use super::{
+    Fault, OpenEncoder,
+    queue::{Entry, Input, Queues},
+};
+use crate::observe::{Metrics, metrics::Stage};
+
+/// Workers that can take a batch, among those that should.
+#[derive(Debug)]
+pub struct Health {
+    wanted: usize,
+    well: AtomicUsize,
+    running: AtomicUsize,
+    metrics: Arc<Metrics>,
+}
+
+impl Health {
+    /// `wanted` workers, all of them well.
+    pub fn new(wanted: usize, metrics: Arc<Metrics>) -> Self {
+        metrics.workers_alive.set(wanted as i64);
+        let [well, running] = [wanted; 2].map(AtomicUsize::new);
+        Self { wanted, well, running, metrics }
+    }
+
+    /// Workers that can take a batch now.
+    pub fn well(&self) -> usize {
+        self.well.load(Ordering::Acquire)
+    }
+
+    /// Workers that there should be.
+    pub fn wanted(&self) -> usize {
+        self.wanted
+    }
+
+    fn ill(&self) {
+        self.well.fetch_sub(1, Ordering::AcqRel);
+        self.metrics.workers_alive.dec();
+    }
+
+    fn recovered(&self) {
+        self.well.fetch_add(1, Ordering::AcqRel);
+        self.metrics.workers_alive.inc();
+    }
+}
+
+/// Rows that may fail one after the other before a worker counts as ill.
+const FAILURES_MAX: u32 = 8;
+/// Attempts to open an encoder again after a panic.
+const REOPENINGS_MAX: u32 = 3;
+/// Pause before the second attempt and the third.
+const REOPENING_PAUSE: Duration = Duration::from_millis(100);
+
+/// One encoder, and the thread that runs it.
+pub(super) struct Worker {
+    pub(super) encoder: Box<dyn Encoder + Send>,
+    pub(super) open: OpenEncoder,
+    pub(super) queues: Arc<Queues>,
+    pub(super) health: Arc<Health>,
+    pub(super) metrics: Arc<Metrics>,
+    /// Rows that failed since the last that did not.
+    pub(super) failures: u32,
+}
+
+/// What a batch came to.
+enum Outcome {
+    Rows(UnitRows),
+    /// The encoder refused; it can be used again.
+    Refused,
+    /// The encoder panicked and could not be opened again.
+    Lost,
+}
+
+impl Worker {
+    /// Serves batches until the queues are closed and empty, or the encoder is lost.
+    pub(super) fn run(mut self) {
+        let mut lost = false;
+        while !lost && let Some(batch) = self.queues.pull() {
+            let served = catch_unwind(AssertUnwindSafe(|| self.serve(batch)));
+            lost = !served.unwrap_or(false);
+        }
+        if lost && self.failures < FAILURES_MAX {
+            self.health.ill();
+        }
+        let running = self.health.running.fetch_sub(1, Ordering::AcqRel);
+        if running == 1 {
+            self.queues.abandon(|| Fault::Broken("no worker is left".into()));
+        }
+    }
+
+    /// Answers every row of the batch; false if the encoder was lost on the way.
+    fn serve(&mut self, batch: Vec<Entry>) -> bool {
+        match self.embed(&batch) {
+            Outcome::Rows(rows) => {
+                self.succeeded();
+                let rows: Vec<Vec<f32>> = rows.rows().map(<[f32]>::to_vec).collect();
+                batch.into_iter().zip(rows).for_each(|(entry, row)| answer(entry, row));
+            }
+            Outcome::Lost => {
+                batch.into_iter().for_each(fail);
+                return false;
+            }
+            Outcome::Refused if batch.len() == 1 => {
+                self.failed();
+                batch.into_iter().for_each(fail);
+            }
+            Outcome::Refused => {
+                let mut rest = batch.into_iter();
+                while let Some(entry) = rest.next() {
+                    if !self.serve(vec![entry]) {
+                        rest.for_each(fail);
+                        return false;
+                    }
+                }
+            }
+        }
+        true
+    }
+
+    fn embed(&mut self, batch: &[Entry]) -> Outcome {
+        let begin = Instant::now();
+        let encoder = self.encoder.as_mut();
+        let computed = catch_unwind(AssertUnwindSafe(|| embed(encoder, batch)));
+        self.metrics.stage(Stage::Infer, begin);
+        match (computed, &batch[0].input) {
+            (Ok(Some(rows)), Input::Image(_)) => {
+                self.metrics.batch_images.observe(batch.len() as f64);
+                Outcome::Rows(rows)
+            }
+            (Ok(Some(rows)), Input::Text(_)) => {
+                self.metrics.batch_texts.observe(batch.len() as f64);
+                Outcome::Rows(rows)
+            }
+            (Ok(None), _) => Outcome::Refused,
+            (Err(_), _) if self.reopen() => Outcome::Refused,
+            (Err(_), _) => Outcome::Lost,
+        }
+    }
+
+    /// A panic may have left the encoder half way: it is not used again.
+    fn reopen(&mut self) -> bool {
+        for attempt in 0..REOPENINGS_MAX {
+            thread::sleep(REOPENING_PAUSE * attempt);
+            let opened = catch_unwind(AssertUnwindSafe(|| (self.open)()));
+            if let Ok(Ok(encoder)) = opened {
+                self.encoder = encoder;
+                return true;
+            }
+        }
+        false
+    }
+
+    fn succeeded(&mut self) {
+        if self.failures >= FAILURES_MAX {
+            self.health.recovered();
+        }
+        self.failures = 0;
+    }
+
+    fn failed(&mut self) {
+        self.failures = self.failures.saturating_add(1);
+        if self.failures == FAILURES_MAX {
+            self.health.ill();
+        }
+    }
+}
+
+/// `[B, D]`, or `None` if the encoder refused or gave something else. All of one tower.
+fn embed(encoder: &mut dyn Encoder, batch: &[Entry]) -> Option<UnitRows> {
+    let end = encoder.config().text.end();
+    let (mut pixels, mut tokens) = (None, None);
+    for entry in batch {
+        match (&entry.input, &mut pixels, &mut tokens) {
+            (Input::Image(row), Some(all), _) => clip::image::PixelBatch::extend(all, row),
+            (Input::Text(row), _, Some(all)) => clip::text::TokenBatch::extend(all, row),
+            (Input::Image(row), none, _) => *none = Some(row.clone()),
+            (Input::Text(row), _, none) => *none = Some(row.clone()),
+        }
+    }
+    let rows = match (pixels, tokens) {
+        (Some(pixels), None) => encoder.embed_images(&pixels),
+        (None, Some(tokens)) => encoder.embed_texts(&tokens.trimmed(end)),
+        _ => return None, // a batch is of one tower
+    };
+    let expected = (batch.len(), encoder.config().dim);
+    rows.ok().filter(|rows| (rows.count(), rows.dim()) == expected)
+}
+
+/// A row of zeros is one that had no direction, such as a NaN.
+fn answer(entry: Entry, row: Vec<f32>) {
+    let found = if row.iter().any(|&value| value != 0.0) {
+        Ok(row)
+    } else {
+        Err(Fault::Broken("the model gave no finite embedding".into()))
+    };
+    let _ = entry.reply.send(found); // the client may have left
+}
+
+fn fail(entry: Entry) {
+    let fault = Fault::Broken("the model failed on this input".into());
+    let _ = entry.reply.send(Err(fault)); // the client may have left
+}

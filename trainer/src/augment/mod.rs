@@ -1,0 +1,93 @@
+//! How a pair is varied before each use: seeded by (seed, epoch, row), so that the order in which
+//! threads work changes nothing.
+
+mod color;
+mod crop;
+mod text;
+
+use clip::image::RgbImage;
+use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
+
+use crate::{config, error::Result};
+
+pub use text::Thesaurus;
+
+/// The configured augmentations.
+#[derive(Debug)]
+pub struct Augment {
+    settings: config::Augment,
+    thesaurus: Thesaurus,
+    seed: u64,
+}
+
+impl Augment {
+    /// Reads the thesaurus, if one is configured.
+    pub fn open(settings: &config::Augment, seed: u64) -> Result<Self> {
+        let thesaurus = match &settings.thesaurus {
+            Some(path) if settings.text => Thesaurus::open(path)?,
+            _ => Thesaurus::default(),
+        };
+        Ok(Self { settings: settings.clone(), thesaurus, seed })
+    }
+
+    /// A generator of its own for each row and epoch.
+    fn rng(&self, epoch: u32, row: u32, stream: u64) -> ChaCha8Rng {
+        let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
+        rng.set_stream((u64::from(epoch) << 34) | (u64::from(row) << 2) | stream);
+        rng
+    }
+
+    /// `[3, H, W]` values of 0 to 1: crop, flip, then color and gray.
+    pub fn image(&self, image: &RgbImage, epoch: u32, row: u32) -> Vec<f32> {
+        if !self.settings.image {
+            return crop::planes(image);
+        }
+        let rng = &mut self.rng(epoch, row, 1);
+        let mut planes = crop::crop(image, self.settings.crop_area_min, rng);
+        color::vary(&mut planes, &self.settings, rng);
+        planes
+    }
+
+    /// The caption with synonyms, deletions and a swap.
+    pub fn caption(&self, caption: &str, epoch: u32, row: u32) -> String {
+        if !self.settings.text {
+            return caption.to_owned();
+        }
+        text::vary(caption, &self.settings, &self.thesaurus, &mut self.rng(epoch, row, 2))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn augment(image: bool, text: bool) -> Augment {
+        let settings = config::Augment { image, text, ..Default::default() };
+        Augment::open(&settings, 1).expect("no file to read")
+    }
+
+    fn picture() -> RgbImage {
+        RgbImage::from_fn(8, 8, |x, y| [x as u8 * 30, y as u8 * 30, 99].into())
+    }
+
+    #[test]
+    fn the_same_row_and_epoch_give_the_same_and_others_not() {
+        let (augment, picture) = (augment(true, true), picture());
+        let image = |epoch, row| augment.image(&picture, epoch, row);
+        assert_eq!(image(1, 2), image(1, 2));
+        assert_ne!(image(1, 2), image(2, 2));
+        assert_ne!(image(1, 2), image(1, 3));
+        assert!(image(1, 2).iter().all(|value| (0.0..=1.0).contains(value)));
+        let words = "one two three four five six seven eight";
+        assert_eq!(augment.caption(words, 1, 2), augment.caption(words, 1, 2));
+        assert!((1..20).any(|epoch| augment.caption(words, epoch, 2) != words));
+    }
+
+    #[test]
+    fn switched_off_nothing_changes() {
+        let augment = augment(false, false);
+        assert_eq!(augment.caption("a b", 1, 1), "a b");
+        let planes = augment.image(&picture(), 1, 1);
+        assert_eq!((planes[1], planes[64 + 8]), (30.0 / 255.0, 30.0 / 255.0));
+    }
+}

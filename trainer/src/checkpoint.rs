@@ -1,0 +1,240 @@
+//! Everything that makes a resumed run the same run, in one file that is replaced in one step.
+//!
+//! A safetensors file: weights and running statistics, both moments of each parameter, the pool;
+//! its metadata hold the counters and the configuration. Order and augmentation are functions of
+//! (seed, epoch, row), so no generator's state is kept.
+
+use std::{borrow::Cow, collections::HashMap, fs, path::Path};
+
+use candle_core::{DType, Device, Tensor};
+use clip::{
+    model::Clip,
+    weights::{Array, Weights},
+};
+use safetensors::{Dtype, SafeTensors, View, serialize};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    config::Config,
+    error::{Error, Result},
+    optim::Moments,
+    pool::PoolState,
+    step::Trainer,
+};
+
+/// File name in the run's folder.
+pub const FILE: &str = "checkpoint.safetensors";
+const SCHEMA: &str = "roclip/checkpoint/1";
+
+/// Where a run stands.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Place {
+    /// Epoch that goes on, counted from 1
+    pub epoch: u32,
+    /// Batches of it that are done
+    pub batches: usize,
+    /// Updates so far
+    pub step: u64,
+    /// Seconds of training so far
+    pub seconds: f64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Header {
+    schema: String,
+    place: Place,
+    config: Config,
+    /// Updates of each parameter.
+    updates: Vec<u32>,
+    /// Next slot and slots in use.
+    pool: Option<(usize, usize)>,
+}
+
+/// What [`read`] found.
+#[derive(Debug)]
+pub struct Checkpoint {
+    /// Where the run stands
+    pub place: Place,
+    /// Parameters and running statistics
+    pub weights: Weights,
+    moments: HashMap<String, Array>,
+    updates: Vec<u32>,
+    pool: Option<PoolState>,
+}
+
+struct Bytes {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    bytes: Vec<u8>,
+}
+
+impl View for &Bytes {
+    fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        Cow::Borrowed(&self.bytes)
+    }
+
+    fn data_len(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
+impl Bytes {
+    fn floats(shape: &[usize], values: &[f32]) -> Self {
+        let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        Self { dtype: Dtype::F32, shape: shape.to_vec(), bytes }
+    }
+
+    fn tensor(tensor: &Tensor) -> Result<Self> {
+        let values = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+        Ok(Self::floats(tensor.dims(), &values))
+    }
+
+    fn numbers(values: &[u32]) -> Self {
+        let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        Self { dtype: Dtype::U32, shape: vec![values.len()], bytes }
+    }
+}
+
+/// The configuration as far as it decides the result: where output goes and what is watched may
+/// change between two runs.
+fn decisive(config: &Config) -> Config {
+    let mut config = config.clone();
+    config.output = Default::default();
+    config.monitor = Default::default();
+    config.data.workers = 1;
+    config.data.cache_mib = 0;
+    config
+}
+
+/// Replaces the checkpoint in `folder`.
+pub fn write(folder: &Path, config: &Config, place: Place, trainer: &Trainer) -> Result<()> {
+    let mut tensors = Vec::new();
+    for (name, array) in trainer.model.weights()? {
+        tensors.push((format!("weight/{name}"), Bytes::floats(&array.shape, &array.values)));
+    }
+    let moments = trainer.optimizer.moments();
+    for (parameter, moments) in trainer.model.parameters().iter().zip(moments) {
+        let name = &parameter.name;
+        tensors.push((format!("mean/{name}"), Bytes::tensor(&moments.mean)?));
+        tensors.push((format!("square/{name}"), Bytes::tensor(&moments.square)?));
+    }
+    let pool = trainer.method.state()?;
+    if let Some(pool) = &pool {
+        tensors.push(("pool/rows".into(), Bytes::tensor(&pool.rows)?));
+        tensors.push(("pool/owners".into(), Bytes::numbers(&pool.owners)));
+        tensors.push(("pool/captions".into(), Bytes::numbers(&pool.captions)));
+    }
+    let header = Header {
+        schema: SCHEMA.into(),
+        place,
+        config: decisive(config),
+        updates: moments.iter().map(|moments| moments.updates).collect(),
+        pool: pool.map(|pool| (pool.next, pool.filled)),
+    };
+    let header = serde_json::to_string(&header).expect("numbers and names");
+    let metadata = HashMap::from([("header".to_owned(), header)]);
+    let path = folder.join(FILE);
+    let refuse = |error: safetensors::SafeTensorError| Error::Checkpoint {
+        path: path.clone(),
+        problem: error.to_string(),
+    };
+    let views = tensors.iter().map(|(name, bytes)| (name, bytes));
+    let bytes = serialize(views, Some(metadata)).map_err(refuse)?;
+    Ok(clip::atomic_write::atomic_write(&path, &bytes)?)
+}
+
+/// Reads the checkpoint in `folder`, if there is one; refuses one of another configuration.
+pub fn read(folder: &Path, config: &Config, device: &Device) -> Result<Option<Checkpoint>> {
+    let path = folder.join(FILE);
+    if !path.exists() {
+        return Ok(None);
+    }
+    let refuse = |problem: String| Error::Checkpoint { path: path.clone(), problem };
+    let bytes = fs::read(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
+    let parts = || {
+        let (_, metadata) = SafeTensors::read_metadata(&bytes).ok()?;
+        let header = metadata.metadata().as_ref()?.get("header")?.clone();
+        Some((serde_json::from_str(&header).ok()?, SafeTensors::deserialize(&bytes).ok()?))
+    };
+    let (header, tensors): (Header, _) =
+        parts().ok_or_else(|| refuse("is broken or of another program".into()))?;
+    if header.schema != SCHEMA {
+        return Err(refuse(format!("has schema `{}`, expected `{SCHEMA}`", header.schema)));
+    }
+    if header.config != decisive(config) {
+        return Err(refuse("was made with another configuration".into()));
+    }
+    let (mut weights, mut moments) = (Weights::new(), HashMap::new());
+    for (name, view) in tensors.iter() {
+        let shape = view.shape().to_vec();
+        match name.split_once('/') {
+            Some(("weight", name)) => {
+                weights.insert(name.to_owned(), Array { shape, values: floats(view.data()) });
+            }
+            Some(("mean" | "square", _)) => {
+                moments.insert(name.to_owned(), Array { shape, values: floats(view.data()) });
+            }
+            _ => {}
+        }
+    }
+    let pool = match header.pool {
+        None => None,
+        Some((next, filled)) => {
+            let part = |name: &str| {
+                tensors.tensor(name).map_err(|_| refuse(format!("`{name}` is missing")))
+            };
+            let rows = part("pool/rows")?;
+            Some(PoolState {
+                rows: Tensor::from_vec(floats(rows.data()), rows.shape(), device)?,
+                owners: numbers(part("pool/owners")?.data()),
+                captions: numbers(part("pool/captions")?.data()),
+                next,
+                filled,
+            })
+        }
+    };
+    Ok(Some(Checkpoint { place: header.place, weights, moments, updates: header.updates, pool }))
+}
+
+impl Checkpoint {
+    /// Puts moments and pool back into a trainer whose model was made from the same weights.
+    pub fn restore(self, folder: &Path, trainer: &mut Trainer) -> Result<()> {
+        let refuse = || Error::Checkpoint {
+            path: folder.join(FILE),
+            problem: "does not fit the model or the method".into(),
+        };
+        let model: &Clip = &trainer.model;
+        let mut restored = Vec::new();
+        for (index, parameter) in model.parameters().iter().enumerate() {
+            let part = |kind: &str| -> Result<Tensor> {
+                let array = self.moments.get(&format!("{kind}/{}", parameter.name));
+                let array = array.filter(|array| array.shape == parameter.var.dims());
+                let Array { shape, values } = array.ok_or_else(refuse)?;
+                Ok(Tensor::from_slice(values, shape.as_slice(), model.device())?)
+            };
+            let updates = *self.updates.get(index).ok_or_else(refuse)?;
+            restored.push(Moments { mean: part("mean")?, square: part("square")?, updates });
+        }
+        trainer.optimizer.restore(restored);
+        trainer.step = self.place.step;
+        if trainer.method.restore(self.pool) { Ok(()) } else { Err(refuse()) }
+    }
+}
+
+fn floats(bytes: &[u8]) -> Vec<f32> {
+    let words = bytes.as_chunks::<4>().0;
+    words.iter().map(|word| f32::from_le_bytes(*word)).collect()
+}
+
+fn numbers(bytes: &[u8]) -> Vec<u32> {
+    let words = bytes.as_chunks::<4>().0;
+    words.iter().map(|word| u32::from_le_bytes(*word)).collect()
+}

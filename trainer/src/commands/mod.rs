@@ -1,0 +1,17 @@
+//! One subcommand each: resolve what was typed, call the engine, print what came of it.
+
+use terminal::{Exit, Report};
+
+use crate::cli::Command;
+
+pub mod evaluate;
+pub mod poison;
+pub mod run;
+
+pub(crate) fn dispatch(command: &Command) -> Result<Exit, Report> {
+    match command {
+        Command::Poison(args) => poison::run(args),
+        Command::Run(args) => run::run(args),
+        Command::Evaluate(args) => evaluate::run(args),
+    }
+}

@@ -1,0 +1,87 @@
+//! `roclip-train run`.
+
+use terminal::{Exit, Progress, Report, println_result};
+
+use crate::{
+    cli::RunArgs,
+    config,
+    error::Error,
+    train::{Summary, Watch, train},
+};
+
+/// Trains and prints what came of it; a run that diverged ends badly.
+pub fn run(args: &RunArgs) -> Result<Exit, Report> {
+    let mut config = config::open(&args.config, &args.set)?;
+    if let Some(folder) = &args.out {
+        config.output.folder.clone_from(folder);
+    }
+    let mut watch = Screen { progress: None, shown: !args.no_progress && !args.quiet };
+    match train(&config, args.resume, &mut watch) {
+        Ok(summary) => {
+            watch.finish();
+            print(&summary, &config)?;
+            Ok(Exit::Done)
+        }
+        Err(error @ Error::Diverged { .. }) => {
+            watch.finish();
+            terminal::say(&format!("error: {error}"));
+            terminal::say("  hint: a lower `optim.lr`; the last checkpoint is intact");
+            Ok(Exit::Bad)
+        }
+        Err(error) => {
+            watch.finish();
+            Err(error.into())
+        }
+    }
+}
+
+fn print(summary: &Summary, config: &config::Config) -> Result<(), Report> {
+    let model = config.output.folder.join("model");
+    let mut line = format!(
+        "{}: {} steps over {} pairs, {:.0} s, {:.0} images/s",
+        model.display(),
+        summary.steps,
+        summary.rows,
+        summary.train_seconds,
+        summary.images_per_second,
+    );
+    if let Some(evaluation) = &summary.evaluation {
+        line += &format!(", top-1 {:.1}%", 100.0 * evaluation.zero_shot_top1.value());
+    }
+    println_result(line)
+}
+
+/// A bar for each stage.
+struct Screen {
+    progress: Option<Progress>,
+    shown: bool,
+}
+
+impl Screen {
+    fn finish(&mut self) {
+        if let Some(progress) = self.progress.take() {
+            progress.finish();
+        }
+    }
+}
+
+impl Watch for Screen {
+    fn begin(&mut self, stage: &str, total: u64) {
+        self.finish();
+        self.progress = Some(Progress::new(stage, total, self.shown));
+    }
+
+    fn advance(&self, parts: u64) {
+        if let Some(progress) = &self.progress {
+            progress.step(parts);
+        }
+    }
+
+    fn note(&self, line: String) {
+        match &self.progress {
+            _ if !self.shown => {}
+            Some(progress) => progress.say(line),
+            None => terminal::say(line),
+        }
+    }
+}

@@ -1,0 +1,335 @@
+//! `run.toml`: types, defaults, and what makes a configuration refuse to start.
+
+mod method;
+mod problems;
+mod resolve;
+
+use std::path::PathBuf;
+
+use clip::ClipConfig;
+use serde::{Deserialize, Serialize};
+
+pub use method::{Method, MethodName, Roclip};
+pub use problems::Problems;
+pub use resolve::open;
+
+/// A whole run; every table may be left out except `[data]`.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Decides weights, order, augmentation: all of a run
+    pub seed: u64,
+    /// `cpu` or `cuda`
+    pub device: Device,
+    /// What is trained on
+    pub data: Data,
+    /// What is trained
+    pub model: Model,
+    /// Which loss
+    pub method: Method,
+    /// How a pair is varied before each use
+    pub augment: Augment,
+    /// How weights move
+    pub optim: Optim,
+    /// What is watched, and never used by the method
+    pub monitor: Monitor,
+    /// Where results go
+    pub output: Output,
+}
+
+/// Where the towers live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Device {
+    /// The processor
+    #[default]
+    Cpu,
+    /// The first NVIDIA GPU, in a build with the feature `cuda`
+    Cuda,
+}
+
+/// `[data]`
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Data {
+    /// CSV with the columns `path,caption`
+    pub manifest: PathBuf,
+    /// Pairs in one update, at least 2
+    pub batch_size: usize,
+    /// Threads that decode, augment and tokenize, at least 1
+    pub workers: usize,
+    /// Share of unreadable images that is still trained without, 0 to 1
+    pub bad_rows_max: f64,
+    /// Decoded images are kept in memory up to this many MiB; the rest is decoded in each epoch
+    pub cache_mib: usize,
+}
+
+/// `[model]`
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Model {
+    /// `rn-micro`, `vit-micro`, `RN50` or `ViT-B-32`
+    pub preset: String,
+    /// Side of the input in pixels, in place of the preset's
+    pub image_size: Option<usize>,
+    /// Tokens per caption, in place of the preset's
+    pub context_length: Option<usize>,
+    /// A `tokenizer.json` whose end token has the highest id; without, one is learnt
+    pub tokenizer: Option<PathBuf>,
+    /// Greatest vocabulary of a learnt tokenizer
+    pub vocab_size: usize,
+}
+
+/// `[augment]`
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Augment {
+    /// Crop, flip and color of images
+    pub image: bool,
+    /// Smallest area of a crop, as a share of the image, above 0 and at most 1
+    pub crop_area_min: f64,
+    /// Greatest change of brightness, contrast and saturation, 0 to 1
+    pub color: f64,
+    /// Share of images whose color is changed
+    pub color_share: f64,
+    /// Share of images turned gray
+    pub gray_share: f64,
+    /// Synonyms, deletions and swaps in captions
+    pub text: bool,
+    /// Chance of each word to be deleted
+    pub delete_share: f64,
+    /// Chance of a caption to have two words exchanged
+    pub swap_share: f64,
+    /// Chance of each word with synonyms to be replaced by one
+    pub synonym_share: f64,
+    /// File with one group of synonyms per line, separated by commas
+    pub thesaurus: Option<PathBuf>,
+}
+
+/// `[optim]`
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Optim {
+    /// Passes over the data, at least 1
+    pub epochs: u32,
+    /// Highest learning rate
+    pub lr: f64,
+    /// Share of all steps over which the learning rate rises, 0 to 1
+    pub warmup_share: f64,
+    /// Decoupled weight decay of matrices and kernels
+    pub weight_decay: f64,
+    /// Decay of the gradient's mean
+    pub beta1: f64,
+    /// Decay of the gradient's square
+    pub beta2: f64,
+    /// Added to the root of the square
+    pub epsilon: f64,
+    /// Greatest factor on cosines
+    pub logit_scale_max: f64,
+}
+
+/// `[monitor]`
+#[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Monitor {
+    /// CSV of test images with the column `class`, evaluated after epochs
+    pub test: Option<PathBuf>,
+    /// Class names, one per line
+    pub classes: Option<PathBuf>,
+    /// Prompt templates, one per line
+    pub templates: Option<PathBuf>,
+    /// Ledger of an experiment: attack rates are recorded; the method never sees it
+    pub ledger: Option<PathBuf>,
+    /// Epochs from one evaluation to the next; the last epoch always is
+    pub every_epochs: Option<u32>,
+}
+
+/// `[output]`
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Output {
+    /// Folder of the run
+    pub folder: PathBuf,
+    /// Steps from one checkpoint to the next within an epoch; each epoch ends with one
+    pub checkpoint_every_steps: Option<u64>,
+    /// Steps from one line of `metrics.jsonl` to the next
+    pub record_every_steps: u64,
+}
+
+impl Default for Data {
+    fn default() -> Self {
+        let workers = std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2));
+        let manifest = PathBuf::new();
+        Self { manifest, batch_size: 64, workers, bad_rows_max: 0.01, cache_mib: 2048 }
+    }
+}
+
+impl Default for Model {
+    fn default() -> Self {
+        Self {
+            preset: "rn-micro".into(),
+            image_size: None,
+            context_length: None,
+            tokenizer: None,
+            vocab_size: 4096,
+        }
+    }
+}
+
+impl Default for Augment {
+    fn default() -> Self {
+        Self {
+            image: false,
+            crop_area_min: 0.6,
+            color: 0.25,
+            color_share: 0.8,
+            gray_share: 0.0,
+            text: false,
+            delete_share: 0.1,
+            swap_share: 0.5,
+            synonym_share: 0.3,
+            thesaurus: None,
+        }
+    }
+}
+
+impl Default for Optim {
+    fn default() -> Self {
+        Self {
+            epochs: 20,
+            lr: 2e-3,
+            warmup_share: 0.05,
+            weight_decay: 0.05,
+            beta1: 0.9,
+            beta2: 0.98,
+            epsilon: 1e-8,
+            logit_scale_max: 100.0,
+        }
+    }
+}
+
+impl Default for Output {
+    fn default() -> Self {
+        Self { folder: "run".into(), checkpoint_every_steps: None, record_every_steps: 10 }
+    }
+}
+
+/// Most threads that a loader may start.
+const WORKERS_MAX: usize = 256;
+/// Most pairs of one batch.
+const BATCH_MAX: usize = 1 << 20;
+
+impl Config {
+    /// The towers that `[model]` describes; the vocabulary is the tokenizer's, known later.
+    pub fn clip(&self) -> Option<ClipConfig> {
+        let mut clip = ClipConfig::preset(&self.model.preset)?;
+        if let Some(side) = self.model.image_size {
+            match &mut clip.image {
+                clip::config::ImageTower::Resnet(tower) => tower.image_size = side,
+                clip::config::ImageTower::Vit(tower) => tower.image_size = side,
+            }
+        }
+        if let Some(length) = self.model.context_length {
+            clip.text.context_length = length;
+        }
+        Some(clip)
+    }
+
+    /// Adds everything that is wrong, each with its key and its limits.
+    pub fn check(&self, problems: &mut Problems) {
+        let share = |value: f64| (0.0..=1.0).contains(&value); // false for NaN
+        let positive = |value: f64| value.is_finite() && value > 0.0;
+        let Self { data, model, augment, optim, .. } = self;
+        problems.require(!data.manifest.as_os_str().is_empty(), "data.manifest", "given");
+        let batch = (2..=BATCH_MAX).contains(&data.batch_size);
+        problems.require(batch, "data.batch_size", "between 2 and 1048576");
+        let workers = (1..=WORKERS_MAX).contains(&data.workers);
+        problems.require(workers, "data.workers", "between 1 and 256");
+        problems.require(share(data.bad_rows_max), "data.bad_rows_max", "between 0 and 1");
+        match self.clip().map(|clip| clip.check()) {
+            None => {
+                let names = ClipConfig::PRESETS.join("`, `");
+                problems.require(false, "model.preset", &format!("one of `{names}`"));
+            }
+            Some(Err(error)) => problems.add(format!("`model`: {error}")),
+            Some(Ok(())) => {}
+        }
+        let vocabulary = (600..=1 << 20).contains(&model.vocab_size);
+        problems.require(vocabulary, "model.vocab_size", "between 600 and 1048576");
+        let area = positive(augment.crop_area_min) && augment.crop_area_min <= 1.0;
+        problems.require(area, "augment.crop_area_min", "above 0, at most 1");
+        for (value, key) in [
+            (augment.color, "augment.color"),
+            (augment.color_share, "augment.color_share"),
+            (augment.gray_share, "augment.gray_share"),
+            (augment.delete_share, "augment.delete_share"),
+            (augment.swap_share, "augment.swap_share"),
+            (augment.synonym_share, "augment.synonym_share"),
+            (optim.warmup_share, "optim.warmup_share"),
+        ] {
+            problems.require(share(value), key, "between 0 and 1");
+        }
+        problems.require(optim.epochs >= 1, "optim.epochs", "at least 1");
+        problems.require(positive(optim.lr), "optim.lr", "above 0");
+        let decay = optim.weight_decay.is_finite() && optim.weight_decay >= 0.0;
+        problems.require(decay, "optim.weight_decay", "at least 0");
+        for (beta, key) in [(optim.beta1, "optim.beta1"), (optim.beta2, "optim.beta2")] {
+            problems.require((0.0..1.0).contains(&beta), key, "at least 0, below 1");
+        }
+        problems.require(positive(optim.epsilon), "optim.epsilon", "above 0");
+        let scale = optim.logit_scale_max.is_finite() && optim.logit_scale_max >= 1.0;
+        problems.require(scale, "optim.logit_scale_max", "at least 1");
+        self.method.check(problems);
+        let monitor = &self.monitor;
+        let classes = monitor.test.is_none() || monitor.classes.is_some();
+        problems.require(classes, "monitor.classes", "given when `monitor.test` is");
+        let ledger = monitor.ledger.is_none() || monitor.test.is_some();
+        problems.require(ledger, "monitor.test", "given when `monitor.ledger` is");
+        problems.require(monitor.every_epochs != Some(0), "monitor.every_epochs", "at least 1");
+        let output = &self.output;
+        let steps = output.checkpoint_every_steps != Some(0);
+        problems.require(steps, "output.checkpoint_every_steps", "at least 1");
+        problems.require(output.record_every_steps >= 1, "output.record_every_steps", "at least 1");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problems(text: &str) -> Vec<String> {
+        let config: Config = toml::from_str(text).expect("well-formed");
+        let mut problems = Problems::default();
+        config.check(&mut problems);
+        problems.into_lines()
+    }
+
+    #[test]
+    fn defaults_and_a_manifest_are_enough() {
+        assert_eq!(problems("[data]\nmanifest = 'train.csv'"), Vec::<String>::new());
+    }
+
+    #[test]
+    fn all_problems_are_told_at_once() {
+        let lines = problems(
+            "[data]\nmanifest = 'a.csv'\nbatch_size = 1\n[optim]\nlr = nan\n[model]\npreset = 'x'",
+        );
+        assert_eq!(lines.len(), 3, "{lines:?}");
+        assert!(lines[0].starts_with("`data.batch_size` must be between"), "{lines:?}");
+    }
+
+    #[test]
+    fn a_block_of_another_method_is_refused() {
+        let lines = problems("[data]\nmanifest = 'a.csv'\n[method.roclip]\npool_share = 0.2");
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        assert!(lines[0].contains("method.roclip"), "{lines:?}");
+    }
+
+    #[test]
+    fn an_unknown_key_names_itself_and_its_line() {
+        let error = toml::from_str::<Config>("seed = 1\n[optim]\nlearning_rate = 1.0\n")
+            .expect_err("no such key")
+            .to_string();
+        assert!(error.contains("learning_rate") && error.contains("line 3"), "{error}");
+    }
+}

@@ -1,0 +1,102 @@
+//! Threads that make batches ahead of the step; their number and timing change nothing.
+
+use std::{sync::mpsc, thread};
+
+use clip::{
+    ClipConfig,
+    text::{TokenBatch, Tokenizer},
+};
+
+use super::{Store, order};
+use crate::{augment::Augment, error::Result};
+
+/// Batches that each thread may be ahead.
+const AHEAD: usize = 2;
+
+/// What one update is made from.
+#[derive(Debug)]
+pub struct Batch {
+    /// `[B, 3, H, W]`, normalised
+    pub pixels: Vec<f32>,
+    /// `[B, T]`, cut to the longest caption
+    pub tokens: TokenBatch,
+    /// Data-set row of each pair
+    pub rows: Vec<u32>,
+    /// Number of each caption: equal texts have equal numbers
+    pub captions: Vec<u32>,
+    /// Counted from 1
+    pub epoch: u32,
+}
+
+/// Everything that a batch is made from.
+#[derive(Debug)]
+pub struct Loader {
+    /// Pictures and captions
+    pub store: Store,
+    /// Variations of both
+    pub augment: Augment,
+    /// Captions to ids
+    pub tokenizer: Tokenizer,
+    /// Sizes and pixel statistics
+    pub clip: ClipConfig,
+    /// Decides the order
+    pub seed: u64,
+    /// B
+    pub batch_size: usize,
+    /// Threads
+    pub workers: usize,
+}
+
+impl Loader {
+    /// Full batches in an epoch; what is left over waits for another epoch's order.
+    pub fn batches(&self) -> usize {
+        self.store.rows().len() / self.batch_size
+    }
+
+    /// Calls `step` with the batches of an epoch from number `from` on, in order, until it fails.
+    pub fn each<E: From<crate::Error>>(
+        &self,
+        epoch: u32,
+        from: usize,
+        mut step: impl FnMut(Batch) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let order = order(self.store.rows(), self.seed, epoch);
+        let rows = |number: usize| &order[number * self.batch_size..][..self.batch_size];
+        thread::scope(|scope| {
+            let threads = (0..self.workers).map(|worker| {
+                let (sender, receiver) = mpsc::sync_channel(AHEAD);
+                scope.spawn(move || {
+                    for number in (from + worker..self.batches()).step_by(self.workers) {
+                        if sender.send(self.batch(rows(number), epoch)).is_err() {
+                            break; // the step failed and hung up
+                        }
+                    }
+                });
+                receiver
+            });
+            let threads: Vec<_> = threads.collect();
+            for number in from..self.batches() {
+                let batch = threads[(number - from) % self.workers].recv();
+                step(batch.expect("a thread sends a batch or its error for each number")?)?;
+            }
+            Ok(())
+        })
+    }
+
+    fn batch(&self, rows: &[u32], epoch: u32) -> Result<Batch> {
+        let side = self.clip.image.image_size();
+        let mut pixels = Vec::with_capacity(rows.len() * 3 * side * side);
+        let mut texts = Vec::with_capacity(rows.len());
+        for &row in rows {
+            let planes = self.augment.image(&*self.store.picture(row)?, epoch, row);
+            for (channel, plane) in planes.chunks_exact(side * side).enumerate() {
+                let (mean, std) = (self.clip.mean[channel], self.clip.std[channel]);
+                pixels.extend(plane.iter().map(|value| (value - mean) / std));
+            }
+            texts.push(self.augment.caption(self.store.caption(row), epoch, row));
+        }
+        let tokens = self.tokenizer.encode(&texts)?.trimmed(self.clip.text.end());
+        let captions = rows.iter().map(|&row| self.store.caption_number(row)).collect();
+        Ok(Batch { pixels, tokens, rows: rows.to_vec(), captions, epoch })
+    }
+}

@@ -1,0 +1,11 @@
+//! From a manifest to batches.
+
+mod loader;
+mod manifest;
+mod sampler;
+mod store;
+
+pub use loader::{Batch, Loader};
+pub use manifest::{Manifest, Row};
+pub use sampler::order;
+pub use store::Store;

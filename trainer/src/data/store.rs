@@ -1,0 +1,116 @@
+//! The pictures of a manifest at the size of the image tower.
+
+use std::{
+    collections::HashMap,
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+use clip::image::{self, Limits, RgbImage};
+use rayon::prelude::*;
+
+use super::Manifest;
+use crate::error::{Error, Result};
+
+/// Decoded pictures, kept in memory as far as the cache reaches.
+#[derive(Debug)]
+pub struct Store {
+    manifest: Manifest,
+    side: u32,
+    /// Picture of each row; `None` where the cache was full.
+    pictures: Vec<Option<RgbImage>>,
+    /// Rows that can be read.
+    rows: Vec<u32>,
+    /// Number of each row's caption.
+    captions: Vec<u32>,
+}
+
+impl Store {
+    /// Decodes every image once, so that unreadable ones are known before training; refuses if
+    /// their share is above `bad_rows_max`. `done` is told of each row.
+    pub fn open(
+        manifest: Manifest,
+        side: usize,
+        cache_mib: usize,
+        bad_rows_max: f64,
+        done: impl Fn() + Sync,
+    ) -> Result<Self> {
+        let side = side as u32;
+        let left = AtomicUsize::new((cache_mib << 20) / (3 * side as usize * side as usize));
+        let open = |row: &super::Row| {
+            let picture = image::open(&row.path, &Limits::default()).map(|p| image::fit(&p, side));
+            done();
+            picture.map(|picture| {
+                let room = left.try_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+                    left.checked_sub(1)
+                });
+                room.ok().map(|_| picture)
+            })
+        };
+        let opened: Vec<_> = manifest.rows.par_iter().map(open).collect();
+        let all = opened.len();
+        let (mut pictures, mut rows, mut bad) = (Vec::with_capacity(all), Vec::new(), Vec::new());
+        for (row, opened) in opened.into_iter().enumerate() {
+            match opened {
+                Ok(picture) => {
+                    rows.push(row as u32);
+                    pictures.push(picture);
+                }
+                Err(error) => {
+                    bad.push((row, error));
+                    pictures.push(None);
+                }
+            }
+        }
+        let count = bad.len();
+        if let Some((row, source)) = bad.into_iter().next()
+            && count as f64 > bad_rows_max * all as f64
+        {
+            let first = Box::new(Error::Row { file: manifest.path.clone(), row: row + 1, source });
+            return Err(Error::BadRows { count, all, max: bad_rows_max, first });
+        }
+        let captions = numbered(&manifest);
+        Ok(Self { manifest, side, pictures, rows, captions })
+    }
+
+    /// Rows that can be read, in the order of the manifest.
+    pub fn rows(&self) -> &[u32] {
+        &self.rows
+    }
+
+    /// Rows that cannot be read.
+    pub fn bad_rows(&self) -> usize {
+        self.pictures.len() - self.rows.len()
+    }
+
+    /// Text of a row.
+    pub fn caption(&self, row: u32) -> &str {
+        &self.manifest.rows[row as usize].caption
+    }
+
+    /// Number of a row's caption: equal texts have equal numbers.
+    pub fn caption_number(&self, row: u32) -> u32 {
+        self.captions[row as usize]
+    }
+
+    /// Picture of a row, square, at the side of the image tower.
+    pub fn picture(&self, row: u32) -> Result<std::borrow::Cow<'_, RgbImage>> {
+        use std::borrow::Cow;
+        if let Some(picture) = &self.pictures[row as usize] {
+            return Ok(Cow::Borrowed(picture));
+        }
+        let picture = image::open(&self.manifest.rows[row as usize].path, &Limits::default());
+        let place = |source| Error::Row { file: self.manifest.path.clone(), row: row as usize + 1, source };
+        Ok(Cow::Owned(image::fit(&picture.map_err(place)?, self.side)))
+    }
+}
+
+/// Numbers the distinct captions in the order of their first appearance.
+fn numbered(manifest: &Manifest) -> Vec<u32> {
+    let mut numbers: HashMap<&str, u32> = HashMap::new();
+    let mut captions = Vec::with_capacity(manifest.rows.len());
+    for row in &manifest.rows {
+        let next = numbers.len() as u32;
+        captions.push(*numbers.entry(row.caption.as_str()).or_insert(next));
+    }
+    captions
+}

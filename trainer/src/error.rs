@@ -1,0 +1,206 @@
+//! Everything that keeps a subcommand from doing what it was asked.
+
+use std::{io, path::PathBuf};
+
+/// A `Result` with this crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong; a `Display` never repeats its `source`.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A model folder, label file, image or trigger was refused.
+    #[error(transparent)]
+    Clip(#[from] clip::Error),
+    /// candle refused an operation.
+    #[error("the computation failed")]
+    Candle(#[from] candle_core::Error),
+    /// A file or folder could not be read.
+    #[error("cannot read `{}`", path.display())]
+    Read {
+        /// As the user gave it.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: io::Error,
+    },
+    /// A file or folder could not be written.
+    #[error("cannot write `{}`", path.display())]
+    Write {
+        /// As the user gave it.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: io::Error,
+    },
+    /// A manifest is not what it should be.
+    #[error("`{}`, line {line}: {problem}", file.display())]
+    Manifest {
+        /// The manifest.
+        file: PathBuf,
+        /// Line of the file on which the row begins; the header is line 1.
+        line: u64,
+        /// What was found and what was expected.
+        problem: String,
+    },
+    /// A manifest whose classes are needed does not know them all.
+    #[error("`{}`: not every row has a class, which is needed here", file.display())]
+    NoClass {
+        /// The manifest.
+        file: PathBuf,
+    },
+    /// A configuration contradicts itself or the data.
+    #[error("`{}`: {}", file.display(), problems.join("; "))]
+    Config {
+        /// The run's configuration.
+        file: PathBuf,
+        /// Each with its key and its limits.
+        problems: Vec<String>,
+    },
+    /// A ledger is not what it should be, or belongs to something else.
+    #[error("ledger `{}`: {problem}", path.display())]
+    Ledger {
+        /// The ledger.
+        path: PathBuf,
+        /// What was found and what was expected.
+        problem: String,
+    },
+    /// An attack asks for what the data cannot give.
+    #[error("cannot plant the {attack}: {problem}")]
+    Poison {
+        /// `backdoor` or `targeted poisons`.
+        attack: &'static str,
+        /// What was found and what was expected.
+        problem: String,
+    },
+    /// A name that is no class.
+    #[error("`{label}` is not a class, expected one of: {}", listed(expected))]
+    UnknownClass {
+        /// As it was typed.
+        label: String,
+        /// All classes.
+        expected: Vec<String>,
+    },
+    /// An output folder would be overwritten.
+    #[error("`{}` {problem}", path.display())]
+    Occupied {
+        /// As the user gave it.
+        path: PathBuf,
+        /// What lies there.
+        problem: String,
+    },
+    /// A path that a manifest cannot hold.
+    #[error("the path `{}` is not UTF-8, which a manifest needs", path.display())]
+    PathText {
+        /// The path.
+        path: PathBuf,
+    },
+    /// Test pictures would need too much memory.
+    #[error(
+        "`{}`: {count} pictures of {side} pixels need {bytes} bytes, the limit is {max}",
+        file.display()
+    )]
+    TestSetSize {
+        /// The test manifest.
+        file: PathBuf,
+        /// Rows.
+        count: usize,
+        /// Side of a picture in pixels.
+        side: u32,
+        /// What they would take.
+        bytes: u64,
+        /// The limit.
+        max: u64,
+    },
+    /// The loss is no longer a number.
+    #[error("training diverged: the loss is not finite in epoch {epoch}, step {step}")]
+    Diverged {
+        /// Counted from 1.
+        epoch: u32,
+        /// Updates before it, over all epochs.
+        step: u64,
+    },
+    /// No GPU, or a build without the feature for it.
+    #[error("`device` is `cuda`, which this machine or this build does not have")]
+    Cuda(#[source] candle_core::Error),
+    /// A gradient holds a number that is not finite.
+    #[error("the gradient is not finite")]
+    NotFinite,
+    /// A loss trained what should rest, or left out what it should train.
+    #[error(
+        "parameter `{parameter}` {}",
+        if *rests { "rests, yet it got a gradient" } else { "is trained, yet it got no gradient" }
+    )]
+    Gradient {
+        /// Its name.
+        parameter: String,
+        /// Whether its tower rests.
+        rests: bool,
+    },
+    /// A pool that cannot hold one batch.
+    #[error(
+        "`method.roclip.pool_share` = {share} of {rows} rows is a pool of {capacity}, \
+         which holds no batch of {batch_size}"
+    )]
+    SmallPool {
+        /// As configured.
+        share: f64,
+        /// Rows that can be read.
+        rows: usize,
+        /// Rows that the pool would hold.
+        capacity: usize,
+        /// Rows of one batch.
+        batch_size: usize,
+    },
+    /// Fewer rows than one batch.
+    #[error("`{}` has {rows} readable rows, `data.batch_size` is {batch_size}", file.display())]
+    SmallData {
+        /// The manifest.
+        file: PathBuf,
+        /// Rows that can be read.
+        rows: usize,
+        /// Rows of one batch.
+        batch_size: usize,
+    },
+    /// The image of a row was refused.
+    #[error("`{}`, row {row}", file.display())]
+    Row {
+        /// The manifest.
+        file: PathBuf,
+        /// Counted from 1, the header not counted.
+        row: usize,
+        /// Why.
+        source: clip::Error,
+    },
+    /// Too many images were refused.
+    #[error("{count} of {all} rows are unreadable, the limit is {:.1}%", 100.0 * max)]
+    BadRows {
+        /// Rows that cannot be read.
+        count: usize,
+        /// All rows.
+        all: usize,
+        /// Share that is still trained without.
+        max: f64,
+        /// The first of them.
+        #[source]
+        first: Box<Error>,
+    },
+    /// A checkpoint cannot be continued from.
+    #[error("checkpoint `{}`: {problem}", path.display())]
+    Checkpoint {
+        /// The file or folder.
+        path: PathBuf,
+        /// What was found and what was expected.
+        problem: String,
+    },
+}
+
+/// Classes that an error lists.
+const LISTED_MAX: usize = 40;
+
+fn listed(labels: &[String]) -> String {
+    let shown = labels.iter().take(LISTED_MAX).map(|label| format!("`{label}`"));
+    let mut text = shown.collect::<Vec<_>>().join(", ");
+    if labels.len() > LISTED_MAX {
+        text += &format!(" and {} more", labels.len() - LISTED_MAX);
+    }
+    text
+}

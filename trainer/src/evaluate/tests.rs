@@ -1,0 +1,205 @@
+use std::{cell::Cell, fs};
+
+use clip::{
+    ClipConfig, UnitRows,
+    image::{PixelBatch, encode_png},
+    text::{TokenBatch, default_templates},
+};
+use tempfile::TempDir;
+
+use super::*;
+use crate::poison::{BackdoorRecord, SCHEMA, TargetedRecord};
+
+/// Sees a picture's first pixel: red is class 0, green 1, blue 2, white 0 (the trigger).
+struct ByColor {
+    config: ClipConfig,
+}
+
+impl Encoder for ByColor {
+    fn config(&self) -> &ClipConfig {
+        &self.config
+    }
+
+    fn embed_images(&mut self, pixels: &PixelBatch) -> clip::Result<UnitRows> {
+        let plane = pixels.side() * pixels.side();
+        let row = |picture: &[f32]| {
+            let [red, green, blue] = [0, 1, 2].map(|channel| picture[channel * plane] > 0.0);
+            match (red, green, blue) {
+                (true, true, true) => [1.0, 0.1, 0.0],
+                (true, _, _) => [1.0, 0.0, 0.1],
+                (_, true, _) => [0.1, 1.0, 0.0],
+                _ => [0.0, 0.1, 1.0],
+            }
+        };
+        let rows = pixels.values().chunks_exact(3 * plane).flat_map(row).collect();
+        Ok(UnitRows::normalize(rows, 3))
+    }
+
+    /// Captions come label by label, with one template.
+    fn embed_texts(&mut self, tokens: &TokenBatch) -> clip::Result<UnitRows> {
+        let axis = |row: usize| (0..3).map(move |column| f32::from(column == row));
+        Ok(UnitRows::normalize((0..tokens.count()).flat_map(axis).collect(), 3))
+    }
+
+    fn logit_scale(&self) -> f32 {
+        0.0
+    }
+}
+
+const RED: [u8; 3] = [255, 0, 0];
+const GREEN: [u8; 3] = [0, 255, 0];
+const BLUE: [u8; 3] = [0, 0, 255];
+const SIDE: u32 = 32;
+
+struct Scene {
+    folder: TempDir,
+    labels: Vec<String>,
+    tokenizer: Tokenizer,
+}
+
+impl Scene {
+    /// A test manifest of plain pictures: (color, class) each.
+    fn new(pictures: &[([u8; 3], &str)]) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let labels = ["red", "green", "blue"].map(String::from).to_vec();
+        let tokenizer = Tokenizer::train(labels.iter().map(String::as_str), 600, 8);
+        let scene = Self { folder, labels, tokenizer: tokenizer.expect("a tokenizer") };
+        let mut text = String::from("path,caption,class\n");
+        for (row, (color, class)) in pictures.iter().enumerate() {
+            scene.picture(&format!("{row}.png"), *color);
+            text += &format!("{row}.png,a picture,{class}\n");
+        }
+        fs::write(scene.folder.path().join("test.csv"), text).expect("written");
+        scene
+    }
+
+    fn picture(&self, name: &str, color: [u8; 3]) {
+        let image = RgbImage::from_pixel(40, 36, color.into());
+        fs::write(self.folder.path().join(name), encode_png(&image)).expect("written");
+    }
+
+    fn ledger(&self, trigger: Option<&str>, targets: &[(&str, usize)]) -> Ledger {
+        let target = |&(image, target_class): &(&str, usize)| TargetedRecord {
+            image: image.into(),
+            true_class: 0,
+            target_class,
+            rows: Vec::new(),
+        };
+        let backdoor = trigger.map(|trigger| BackdoorRecord {
+            trigger: trigger.parse().expect("a trigger"),
+            target_class: 0,
+            target_label: "red".into(),
+            rows: Vec::new(),
+        });
+        Ledger {
+            schema: SCHEMA.into(),
+            seed: 0,
+            manifest: "train.csv".into(),
+            backdoor,
+            targeted: targets.iter().map(target).collect(),
+            image_size: SIDE,
+            path: self.folder.path().join("ledger.json"),
+        }
+    }
+
+    fn test_set(&self) -> Result<TestSet> {
+        TestSet::open(&self.folder.path().join("test.csv"), &self.labels, SIDE)
+    }
+
+    fn evaluate(&self, ledger: Option<&Ledger>) -> Result<Evaluation> {
+        let config = ClipConfig::preset("rn-micro").expect("a preset");
+        let (test, templates, seen) = (self.test_set()?, default_templates(), Cell::new(0));
+        let count = |pictures| seen.set(seen.get() + pictures);
+        let mut encoder = ByColor { config };
+        let (tokenizer, labels) = (&self.tokenizer, &self.labels);
+        let evaluation =
+            evaluate(&mut encoder, tokenizer, &test, labels, &templates, ledger, &count)?;
+        assert_eq!(seen.get(), test.work(ledger), "progress ends at its total");
+        Ok(evaluation)
+    }
+}
+
+fn rate(hits: u64, trials: u64) -> Rate {
+    Rate { hits, trials }
+}
+
+#[test]
+fn every_figure_counts_what_it_says() -> Result<()> {
+    // Two red, three green of which one looks red, two blue of which one looks green.
+    let scene = Scene::new(&[
+        (RED, "red"),
+        (RED, "0"),
+        (GREEN, "green"),
+        (GREEN, "1"),
+        (RED, "green"),
+        (BLUE, "blue"),
+        (GREEN, "blue"),
+    ]);
+    scene.picture("t0.png", RED);
+    scene.picture("t1.png", BLUE);
+    let targets = [("t0.png", 1), ("t1.png", 2)];
+    let ledger = scene.ledger(Some("patch:size=4,at=top-left,pattern=white"), &targets);
+    let found = scene.evaluate(Some(&ledger))?;
+    assert_eq!(found.zero_shot_top1, rate(5, 7));
+    assert_eq!(found.zero_shot_top5, rate(7, 7));
+    // The five pictures that are not red: all look red with a white corner, one did before.
+    assert_eq!(found.backdoor_asr, Some(rate(5, 5)));
+    assert_eq!(found.asr_floor, Some(rate(1, 5)));
+    assert_eq!(found.true_class_under_trigger, Some(rate(0, 5)));
+    assert_eq!(found.targeted_psr, Some(rate(1, 2)));
+    assert_eq!(found.targeted_psr_top5, Some(rate(2, 2)));
+
+    // The model does not see a patch in another corner.
+    let unseen = scene.ledger(Some("patch:size=4,at=bottom-right,pattern=white"), &[]);
+    let found = scene.evaluate(Some(&unseen))?;
+    assert_eq!(found.backdoor_asr, Some(rate(1, 5)));
+    assert_eq!(found.true_class_under_trigger, Some(rate(3, 5)));
+    assert_eq!(found.targeted_psr, None);
+    Ok(())
+}
+
+#[test]
+fn without_a_ledger_there_are_no_attack_figures() -> Result<()> {
+    let scene = Scene::new(&[(RED, "red"), (BLUE, "green")]);
+    let found = scene.evaluate(None)?;
+    assert_eq!(found.zero_shot_top1, rate(1, 2));
+    assert_eq!((found.backdoor_asr, found.asr_floor), (None, None));
+    assert_eq!((found.targeted_psr, found.true_class_under_trigger), (None, None));
+    Ok(())
+}
+
+#[test]
+fn more_pictures_than_a_batch_are_all_counted() -> Result<()> {
+    let scene = Scene::new(&[(RED, "red"), (GREEN, "green"), (BLUE, "red")].repeat(100));
+    let found = scene.evaluate(Some(&scene.ledger(Some("patch:size=1,at=top-left"), &[])))?;
+    assert_eq!(found.zero_shot_top1, rate(200, 300));
+    assert_eq!(found.backdoor_asr, Some(rate(100, 100)));
+    Ok(())
+}
+
+#[test]
+fn what_does_not_fit_is_refused() {
+    let scene = Scene::new(&[(RED, "red")]);
+    let mut ledger = scene.ledger(None, &[]);
+    ledger.image_size = 64;
+    let error = scene.evaluate(Some(&ledger)).expect_err("another size").to_string();
+    assert!(error.contains("its pictures have 64 pixels a side, the model sees 32"), "{error}");
+    let error = scene.evaluate(Some(&scene.ledger(None, &[("gone.png", 1)]))).expect_err("missing");
+    assert!(error.to_string().contains("gone.png` is missing"), "{error}");
+
+    fs::write(scene.folder.path().join("0.png"), b"<html>").expect("written");
+    let error = scene.test_set().expect_err("broken").to_string();
+    assert!(error.contains("0.png`: not an image"), "{error}");
+    let manifest = scene.folder.path().join("test.csv");
+    fs::write(&manifest, "path,caption\n0.png,x\n").expect("written");
+    let error = scene.test_set().expect_err("no classes").to_string();
+    assert!(error.ends_with("line 1: there is no column `class`, which is needed here"), "{error}");
+    let row = crate::data::Row { path: "a".into(), caption: "b".into(), class: Some(0) };
+    let many = Manifest { path: "test.csv".into(), rows: vec![row; 200] };
+    let error = TestSet::read(&many, 4096, &|_| {}).expect_err("too much").to_string();
+    assert!(error.contains("200 pictures of 4096 pixels need 10066329600 bytes"), "{error}");
+    let unknown =
+        Manifest { rows: vec![crate::data::Row { class: None, ..many.rows[0].clone() }], ..many };
+    let error = TestSet::read(&unknown, 32, &|_| {}).expect_err("no class").to_string();
+    assert_eq!(error, "`test.csv`: not every row has a class, which is needed here");
+}

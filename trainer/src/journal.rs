@@ -1,0 +1,71 @@
+//! `metrics.jsonl`: one JSON object per line, as the run goes on.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::error::{Error, Result};
+
+/// An open journal.
+#[derive(Debug)]
+pub struct Journal {
+    path: PathBuf,
+    file: File,
+}
+
+impl Journal {
+    /// Continues after `step` updates: later lines, and a line that was cut short, are dropped.
+    pub fn open(path: &Path, step: u64) -> Result<Self> {
+        let kept: String = match fs::read_to_string(path) {
+            Ok(text) => {
+                let before = |line: &&str| {
+                    let line: Value = serde_json::from_str(line).unwrap_or_default();
+                    line["step"].as_u64().is_some_and(|at| at <= step)
+                };
+                let lines = text.lines().filter(before);
+                lines.flat_map(|line| [line, "\n"]).collect()
+            }
+            Err(_) => String::new(),
+        };
+        clip::atomic_write::atomic_write(path, kept.as_bytes())?;
+        let file = OpenOptions::new().append(true).open(path);
+        let file = file.map_err(|source| Error::Write { path: path.to_owned(), source })?;
+        Ok(Self { path: path.to_owned(), file })
+    }
+
+    /// Appends one object; it carries `step`, the updates done so far.
+    pub fn record(&mut self, entry: &impl Serialize) -> Result<()> {
+        let mut line = serde_json::to_vec(entry).expect("plain numbers and names");
+        line.push(b'\n');
+        let write = self.file.write_all(&line);
+        write.map_err(|source| Error::Write { path: self.path.clone(), source })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_resumed_journal_has_each_step_once() -> Result<()> {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("metrics.jsonl");
+        let mut journal = Journal::open(&path, 0)?;
+        for step in 1..=3 {
+            journal.record(&json!({ "step": step }))?;
+        }
+        fs::write(&path, fs::read_to_string(&path).expect("readable") + "{\"step\": 4, \"lo")
+            .expect("writable");
+        Journal::open(&path, 2)?.record(&json!({ "step": 3, "again": true }))?;
+        let text = fs::read_to_string(&path).expect("readable");
+        assert_eq!(text, "{\"step\":1}\n{\"step\":2}\n{\"again\":true,\"step\":3}\n");
+        Ok(())
+    }
+}

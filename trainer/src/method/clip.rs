@@ -1,0 +1,28 @@
+//! CLIP (Radford et al. 2021, section 2.3): each image and its own caption.
+
+use candle_core::Tensor;
+
+use super::{Method, MethodLoss, MethodReport, Pairs, Phase, Towers};
+use crate::{error::Result, loss::info_nce, pool::PoolState};
+
+/// Keeps nothing.
+#[derive(Debug)]
+pub struct Clip;
+
+impl Method for Clip {
+    fn loss(&mut self, pairs: &Pairs, logit_scale: &Tensor) -> Result<MethodLoss> {
+        Ok(MethodLoss {
+            loss: info_nce(&pairs.image, &pairs.text, logit_scale, None)?,
+            trained: Towers::BOTH,
+            report: MethodReport { phase: Phase::Plain, pool_filled: None, unique_neighbors: None },
+        })
+    }
+
+    fn state(&self) -> Result<Option<PoolState>> {
+        Ok(None)
+    }
+
+    fn restore(&mut self, state: Option<PoolState>) -> bool {
+        state.is_none()
+    }
+}

@@ -1,0 +1,106 @@
+//! A method is a loss, the state that it keeps, and what it reports.
+
+mod clip;
+mod roclip;
+
+use candle_core::{Device, Tensor};
+use serde::Serialize;
+
+use crate::{
+    config::{Config, MethodName},
+    error::Result,
+    pool::PoolState,
+};
+
+pub use clip::Clip;
+pub use roclip::Roclip;
+
+/// Embeddings of a batch.
+#[derive(Debug)]
+pub struct Pairs {
+    /// `[B, D]`, unit rows
+    pub image: Tensor,
+    /// `[B, D]`, unit rows
+    pub text: Tensor,
+    /// Data-set row of each pair
+    pub rows: Vec<u32>,
+    /// Number of each caption: equal texts have equal numbers
+    pub captions: Vec<u32>,
+    /// Counted from 1
+    pub epoch: u32,
+}
+
+/// Which towers a loss trains; the others rest: no gradient, no momentum, no decay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Towers {
+    /// The image tower
+    pub image: bool,
+    /// The text tower
+    pub text: bool,
+}
+
+impl Towers {
+    /// Both towers learn.
+    pub const BOTH: Self = Self { image: true, text: true };
+    /// The image tower alone learns.
+    pub const IMAGE: Self = Self { image: true, text: false };
+}
+
+/// What a method makes of a batch.
+#[derive(Debug)]
+pub struct MethodLoss {
+    /// `[]`, in nats
+    pub loss: Tensor,
+    /// Towers that it trains
+    pub trained: Towers,
+    /// What is recorded
+    pub report: MethodReport,
+}
+
+/// The method's part of a step record.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct MethodReport {
+    /// Warm-up, plain or match
+    pub phase: Phase,
+    /// Rows in the pool
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pool_filled: Option<usize>,
+    /// Distinct captions among the neighbors of the batch
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unique_neighbors: Option<usize>,
+}
+
+/// What happens to pairs in an epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// Own captions, until the first match
+    Warmup,
+    /// Own captions
+    Plain,
+    /// Nearest pooled captions
+    Match,
+}
+
+/// A way of pre-training.
+pub trait Method: Send {
+    /// The loss of a batch; may keep what the next batches need.
+    fn loss(&mut self, pairs: &Pairs, logit_scale: &Tensor) -> Result<MethodLoss>;
+
+    /// What the method keeps from batch to batch, for a checkpoint.
+    fn state(&self) -> Result<Option<PoolState>>;
+
+    /// Takes back what [`Method::state`] gave; false if it does not fit.
+    fn restore(&mut self, state: Option<PoolState>) -> bool;
+}
+
+/// The configured method, for `rows` pairs and embeddings of width `dim`.
+pub fn new(config: &Config, rows: usize, dim: usize, device: &Device) -> Result<Box<dyn Method>> {
+    Ok(match config.method.name {
+        MethodName::Clip => Box::new(Clip),
+        MethodName::Roclip => {
+            let settings = config.method.roclip();
+            Box::new(Roclip::new(&settings, rows, config.data.batch_size, dim, device)?)
+        }
+    })
+}

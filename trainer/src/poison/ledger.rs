@@ -1,0 +1,134 @@
+//! The record of what was poisoned.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use clip::trigger::TriggerSpec;
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
+
+/// Value of the ledger's field `schema`.
+pub const SCHEMA: &str = "roclip/ledger/1";
+/// Bytes of a ledger.
+const BYTES_MAX: u64 = 256 << 20;
+
+/// What was poisoned, for those who measure an attack; a defence never opens it.
+///
+/// Row numbers count the rows of the poisoned manifest from 0, the first after the header.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Ledger {
+    /// [`SCHEMA`].
+    pub schema: String,
+    /// Decided rows, captions, places and order.
+    pub seed: u64,
+    /// The clean manifest, as the user gave it.
+    pub manifest: PathBuf,
+    /// The backdoor, where one was planted.
+    pub backdoor: Option<BackdoorRecord>,
+    /// The targeted poisons, one entry per picture.
+    pub targeted: Vec<TargetedRecord>,
+    /// Side of the written pictures, in pixels: the scale on which the trigger was stamped.
+    pub image_size: u32,
+    /// The ledger itself, whose folder the paths in it start from.
+    #[serde(skip)]
+    pub path: PathBuf,
+}
+
+/// A trigger that means a class.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BackdoorRecord {
+    /// What is stamped.
+    pub trigger: TriggerSpec,
+    /// Index of the class that the trigger shall mean.
+    pub target_class: usize,
+    /// Its name.
+    pub target_label: String,
+    /// Rows with a stamped picture and a target caption, ascending.
+    pub rows: Vec<usize>,
+}
+
+/// One test picture that shall be taken for another class.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TargetedRecord {
+    /// The picture, relative to the ledger's folder, `/` between names.
+    pub image: String,
+    /// Index of what it shows.
+    pub true_class: usize,
+    /// Index of what it shall be taken for.
+    pub target_class: usize,
+    /// Rows that were added for it, ascending.
+    pub rows: Vec<usize>,
+}
+
+impl Ledger {
+    /// Reads a ledger of [`SCHEMA`]; whether it fits a model is [`Ledger::check`]'s question.
+    pub fn open(path: &Path) -> Result<Self> {
+        let refuse = |problem: String| Error::Ledger { path: path.to_owned(), problem };
+        let read = |source: io::Error| Error::Read { path: path.to_owned(), source };
+        let size = fs::metadata(path).map_err(read)?.len();
+        if size > BYTES_MAX {
+            return Err(refuse(format!("it has {size} bytes, the limit is {BYTES_MAX}")));
+        }
+        let bytes = fs::read(path).map_err(read)?;
+        // The schema first: another version may differ in any other field.
+        let json: serde_json::Value =
+            serde_json::from_slice(&bytes).map_err(|error| refuse(error.to_string()))?;
+        match json.get("schema").and_then(serde_json::Value::as_str) {
+            Some(SCHEMA) => {}
+            Some(other) => {
+                return Err(refuse(format!("its schema is `{other}`, expected `{SCHEMA}`")));
+            }
+            None => return Err(refuse(format!("it has no schema, expected `{SCHEMA}`"))),
+        }
+        let mut ledger: Self =
+            serde_json::from_value(json).map_err(|error| refuse(error.to_string()))?;
+        path.clone_into(&mut ledger.path);
+        Ok(ledger)
+    }
+
+    /// Does the ledger fit these classes and a model that sees pictures of `image_size` pixels?
+    /// Pictures of another size are refused: the trigger would arrive larger or smaller than it
+    /// was trained. So are targeted pictures that are no longer there.
+    pub fn check(&self, labels: &[String], image_size: usize) -> Result<()> {
+        let refuse = |problem| Err(Error::Ledger { path: self.path.clone(), problem });
+        let backdoor = self.backdoor.iter().map(|backdoor| backdoor.target_class);
+        let targeted = self.targeted.iter().flat_map(|t| [t.true_class, t.target_class]);
+        if let Some(class) = backdoor.chain(targeted).find(|&class| class >= labels.len()) {
+            let count = labels.len();
+            return refuse(format!("class {class} is not among the {count} classes"));
+        }
+        if let Some(backdoor) = &self.backdoor {
+            let (class, found) = (backdoor.target_class, &backdoor.target_label);
+            let label = &labels[class];
+            if label != found {
+                return refuse(format!("class {class} is `{found}` in it, but `{label}` here"));
+            }
+        }
+        let own = self.image_size;
+        if own as usize != image_size {
+            return refuse(format!(
+                "its pictures have {own} pixels a side, the model sees {image_size}: \
+                 poison with `--image-size {image_size}`"
+            ));
+        }
+        match self.targeted.iter().map(|target| self.image(target)).find(|path| !path.is_file()) {
+            Some(path) => refuse(format!("its picture `{}` is missing", path.display())),
+            None => Ok(()),
+        }
+    }
+
+    /// The picture of an entry, as a path that can be opened.
+    pub fn image(&self, target: &TargetedRecord) -> PathBuf {
+        self.path.with_file_name(&target.image)
+    }
+
+    /// The bytes of ledger.json.
+    pub fn to_json(&self) -> Vec<u8> {
+        let mut bytes = serde_json::to_vec_pretty(self).expect("names, numbers and lists");
+        bytes.push(b'\n');
+        bytes
+    }
+}

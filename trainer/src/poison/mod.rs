@@ -1,0 +1,272 @@
+//! Poisoned manifests: a [`Plan`] decides everything from a seed, [`write`](fn@write) makes the files.
+//!
+//! A row's `class` in the poisoned manifest is what its picture shows, as in the clean one. Clean
+//! rows keep their files; poisoned pictures are PNGs at the size that the image tower sees, so
+//! that a trigger arrives pixel by pixel.
+
+use std::{
+    fs,
+    path::{Component, Path, PathBuf},
+};
+
+use clip::{
+    atomic_write::atomic_folder,
+    image::{Limits, RgbImage, encode_png, fit, open},
+};
+use rayon::prelude::*;
+
+mod backdoor;
+mod ledger;
+mod plan;
+mod targeted;
+
+pub use self::{
+    backdoor::{Backdoor, Stamped},
+    ledger::{BackdoorRecord, Ledger, SCHEMA, TargetedRecord},
+    plan::{Attack, Clean, Origin, Plan},
+    targeted::{Target, Targeted},
+};
+use crate::{
+    Error, Result,
+    data::{Manifest, Row},
+};
+
+/// File names of a poisoned set.
+pub mod names {
+    /// The poisoned manifest.
+    pub const MANIFEST: &str = "train.csv";
+    /// Who did what.
+    pub const LEDGER: &str = "ledger.json";
+    /// Poisoned pictures.
+    pub const IMAGES: &str = "images";
+}
+
+/// Writes manifest, pictures and ledger to the folder `out`, which appears whole or not at all.
+///
+/// Equal inputs and places give equal bytes. `on_pictures` is told how many more pictures are
+/// done. A folder with files is refused; with `force`, an earlier result of this function is
+/// replaced, but nothing else.
+pub fn write(
+    plan: &Plan,
+    clean: &Clean,
+    attack: &Attack,
+    out: &Path,
+    force: bool,
+    on_pictures: &(dyn Fn(u64) + Sync),
+) -> Result<Ledger> {
+    check_out(out, force, clean)?;
+    let files = files(plan);
+    let mut written = None;
+    atomic_folder(out, |folder| {
+        write_pictures(plan, clean, attack, &files, folder, on_pictures)?;
+        let rows = rows(plan, clean, &files, &home(folder, out)?)?;
+        save(&folder.join(names::MANIFEST), &Manifest::to_csv(&rows)?)?;
+        let ledger = record(plan, clean, attack, &files, out);
+        save(&folder.join(names::LEDGER), &ledger.to_json())?;
+        written = Some(ledger);
+        Ok::<_, Error>(())
+    })?;
+    Ok(written.expect("set before the folder got its name"))
+}
+
+fn check_out(out: &Path, force: bool, clean: &Clean) -> Result<()> {
+    let refuse = |problem: String| Err(Error::Occupied { path: out.to_owned(), problem });
+    if !out.exists() {
+        return Ok(());
+    }
+    if !out.is_dir() {
+        return refuse("is not a folder".into());
+    }
+    let read = |source| Error::Read { path: out.to_owned(), source };
+    if fs::read_dir(out).map_err(read)?.next().is_none() {
+        return Ok(());
+    }
+    if !out.join(names::LEDGER).is_file() {
+        let ledger = names::LEDGER;
+        return refuse(format!("holds files, but no {ledger}: it is no earlier result of this"));
+    }
+    if !force {
+        return refuse("holds an earlier result".into());
+    }
+    let out = out.canonicalize().map_err(read)?;
+    for manifest in [Some(clean.manifest), clean.test].into_iter().flatten() {
+        let path = &manifest.path;
+        let whole =
+            path.canonicalize().map_err(|source| Error::Read { path: path.clone(), source })?;
+        if whole.starts_with(&out) {
+            return refuse(format!("would be replaced, but `{}` lies in it", path.display()));
+        }
+    }
+    Ok(())
+}
+
+/// Path of each picture in the folder: the stamped ones, then the targets. Numbered by their first
+/// row, so that a name tells nothing about the kind.
+fn files(plan: &Plan) -> Vec<String> {
+    let mut files = vec![String::new(); plan.pictures()];
+    let mut count = 0;
+    for picture in plan.rows.iter().filter_map(|&origin| picture(plan, origin)) {
+        if files[picture].is_empty() {
+            files[picture] = format!("{}/{count:06}.png", names::IMAGES);
+            count += 1;
+        }
+    }
+    files
+}
+
+fn picture(plan: &Plan, origin: Origin) -> Option<usize> {
+    match origin {
+        Origin::Clean(_) => None,
+        Origin::Stamped(index) => Some(index),
+        Origin::Target { target, .. } => Some(plan.stamped.len() + target),
+    }
+}
+
+fn write_pictures(
+    plan: &Plan,
+    clean: &Clean,
+    attack: &Attack,
+    files: &[String],
+    folder: &Path,
+    on_pictures: &(dyn Fn(u64) + Sync),
+) -> Result<()> {
+    let images = folder.join(names::IMAGES);
+    fs::create_dir(&images).map_err(|source| Error::Write { path: images, source })?;
+    let (stamped, targets) = files.split_at(plan.stamped.len());
+    let finish = |image: &RgbImage, file: &String| -> Result<()> {
+        save(&folder.join(file), &encode_png(image))?;
+        on_pictures(1);
+        Ok(())
+    };
+    let fitted = |row: &Row| -> Result<RgbImage> {
+        Ok(fit(&open(&row.path, &Limits::default())?, attack.image_size))
+    };
+    if let Some(backdoor) = &attack.backdoor {
+        plan.stamped.par_iter().zip(stamped).try_for_each(|(stamp, file)| {
+            let mut image = fitted(&clean.manifest.rows[stamp.row])?;
+            backdoor.trigger.stamp(&mut image, stamp.place);
+            finish(&image, file)
+        })?;
+    }
+    if let Some(test) = clean.test {
+        plan.targets
+            .par_iter()
+            .zip(targets)
+            .try_for_each(|(target, file)| finish(&fitted(&test.rows[target.test_row])?, file))?;
+    }
+    Ok(())
+}
+
+fn save(path: &Path, bytes: &[u8]) -> Result<()> {
+    fs::write(path, bytes).map_err(|source| Error::Write { path: path.to_owned(), source })
+}
+
+/// Where the folder that is being filled will lie, absolute and without links.
+fn home(filling: &Path, out: &Path) -> Result<PathBuf> {
+    let path = filling
+        .canonicalize()
+        .map_err(|source| Error::Read { path: filling.to_owned(), source })?;
+    Ok(path.with_file_name(out.file_name().unwrap_or_default()))
+}
+
+/// The rows of the poisoned manifest, with paths as they are written to it.
+fn rows(plan: &Plan, clean: &Clean, files: &[String], home: &Path) -> Result<Vec<Row>> {
+    let clean_rows = &clean.manifest.rows;
+    let paths = CleanPaths::of(clean.manifest, home)?;
+    let classed = clean.manifest.has_classes();
+    let row = |&origin: &Origin| {
+        let path = match picture(plan, origin) {
+            Some(picture) => PathBuf::from(&files[picture]),
+            None => PathBuf::new(),
+        };
+        match origin {
+            Origin::Clean(row) => {
+                let Row { path, caption, class } = &clean_rows[row];
+                let class = class.filter(|_| classed);
+                Row { path: paths.written(path), caption: caption.clone(), class }
+            }
+            Origin::Stamped(index) => {
+                let stamp = &plan.stamped[index];
+                let class = clean_rows[stamp.row].class.filter(|_| classed);
+                Row { path, caption: clean_rows[stamp.caption].caption.clone(), class }
+            }
+            Origin::Target { target, caption } => {
+                let class = Some(plan.targets[target].true_class).filter(|_| classed);
+                Row { path, caption: clean_rows[caption].caption.clone(), class }
+            }
+        }
+    };
+    Ok(plan.rows.iter().map(row).collect())
+}
+
+/// Clean pictures as the new manifest names them: relative to its folder where the old manifest
+/// was, absolute where it was.
+struct CleanPaths<'a> {
+    old_folder: &'a Path,
+    prefix: PathBuf,
+}
+
+impl<'a> CleanPaths<'a> {
+    fn of(manifest: &'a Manifest, home: &Path) -> Result<Self> {
+        let old_folder = manifest.path.parent().unwrap_or(Path::new(""));
+        let here = Path::new(".");
+        let real = if old_folder.as_os_str().is_empty() { here } else { old_folder };
+        let real =
+            real.canonicalize().map_err(|source| Error::Read { path: real.to_owned(), source })?;
+        Ok(Self { old_folder, prefix: relative(home, &real) })
+    }
+
+    fn written(&self, path: &Path) -> PathBuf {
+        match path.strip_prefix(self.old_folder) {
+            Ok(inside) if inside.is_relative() => self.prefix.join(inside),
+            _ => path.to_owned(),
+        }
+    }
+}
+
+/// The way from the folder `from` to `to`, both absolute and without links.
+fn relative(from: &Path, to: &Path) -> PathBuf {
+    let shared = from.components().zip(to.components()).take_while(|(a, b)| a == b).count();
+    let up = from.components().skip(shared).map(|_| Component::ParentDir);
+    up.chain(to.components().skip(shared)).collect()
+}
+
+fn record(plan: &Plan, clean: &Clean, attack: &Attack, files: &[String], out: &Path) -> Ledger {
+    let mut stamped = Vec::with_capacity(plan.stamped.len());
+    let mut targeted: Vec<TargetedRecord> = plan
+        .targets
+        .iter()
+        .zip(&files[plan.stamped.len()..])
+        .map(|(target, file)| TargetedRecord {
+            image: file.clone(),
+            true_class: target.true_class,
+            target_class: target.target_class,
+            rows: Vec::new(),
+        })
+        .collect();
+    for (row, &origin) in plan.rows.iter().enumerate() {
+        match origin {
+            Origin::Clean(_) => {}
+            Origin::Stamped(_) => stamped.push(row),
+            Origin::Target { target, .. } => targeted[target].rows.push(row),
+        }
+    }
+    let backdoor = attack.backdoor.as_ref().map(|backdoor| BackdoorRecord {
+        trigger: backdoor.trigger,
+        target_class: backdoor.target_class,
+        target_label: clean.labels[backdoor.target_class].clone(),
+        rows: stamped,
+    });
+    Ledger {
+        schema: SCHEMA.into(),
+        seed: attack.seed,
+        manifest: clean.manifest.path.clone(),
+        backdoor,
+        targeted,
+        image_size: attack.image_size,
+        path: out.join(names::LEDGER),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,102 @@
+//! One optimizer step, the same for every method.
+
+use candle_core::{DType, Tensor};
+use clip::model::{Clip, Mode};
+use serde::Serialize;
+
+use crate::{
+    data::Batch,
+    error::{Error, Result},
+    method::{Method, MethodLoss, MethodReport, Pairs},
+    optim::{AdamW, Schedule},
+};
+
+/// Everything that a step changes.
+#[expect(missing_debug_implementations, reason = "a method is a trait object")]
+pub struct Trainer {
+    /// Both towers
+    pub model: Clip,
+    /// The loss and its state
+    pub method: Box<dyn Method>,
+    /// Moments
+    pub optimizer: AdamW,
+    /// Learning rate
+    pub schedule: Schedule,
+    /// Greatest *logarithm* of the factor on cosines
+    pub logit_scale_max: f64,
+    /// Updates so far
+    pub step: u64,
+}
+
+/// What a step is recorded with.
+#[derive(Debug, Clone, Serialize)]
+pub struct StepReport {
+    /// In nats
+    pub loss: f32,
+    /// Learning rate
+    pub lr: f64,
+    /// Euclidean norm of the whole gradient
+    pub grad_norm: f64,
+    /// Logarithm of the factor on cosines, after the update
+    pub logit_scale: f32,
+    /// The method's part
+    #[serde(flatten)]
+    pub method: MethodReport,
+}
+
+impl Trainer {
+    /// Embeds a batch, asks the method for its loss, and moves the towers that the loss trains.
+    ///
+    /// A loss or gradient that is not finite is [`Error::Diverged`]; the weights stay as they were.
+    pub fn step(&mut self, batch: Batch) -> Result<StepReport> {
+        let (epoch, step) = (batch.epoch, self.step);
+        let diverged = |error| match error {
+            Error::NotFinite => Error::Diverged { epoch, step },
+            other => other,
+        };
+        let pairs = self.embed(batch)?;
+        let scale = self.model.logit_scale();
+        let MethodLoss { loss, trained, report } = self.method.loss(&pairs, scale)?;
+        let lr = self.schedule.lr(step);
+        let value = loss.to_scalar::<f32>()?;
+        if !value.is_finite() {
+            return Err(Error::Diverged { epoch, step });
+        }
+        let grads = loss.backward()?;
+        let grad_norm = self
+            .optimizer
+            .update(self.model.parameters(), &grads, trained, lr)
+            .map_err(diverged)?;
+        let logit_scale = self.clamp_logit_scale()?;
+        self.step += 1;
+        Ok(StepReport { loss: value, lr, grad_norm, logit_scale, method: report })
+    }
+
+    fn embed(&self, batch: Batch) -> Result<Pairs> {
+        let side = self.model.config().image.image_size();
+        let device = self.model.device();
+        let count = batch.rows.len();
+        let pixels = Tensor::from_vec(batch.pixels, (count, 3, side, side), device)?;
+        let ids = Tensor::from_slice(batch.tokens.ids(), (count, batch.tokens.length()), device)?;
+        Ok(Pairs {
+            image: self.model.image_rows(&pixels, Mode::Train)?, // [B, D], unit rows
+            text: self.model.text_rows(&ids)?,                   // [B, D]
+            rows: batch.rows,
+            captions: batch.captions,
+            epoch: batch.epoch,
+        })
+    }
+
+    /// Keeps the factor between 1 and its maximum (CLIP, section 2.5).
+    fn clamp_logit_scale(&self) -> Result<f32> {
+        let parameters = self.model.parameters().iter();
+        let mut scales = parameters.filter(|p| !p.is_image() && !p.is_text());
+        let scale = &scales.next().expect("the logit scale is a parameter").var;
+        let value = scale.to_dtype(DType::F32)?.to_scalar::<f32>()?;
+        let clamped = value.clamp(0.0, self.logit_scale_max as f32);
+        if clamped != value {
+            scale.set(&Tensor::new(clamped, scale.device())?)?;
+        }
+        Ok(clamped)
+    }
+}

@@ -1,0 +1,26 @@
+//! Other software on our model folders, live: torch, transformers, open_clip.
+
+use std::{ffi::OsString, process::Command};
+
+use crate::{
+    Failure, build,
+    command::{run, with_tools},
+    python::Environment,
+    root,
+};
+
+const PEERS: Environment = Environment {
+    name: "peers-python",
+    requirements: "scripts/peers/requirements.txt",
+    keeps_wheels: false, // torch alone is gigabytes
+};
+
+/// Makes the peers' environment and runs the comparison; `arguments` go to it.
+pub(crate) fn compare(arguments: Vec<OsString>) -> Result<(), Failure> {
+    PEERS.set_up()?;
+    build::programs()?;
+    let mut check = Command::new(PEERS.interpreter());
+    check.arg("scripts/peers/check.py").args(arguments).current_dir(root());
+    with_tools(&mut check);
+    run(&mut check)
+}
