@@ -107,10 +107,9 @@ impl ImageTower {
                 let layers = t.layers.map(|count| count.to_string()).join("-");
                 format!("resnet-{layers}-w{}-{}px", t.width, t.image_size)
             }
-            Self::Vit(t) => format!(
-                "vit-p{}-w{}-l{}-{}px",
-                t.patch_size, t.width, t.layers, t.image_size
-            ),
+            Self::Vit(t) => {
+                format!("vit-p{}-w{}-l{}-{}px", t.patch_size, t.width, t.layers, t.image_size)
+            }
         }
     }
 }
@@ -170,7 +169,8 @@ impl ClipConfig {
             }
             "RN50" => (1024, resnet(224, [3, 4, 6, 3], 64, 32), text(77, 512, 12, 8)),
             "ViT-B-32" => {
-                let vit = Vit { image_size: 224, patch_size: 32, width: 768, layers: 12, heads: 12 };
+                let vit =
+                    Vit { image_size: 224, patch_size: 32, width: 768, layers: 12, heads: 12 };
                 (512, ImageTower::Vit(vit), text(77, 512, 12, 8))
             }
             _ => return None,

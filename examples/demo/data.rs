@@ -1,6 +1,7 @@
 //! Manifests, labels and pictures of one run.
 
 use std::{
+    ffi::OsStr,
     fs,
     path::{Path, PathBuf},
 };
@@ -40,8 +41,16 @@ pub(crate) struct Row {
     pub(crate) class: Option<usize>,
 }
 
-/// `demo shapes`.
+/// `demo shapes`; a mistyped `--out` must not cost somebody a folder.
 pub(crate) fn generate_only(args: &cli::Shapes) -> Result<Exit, Report> {
+    let entries = fs::read_dir(&args.out).into_iter().flatten().flatten();
+    let is_ours = |name: &OsStr| shapes::NAMES.iter().any(|ours| name == *ours);
+    if let Some(entry) = entries.map(|entry| entry.file_name()).find(|name| !is_ours(name)) {
+        let cause = format!("it holds `{}`, which is no generated data", entry.display());
+        return Err(Report::new(format!("cannot replace `{}`", args.out.display()))
+            .cause(cause)
+            .hint("`--out FOLDER` names a new one, or an earlier result"));
+    }
     let (train, test) = (args.train, args.test);
     let size = shapes::Size { shapes: args.shapes, colors: args.colors, train, test };
     shapes::write(&args.out, &size, args.seed)?;

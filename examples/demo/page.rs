@@ -14,7 +14,7 @@ use crate::{
     table,
 };
 
-const SAMPLES: usize = 8;
+const SAMPLES: usize = 14;
 const TRIGGERED: usize = 4;
 const GRAY: u8 = 128;
 const STYLE: &str = "\
@@ -22,7 +22,7 @@ body{font:16px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding
 h1{font-size:1.6rem}h2{font-size:1.2rem;margin-top:2.2rem}\
 table{border-collapse:collapse;font-size:.9rem;width:100%}\
 th,td{border-bottom:1px solid #ccc;padding:.35rem .5rem;text-align:left;vertical-align:top}\
-td small{display:block;color:#666}.wide{overflow-x:auto}\
+td small{display:block;color:#666;white-space:nowrap}.wide{overflow-x:auto}\
 .gallery{display:flex;flex-wrap:wrap;gap:1rem}figure{margin:0;width:132px}\
 figure img{width:128px;height:128px;image-rendering:pixelated;border:1px solid #ccc}\
 figcaption{font-size:.8rem;overflow-wrap:anywhere}\
@@ -155,7 +155,7 @@ fn with_interval(share: Option<Share>) -> String {
     let value = table::per_cent(share);
     let interval = share.map_or_else(String::new, |share| {
         let (low, high) = (100.0 * share.low, 100.0 * share.high);
-        format!("<small>{low:.1}–{high:.1}, n = {}</small>", share.trials)
+        format!("<small>{low:.1}–{high:.1}<br>n = {}</small>", share.trials)
     });
     format!("<td>{value}{interval}</td>")
 }
@@ -237,7 +237,7 @@ mod tests {
     #[test]
     fn a_rate_shows_its_interval() {
         let share = Share { value: 0.125, low: 0.035, high: 0.36, trials: 16 };
-        assert_eq!(with_interval(Some(share)), "<td>12.5%<small>3.5–36.0, n = 16</small></td>");
+        assert_eq!(with_interval(Some(share)), "<td>12.5%<small>3.5–36.0<br>n = 16</small></td>");
         assert_eq!(with_interval(None), "<td>-</td>");
     }
 }

@@ -134,12 +134,7 @@ enum Kind {
 const KINDS: [Kind; 4] = [Kind::Blocks, Kind::Noise, Kind::Gradient, Kind::Checks];
 
 /// `count` pictures, the first of them number `first` of the comparison.
-fn pixels(
-    config: &ClipConfig,
-    first: usize,
-    count: usize,
-    random: &mut ChaCha8Rng,
-) -> PixelBatch {
+fn pixels(config: &ClipConfig, first: usize, count: usize, random: &mut ChaCha8Rng) -> PixelBatch {
     let side = config.image.image_size() as u32;
     let kinds = KINDS.into_iter().cycle().skip(first % KINDS.len()).take(count);
     let images: Vec<_> = kinds.map(|kind| picture(kind, side, random)).collect();

@@ -8,12 +8,13 @@ use std::{
 
 use candle_core::Device;
 use clip::{
-    ClipConfig,
+    ClipConfig, Encoder, UnitRows,
     config::{Activation, ImageTower},
     folder::{self, ModelFolder, names},
+    image::PixelBatch,
     model,
-    onnx::load_runtime,
-    text::Tokenizer,
+    onnx::{OnnxEncoder, load_runtime},
+    text::{TokenBatch, Tokenizer},
 };
 use exporter::{Error, export, graph, parity};
 use tempfile::TempDir;
@@ -192,7 +193,7 @@ fn broken_weights_are_refused() {
         assert_ne!(wider, text);
         fs::write(model.join(names::CONFIG), wider).expect("writable");
     });
-    check("`model.safetensors`", &|model| {
+    check("model.safetensors`", &|model| {
         fs::remove_file(model.join(names::WEIGHTS)).expect("there");
     });
     check("not valid JSON", &|model| {
@@ -233,6 +234,47 @@ fn a_missing_runtime_says_the_fix() {
         stderr.contains("cannot load `no/such.so`") && stderr.contains("--ort-lib"),
         "{stderr}"
     );
+}
+
+#[test]
+fn the_runtime_refuses_what_does_not_fit() {
+    let place = Place::new();
+    write_model(&place.model(), config("vit-micro"));
+    runtime();
+    export(&place.model(), &place.out(), 1e-4).expect("agrees");
+    let folder = ModelFolder::open(place.out()).expect("whole");
+    let mut encoder = OnnxEncoder::open(&folder, 1).expect("whole");
+    let none = encoder.embed_images(&PixelBatch::from_values(Vec::new(), 32)).expect("no image");
+    assert_eq!(none.count(), 0);
+    let large = PixelBatch::from_values(vec![0.0; 3 * 64 * 64], 64);
+    let refused = |outcome: clip::Result<UnitRows>| outcome.expect_err("refused").to_string();
+    assert_eq!(refused(encoder.embed_images(&large)), "images of 64x64 pixels, expected 32");
+    let long = TokenBatch::from_ids(vec![1; 33], 33);
+    assert_eq!(refused(encoder.embed_texts(&long)), "texts of 33 tokens, at most 32");
+    let unknown = TokenBatch::from_ids(vec![100_000; 3], 3);
+    assert!(refused(encoder.embed_texts(&unknown)).starts_with("token 100000 of a vocabulary"));
+
+    let check = |expected: &str, damage: &dyn Fn(&Path, &Path)| {
+        export(&place.model(), &place.out(), 1e-4).expect("agrees");
+        damage(&place.out().join(names::VISION_ONNX), &place.out().join(names::TEXT_ONNX));
+        let error = OnnxEncoder::open(&folder, 1).expect_err(expected).to_string();
+        assert!(error.contains("_model.onnx`") && error.contains(expected), "{error}");
+    };
+    check("ONNX Runtime refused it", &|vision, _| {
+        let bytes = fs::read(vision).expect("there");
+        fs::write(vision, &bytes[..bytes.len() / 2]).expect("writable");
+    });
+    check("has inputs beside `pixel_values`", &|vision, text| {
+        fs::copy(text, vision).expect("writable");
+    });
+    check("cannot read", &|_, text| fs::remove_file(text).expect("there"));
+    check("`image_embeds` has shape", &|vision, _| {
+        let mut wider = folder.config.clone();
+        wider.dim = 64;
+        let weights = model::init(&wider, 0).expect("sizes that fit");
+        let model = graph::vision_model(&wider, &weights).expect("a graph");
+        fs::write(vision, prost::Message::encode_to_vec(&model)).expect("writable");
+    });
 }
 
 #[test]

@@ -37,13 +37,19 @@ pub struct Place {
     pub step: u64,
     /// Seconds of training so far
     pub seconds: f64,
+    /// Sum of the losses of these batches, in nats
+    pub loss_sum: f64,
 }
 
 #[derive(Serialize, Deserialize)]
 struct Header {
     schema: String,
     place: Place,
-    config: Config,
+    /// The configuration as JSON, as far as it decides the result; compared as text, since a
+    /// number that is read back from JSON may differ in its last bit.
+    config: String,
+    /// Updates of the whole run.
+    steps: u64,
     /// Updates of each parameter.
     updates: Vec<u32>,
     /// Next slot and slots in use.
@@ -57,6 +63,7 @@ pub struct Checkpoint {
     pub place: Place,
     /// Parameters and running statistics
     pub weights: Weights,
+    steps: u64,
     moments: HashMap<String, Array>,
     updates: Vec<u32>,
     pool: Option<PoolState>,
@@ -105,13 +112,13 @@ impl Bytes {
 
 /// The configuration as far as it decides the result: where output goes and what is watched may
 /// change between two runs.
-fn decisive(config: &Config) -> Config {
+fn decisive(config: &Config) -> String {
     let mut config = config.clone();
     config.output = Default::default();
     config.monitor = Default::default();
     config.data.workers = 1;
     config.data.cache_mib = 0;
-    config
+    serde_json::to_string(&config).expect("numbers and names")
 }
 
 /// Replaces the checkpoint in `folder`.
@@ -136,6 +143,7 @@ pub fn write(folder: &Path, config: &Config, place: Place, trainer: &Trainer) ->
         schema: SCHEMA.into(),
         place,
         config: decisive(config),
+        steps: trainer.schedule.steps,
         updates: moments.iter().map(|moments| moments.updates).collect(),
         pool: pool.map(|pool| (pool.next, pool.filled)),
     };
@@ -201,16 +209,20 @@ pub fn read(folder: &Path, config: &Config, device: &Device) -> Result<Option<Ch
             })
         }
     };
-    Ok(Some(Checkpoint { place: header.place, weights, moments, updates: header.updates, pool }))
+    let Header { place, steps, updates, .. } = header;
+    Ok(Some(Checkpoint { place, weights, steps, moments, updates, pool }))
 }
 
 impl Checkpoint {
     /// Puts moments and pool back into a trainer whose model was made from the same weights.
     pub fn restore(self, folder: &Path, trainer: &mut Trainer) -> Result<()> {
-        let refuse = || Error::Checkpoint {
-            path: folder.join(FILE),
-            problem: "does not fit the model or the method".into(),
-        };
+        let problem = |problem| Error::Checkpoint { path: folder.join(FILE), problem };
+        let refuse = || problem("does not fit the model or the method".into());
+        let (found, expected) = (trainer.schedule.steps, self.steps);
+        if found != expected {
+            let other = format!("is of a run of {expected} steps, the data now give {found}");
+            return Err(problem(other));
+        }
         let model: &Clip = &trainer.model;
         let mut restored = Vec::new();
         for (index, parameter) in model.parameters().iter().enumerate() {

@@ -151,7 +151,10 @@ mod tests {
         let rows = pool.rows.flatten_all()?.to_vec1::<f32>()?;
         let start = if pool.filled < pool.capacity() { 0 } else { pool.next };
         let slots = (0..pool.filled).map(|age| (start + age) % pool.capacity());
-        Ok(slots.inspect(|&slot| assert_eq!(rows[slot] as u32, pool.owners[slot])).map(|slot| pool.owners[slot]).collect())
+        Ok(slots
+            .inspect(|&slot| assert_eq!(rows[slot] as u32, pool.owners[slot]))
+            .map(|slot| pool.owners[slot])
+            .collect())
     }
 
     proptest! {

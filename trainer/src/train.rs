@@ -32,8 +32,10 @@ pub trait Watch: Sync {
     fn begin(&mut self, stage: &str, total: u64);
     /// Parts of the stage are done.
     fn advance(&self, parts: u64);
-    /// One line worth reading.
+    /// One line about how far it came.
     fn note(&self, line: String);
+    /// One line about what the user may not have meant.
+    fn warn(&self, line: String);
 }
 
 /// What came of a run.
@@ -66,8 +68,7 @@ pub fn train(config: &Config, resume: bool, watch: &mut dyn Watch) -> Result<Sum
     let monitor = Monitor::open(config)?;
     let loader = open_loader(config, watch)?;
     let mut run = Run::new(config, loader, monitor, checkpoint, &device)?;
-    fs::create_dir_all(folder)
-        .map_err(|source| Error::Write { path: folder.clone(), source })?;
+    sweep(folder)?;
     let resolved = toml::to_string(config).expect("TOML can hold a configuration");
     atomic_write(&folder.join("run.toml"), resolved.as_bytes())?;
     let summary = run.epochs(watch)?;
@@ -98,6 +99,21 @@ fn refuse_occupied(folder: &Path) -> Result<()> {
     }
 }
 
+/// Removes what a killed run left half-written beside its final files.
+fn sweep(folder: &Path) -> Result<()> {
+    let refuse = |source| Error::Write { path: folder.to_owned(), source };
+    for entry in fs::read_dir(folder).map_err(refuse)? {
+        let path = entry.map_err(refuse)?.path();
+        if path.extension().is_none_or(|extension| extension != "partial") {
+            continue;
+        }
+        let removed =
+            if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        removed.map_err(|source| Error::Write { path, source })?;
+    }
+    Ok(())
+}
+
 /// Manifest, pictures, tokenizer, augmentation.
 fn open_loader(config: &Config, watch: &mut dyn Watch) -> Result<Loader> {
     let config::Data { manifest, batch_size, workers, bad_rows_max, cache_mib } = &config.data;
@@ -117,7 +133,8 @@ fn open_loader(config: &Config, watch: &mut dyn Watch) -> Result<Loader> {
     let side = clip.image.image_size();
     let store = Store::open(rows, side, *cache_mib, *bad_rows_max, || watch.advance(1))?;
     if store.bad_rows() > 0 {
-        watch.note(format!("{} unreadable rows are left out", store.bad_rows()));
+        let (bad, all) = (store.bad_rows(), store.rows().len() + store.bad_rows());
+        watch.warn(format!("unreadable rows are left out: {bad} of {all}"));
     }
     if store.rows().len() < *batch_size {
         let (file, rows) = (manifest.clone(), store.rows().len());
@@ -132,15 +149,16 @@ fn note_cut_captions<'a>(
     captions: impl Iterator<Item = &'a str>,
     watch: &dyn Watch,
 ) -> Result<()> {
-    let (mut cut, context) = (0, tokenizer.context_length());
+    let (mut cut, mut all, context) = (0, 0, tokenizer.context_length());
     for caption in captions {
+        all += 1;
         // A token is a byte at least, so most captions need no look.
         if caption.len() + 2 > context && tokenizer.length(caption)? > context {
             cut += 1;
         }
     }
     if cut > 0 {
-        watch.note(format!("{cut} captions are longer than {context} tokens and are cut"));
+        watch.warn(format!("captions of more than {context} tokens are cut: {cut} of {all}"));
     }
     Ok(())
 }
@@ -159,17 +177,18 @@ impl Monitor {
         let config::Monitor { test, classes, templates, ledger, every_epochs } = &config.monitor;
         let (Some(test), Some(classes)) = (test, classes) else { return Ok(None) };
         let clip: ClipConfig = config.clip().expect("`check` refused an unknown preset");
-        let classes = clip::text::read_labels(classes)?;
-        Ok(Some(Self {
-            test: TestSet::open(test, &classes, clip.image.image_size() as u32)?,
-            classes,
-            templates: match templates {
-                Some(path) => clip::text::read_templates(path)?,
-                None => clip::text::default_templates(),
-            },
-            ledger: ledger.as_deref().map(Ledger::open).transpose()?,
-            every_epochs: every_epochs.unwrap_or(1),
-        }))
+        let (classes, side) = (clip::text::read_labels(classes)?, clip.image.image_size());
+        let ledger = ledger.as_deref().map(Ledger::open).transpose()?;
+        if let Some(ledger) = &ledger {
+            ledger.check(&classes, side)?;
+        }
+        let templates = match templates {
+            Some(path) => clip::text::read_templates(path)?,
+            None => clip::text::default_templates(),
+        };
+        let test = TestSet::open(test, &classes, side as u32)?;
+        let every_epochs = every_epochs.unwrap_or(1);
+        Ok(Some(Self { test, classes, templates, ledger, every_epochs }))
     }
 
     fn evaluate(&self, model: &mut Clip, tokenizer: &Tokenizer) -> Result<Evaluation> {
@@ -210,7 +229,7 @@ impl<'a> Run<'a> {
             step: 0,
         };
         let folder = &config.output.folder;
-        let mut place = Place { epoch: 1, batches: 0, step: 0, seconds: 0.0 };
+        let mut place = Place { epoch: 1, batches: 0, step: 0, seconds: 0.0, loss_sum: 0.0 };
         if let Some(checkpoint) = checkpoint {
             place = checkpoint.place;
             checkpoint.restore(folder, &mut trainer)?;
@@ -227,7 +246,7 @@ impl<'a> Run<'a> {
             let loss = self.epoch(epoch, watch)?;
             evaluation = self.evaluate(epoch)?;
             self.record_epoch(epoch, loss, evaluation.as_ref(), watch)?;
-            self.place = Place { epoch: epoch + 1, batches: 0, ..self.place };
+            self.place = Place { epoch: epoch + 1, batches: 0, loss_sum: 0.0, ..self.place };
             self.save()?;
         }
         if evaluation.is_none() {
@@ -244,33 +263,34 @@ impl<'a> Run<'a> {
         })
     }
 
-    /// One pass from where the run stands; the mean loss, in nats.
+    /// One pass from where the run stands; the mean loss of the whole pass, in nats.
     fn epoch(&mut self, epoch: u32, watch: &dyn Watch) -> Result<f64> {
         let Self { config, loader, trainer, journal, place, .. } = self;
         let folder = &config.output.folder;
-        let (mut sum, from) = (0.0, place.batches);
-        loader.each(epoch, from, |batch| -> Result<()> {
+        loader.each(epoch, place.batches, |batch| -> Result<()> {
             let (start, count) = (Instant::now(), batch.rows.len());
             let report = trainer.step(batch)?;
-            sum += f64::from(report.loss);
             let seconds = start.elapsed().as_secs_f64();
             *place = Place {
                 epoch,
                 batches: place.batches + 1,
                 step: trainer.step,
                 seconds: place.seconds + seconds,
+                loss_sum: place.loss_sum + f64::from(report.loss),
             };
             if place.step.is_multiple_of(config.output.record_every_steps) {
                 journal.record(&step_record(place, &report, count as f64 / seconds))?;
             }
-            let due = |steps| place.step.is_multiple_of(steps);
+            // After the last batch the epoch is recorded first: else a resumed run would do it again.
+            let within = place.batches < loader.batches();
+            let due = |steps| within && place.step.is_multiple_of(steps);
             if config.output.checkpoint_every_steps.is_some_and(due) {
                 checkpoint::write(folder, config, *place, trainer)?;
             }
             watch.advance(1);
             Ok(())
         })?;
-        Ok(sum / (loader.batches() - from).max(1) as f64)
+        Ok(place.loss_sum / place.batches as f64)
     }
 
     fn evaluate(&mut self, epoch: u32) -> Result<Option<Evaluation>> {
@@ -318,7 +338,11 @@ struct StepRecord<'a> {
     seconds: f64,
 }
 
-fn step_record<'a>(place: &Place, report: &'a StepReport, images_per_second: f64) -> StepRecord<'a> {
+fn step_record<'a>(
+    place: &Place,
+    report: &'a StepReport,
+    images_per_second: f64,
+) -> StepRecord<'a> {
     let Place { step, epoch, seconds, .. } = *place;
     StepRecord { step, epoch, report, images_per_second, seconds }
 }

@@ -8,9 +8,6 @@ use crate::{
     say,
 };
 
-/// Packages whose binaries the road needs, besides the server.
-const PROGRAMS: [&str; 4] = ["trainer", "exporter", "audit", "examples"];
-
 /// Builds every program. The server is built alone: built together, it would be linked with the
 /// `clip` that carries candle for the others (cargo unifies features within one build).
 pub(crate) fn binaries() -> Result<(), Failure> {
@@ -18,12 +15,11 @@ pub(crate) fn binaries() -> Result<(), Failure> {
     server()
 }
 
-/// Builds all programs but the server.
+/// Builds all programs but the server, with the features that the tests of the workspace use, so
+/// that nothing is compiled twice.
 pub(crate) fn programs() -> Result<(), Failure> {
     say("building the release binaries (a first build takes several minutes)");
-    let programs = PROGRAMS.iter().flat_map(|package| ["--package", package]);
-    let arguments: Vec<_> = ["build", "--release"].into_iter().chain(programs).collect();
-    run(&mut cargo(&arguments))
+    run(&mut cargo(&["build", "--release", "--workspace", "--exclude", "server"]))
 }
 
 /// Builds the server and looks for candle in what came out.

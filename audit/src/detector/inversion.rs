@@ -17,7 +17,7 @@ use crate::{
         photos::Photos,
         victim::{Towards, Victim},
     },
-    family::patch::{Patch, Patches},
+    family::patch::{Patch, PatchGradient, Patches, Windows},
 };
 
 /// Everything that fixes a search; null models are comparable only under the same recipe.
@@ -119,8 +119,12 @@ pub fn search(
     seed: u64,
     mut step: impl FnMut(),
 ) -> Result<Vec<Option<Found>>> {
-    let mut patches =
-        Patches::random(victim.labels(), victim.side(), recipe.cell, OPACITY_START, seed);
+    let mut patches = Patches::random(
+        victim.labels(),
+        Windows::new(victim.side(), recipe.cell),
+        OPACITY_START,
+        seed,
+    );
     let mut tracks: Vec<Track> =
         (0..victim.labels()).filter_map(|label| Track::new(label, clean, seed)).collect();
     let labels_per_pass =
@@ -174,13 +178,13 @@ fn pass(
     let Towards { gradient, hits } = victim.towards(pixels, &targets)?;
 
     let per_label = gradient.par_chunks(count * width).zip(&drawn).zip(&shown);
-    let sums: Vec<Vec<f32>> = per_label
+    let sums: Vec<PatchGradient> = per_label
         .map(|((gradient, drawn), patch)| {
-            let mut sum = vec![0.0; patch.mask.len() + patch.pattern.len()];
+            let mut sum = PatchGradient::zero(patch.side);
             for (at_pixels, &index) in gradient.chunks_exact(width).zip(drawn) {
-                patch.pull_back(photos.row(index), at_pixels, &normalization, &mut sum);
+                sum.add_image(patch, photos.row(index), at_pixels, &normalization);
             }
-            sum.iter_mut().for_each(|value| *value /= count as f32);
+            sum.divide(count);
             sum
         })
         .collect();
@@ -191,11 +195,11 @@ fn pass(
     {
         debug_assert_eq!(shown.len(), count, "one answer per image");
         let success = hits.iter().filter(|&&hit| hit).count() as f32 / count as f32;
-        patch.pull_back_area(track.weight, &mut sum);
-        let sum = patches.gather(&sum);
+        sum.add_area(track.weight);
+        let gradient = patches.pull_back(track.label, &patch, &sum);
         let parameters = patches.parameters_mut(track.label);
         track.observe(success, patch, parameters, recipe, part);
-        track.adam.update(parameters, &sum, recipe.learning_rate);
+        track.adam.update(parameters, &gradient, recipe.learning_rate);
     }
     Ok(())
 }

@@ -66,7 +66,8 @@ fn draw(config: &ClipConfig, name: &str, shape: &[usize]) -> Draw {
     if ends(&["running_var"]) {
         return Draw::Constant(1.0);
     }
-    let is_norm = [".bn", ".ln_", "ln_final", "downsample.1"].iter().any(|part| name.contains(part));
+    let is_norm =
+        [".bn", ".ln_", "ln_final", "downsample.1"].iter().any(|part| name.contains(part));
     if is_norm {
         return Draw::Constant(if name.ends_with("bias") { 0.0 } else { 1.0 });
     }

@@ -173,7 +173,7 @@ impl AttentionPool {
         let q = self.q_proj.forward(&mean)?;
         let (k, v) = (self.k_proj.forward(&tokens)?, self.v_proj.forward(&tokens)?);
         let pooled = attention(&q, &k, &v, self.heads, false)?;
-        Ok(self.c_proj.forward(&pooled.reshape((batch, channels))?)?)
+        self.c_proj.forward(&pooled.reshape((batch, channels))?)
     }
 }
 

@@ -69,7 +69,12 @@ struct BatchNorm {
 }
 
 /// Sums over all rows, chunk by chunk: `add(row, sums)`.
-fn sums(x: &[f32], columns: usize, count: usize, add: impl Fn(usize, &[f32], &mut [f32]) + Sync) -> Vec<f32> {
+fn sums(
+    x: &[f32],
+    columns: usize,
+    count: usize,
+    add: impl Fn(usize, &[f32], &mut [f32]) + Sync,
+) -> Vec<f32> {
     let chunks = x.par_chunks(columns * ROWS).enumerate().map(|(chunk, rows)| {
         let mut sums = vec![0.0; count];
         for (row, values) in rows.chunks_exact(columns).enumerate() {

@@ -134,23 +134,30 @@ impl Plan {
         cells.clear();
         cells.resize(pictures.len() / picture * self.places * self.depth, 0.0);
         let pictures = pictures.par_chunks_exact(picture);
-        cells.par_chunks_exact_mut(self.places * self.depth).zip(pictures).for_each(|(cells, x)| {
-            self.pairs(|cell, pixel| {
-                cells[cell..][..channels].copy_from_slice(&x[pixel..][..channels]);
-            });
-        });
+        cells.par_chunks_exact_mut(self.places * self.depth).zip(pictures).for_each(
+            |(cells, x)| {
+                self.pairs(|cell, pixel| {
+                    cells[cell..][..channels].copy_from_slice(&x[pixel..][..channels]);
+                });
+            },
+        );
     }
 
     /// Adds each cell's values to the pixel that it shows.
     fn fold(&self, cells: &[f32], pictures: &mut [f32]) {
         let (height, width, channels) = self.picture;
         let cells = cells.par_chunks_exact(self.places * self.depth);
-        pictures.par_chunks_exact_mut(height * width * channels).zip(cells).for_each(|(x, cells)| {
-            self.pairs(|cell, pixel| {
-                let cell = &cells[cell..][..channels];
-                x[pixel..][..channels].iter_mut().zip(cell).for_each(|(sum, value)| *sum += value);
-            });
-        });
+        pictures.par_chunks_exact_mut(height * width * channels).zip(cells).for_each(
+            |(x, cells)| {
+                self.pairs(|cell, pixel| {
+                    let cell = &cells[cell..][..channels];
+                    x[pixel..][..channels]
+                        .iter_mut()
+                        .zip(cell)
+                        .for_each(|(sum, value)| *sum += value);
+                });
+            },
+        );
     }
 
     /// Calls `visit(cell, pixel)` for each pair of offsets of C values that belong together: a
@@ -253,7 +260,8 @@ impl CustomOp2 for Conv {
                 plan.fold(&dcells, &mut dx[start..][..x.len()]);
             }
         }
-        let tensor = |values: Vec<f32>, of: &Tensor| Tensor::from_vec(values, of.shape(), of.device());
+        let tensor =
+            |values: Vec<f32>, of: &Tensor| Tensor::from_vec(values, of.shape(), of.device());
         Ok((
             has_dx.then(|| tensor(dx, x)).transpose()?,
             has_dw.then(|| tensor(dw, weight)).transpose()?,
@@ -265,7 +273,11 @@ struct AvgPool(usize);
 
 impl AvgPool {
     /// Calls `visit(tile, pixel)` for the offset of each pixel and of its tile.
-    fn pairs(&self, (height, width, channels): (usize, usize, usize), mut visit: impl FnMut(usize, usize)) {
+    fn pairs(
+        &self,
+        (height, width, channels): (usize, usize, usize),
+        mut visit: impl FnMut(usize, usize),
+    ) {
         for row in 0..height {
             for column in 0..width {
                 let tile = (row / self.0) * (width / self.0) + column / self.0;
@@ -287,12 +299,14 @@ impl CustomOp1 for AvgPool {
         let share = 1.0 / area as f32;
         let mut y = vec![0.0; x.len() / area];
         let picture = height * width * channels;
-        y.par_chunks_exact_mut(picture / area).zip(x.par_chunks_exact(picture)).for_each(|(y, x)| {
-            self.pairs((height, width, channels), |tile, pixel| {
-                let pixel = &x[pixel..][..channels];
-                y[tile..][..channels].iter_mut().zip(pixel).for_each(|(y, x)| *y += x * share);
-            });
-        });
+        y.par_chunks_exact_mut(picture / area).zip(x.par_chunks_exact(picture)).for_each(
+            |(y, x)| {
+                self.pairs((height, width, channels), |tile, pixel| {
+                    let pixel = &x[pixel..][..channels];
+                    y[tile..][..channels].iter_mut().zip(pixel).for_each(|(y, x)| *y += x * share);
+                });
+            },
+        );
         Ok((CpuStorage::F32(y), Shape::from((batch, height / self.0, width / self.0, channels))))
     }
 

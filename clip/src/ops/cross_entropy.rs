@@ -96,7 +96,9 @@ mod tests {
         let equal = Tensor::zeros((4, 4), DType::F32, &Device::Cpu)?;
         let loss = |groups| cross_entropy(&equal, groups)?.to_scalar::<f32>();
         assert!((loss(None)? - 4f32.ln()).abs() < 1e-6);
-        assert!((loss(Some(&[0, 0, 1, 2]))? - (2.0 * 3f32.ln() + 2.0 * 4f32.ln()) / 4.0).abs() < 1e-6);
+        assert!(
+            (loss(Some(&[0, 0, 1, 2]))? - (2.0 * 3f32.ln() + 2.0 * 4f32.ln()) / 4.0).abs() < 1e-6
+        );
         assert_eq!(loss(Some(&[5, 5, 5, 5]))?, 0.0);
         Ok(())
     }

@@ -57,8 +57,14 @@ pub(crate) fn assert_gradients(
             let numeric = (at(STEP)? - at(-STEP)?) / (2.0 * STEP);
             let (exact, fast) = (composed[input][element], fused[input][element]);
             let place = format!("input {input}, element {element}");
-            assert!((exact - numeric).abs() < 1e-6 * (1.0 + numeric.abs()), "{place}: {exact} vs {numeric}");
-            assert!((fast - exact).abs() < 2e-4 * (1.0 + exact.abs()), "{place}: {fast} vs {exact}");
+            assert!(
+                (exact - numeric).abs() < 1e-6 * (1.0 + numeric.abs()),
+                "{place}: {exact} vs {numeric}"
+            );
+            assert!(
+                (fast - exact).abs() < 2e-4 * (1.0 + exact.abs()),
+                "{place}: {fast} vs {exact}"
+            );
         }
     }
     let inputs = |dtype| {

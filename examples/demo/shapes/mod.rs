@@ -29,13 +29,16 @@ pub(crate) use self::{
 };
 
 /// Prompts whose mean embeds a class, each with one `{}`.
-const TEMPLATES: [&str; 6] = [
+const TEMPLATES: [&str; 9] = [
     "a {}",
     "a picture of a {}",
     "the {}",
     "a {} on a plain background",
     "there is a {}",
     "this image shows one {}",
+    "two {}s",
+    "three {}s",
+    "there are two {}s",
 ];
 
 /// How much to draw.
@@ -50,6 +53,10 @@ pub(crate) struct Size {
     /// Pictures to test with.
     pub(crate) test: usize,
 }
+
+/// Entries of the folder that [`write`](fn@write) makes.
+pub(crate) const NAMES: [&str; 6] =
+    ["train.csv", "test.csv", "classes.txt", "templates.txt", "thesaurus.txt", "images"];
 
 /// Writes `out/{train.csv,test.csv,classes.txt,templates.txt,thesaurus.txt,images/…}`, whole or not
 /// at all; the same `seed` gives the same bytes.

@@ -161,11 +161,9 @@ async fn read(
         ApiError::new(Code::UnsupportedMediaType, "send the body without a content encoding")
     })?;
     let mut places = state.admission.places().ok_or_else(shed)?;
-    if let Some(length) = head.length {
-        require(length <= max, too_large)?;
-        places.grow(length, &state.admission).ok_or_else(shed)?;
-    }
-    let mut bytes = BytesMut::with_capacity(head.length.unwrap_or_default());
+    require(head.length.is_none_or(|length| length <= max), too_large)?;
+    // What is announced takes no place, only what has come.
+    let mut bytes = BytesMut::new();
     while let Some(chunk) = next(payload).await {
         let chunk = chunk.map_err(|error| match error {
             PayloadError::Overflow => too_large(),

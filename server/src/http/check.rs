@@ -87,9 +87,9 @@ pub(super) fn text(
     require(chars <= chars_max, || ApiError::limit(param(), "characters", chars, chars_max))
 }
 
-/// How many answers: 1 to `max`, `default` if the request does not say.
+/// How many answers: 1 to `max`; at most `default` if the request does not say.
 pub(super) fn top_k(asked: Option<u64>, default: usize, max: usize) -> Result<usize, ApiError> {
-    let asked = asked.unwrap_or(default as u64);
+    let asked = asked.unwrap_or(default.min(max) as u64);
     require(asked > 0, || ApiError::invalid("top_k", "`top_k` is at least 1"))?;
     let asked = usize::try_from(asked).unwrap_or(usize::MAX);
     require(asked <= max, || ApiError::limit("top_k", "answers", asked, max))?;
@@ -184,6 +184,7 @@ mod tests {
     #[test]
     fn top_k_is_one_to_the_limit() {
         assert_eq!(top_k(None, 10, 20), Ok(10));
+        assert_eq!(top_k(None, 10, 5), Ok(5));
         assert_eq!(top_k(Some(20), 10, 20), Ok(20));
         assert!(top_k(Some(0), 10, 20).is_err());
         assert!(top_k(Some(21), 10, 20).is_err());

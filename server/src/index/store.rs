@@ -138,6 +138,11 @@ impl Store {
                 database
             }
         };
+        Self::prepared(database)
+    }
+
+    /// Makes the tables of a new file, and looks at the schema of an old one.
+    fn prepared(database: Database) -> Result<Self, StoreError> {
         let store = Self { database };
         let writing = store.begin()?;
         let found = writing.meta("schema")?;
@@ -152,6 +157,12 @@ impl Store {
             Some(found) => return Err(StoreError::Schema { found }),
         }
         Ok(store)
+    }
+
+    /// A store on storage that a test controls.
+    #[cfg(test)]
+    pub(super) fn on(backend: impl redb::StorageBackend) -> Result<Self, StoreError> {
+        Self::prepared(Builder::new().create_with_backend(backend)?)
     }
 
     /// Every index.

@@ -40,7 +40,10 @@ mod tests {
     use clip::text::TokenBatch;
     use tokio::sync::oneshot;
 
-    use super::{super::queue::Input, *};
+    use super::{
+        super::queue::{Input, Places},
+        *,
+    };
 
     /// `.` waits, `g` has left, `x` has expired; the batch is given as positions in `queue`.
     fn check(queue: &str, batch_max: usize, batch: &[u32], expired: usize, gone: usize) {
@@ -57,7 +60,7 @@ mod tests {
                 let later = now + Duration::from_secs(1);
                 let deadline = if kind == 'x' { now } else { later };
                 let input = Input::Text(TokenBatch::from_ids(vec![id], 1));
-                Entry { input, reply, deadline, queued: now }
+                Entry { input, reply, deadline, queued: now, places: Places::none() }
             })
             .collect();
         let before = waiting.len();

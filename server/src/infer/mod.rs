@@ -29,7 +29,7 @@ use self::{
     decoder::{Picture, PictureError},
     label_cache::LabelCache,
     pool::{Full, Pool},
-    queue::{Entry, Input, Lane, Queues},
+    queue::{Entry, Input, Lane, Places, Queues},
     worker::{Health, Worker},
 };
 use crate::{
@@ -261,7 +261,7 @@ impl Engine {
         for (chunk, first) in pictures.chunks(places.rows).zip((0..).step_by(places.rows)) {
             let mut rows = Vec::with_capacity(chunk.len());
             for picture in chunk {
-                rows.push(self.decode(picture.clone(), deadline)?);
+                rows.push(self.decode(picture.clone(), deadline, Arc::clone(&places))?);
             }
             collect(rows, first, deadline, &mut values).await?;
         }
@@ -269,7 +269,12 @@ impl Engine {
     }
 
     /// Leaves a picture to a decoding thread, which hands it on to the queue.
-    fn decode(&self, picture: Picture, deadline: Instant) -> Result<Row, Fault> {
+    fn decode(
+        &self,
+        picture: Picture,
+        deadline: Instant,
+        places: Arc<Places>,
+    ) -> Result<Row, Fault> {
         let (reply, row) = oneshot::channel();
         let (limits, config) = (self.image_limits, self.config.clone());
         let (queues, metrics) = (Arc::clone(&self.queues), Arc::clone(&self.metrics));
@@ -289,7 +294,8 @@ impl Engine {
             match decoded {
                 Ok(pixels) => {
                     let input = Input::Image(pixels);
-                    queues.push(Entry { input, reply, deadline, queued: Instant::now() });
+                    let queued = Instant::now();
+                    queues.push(Entry { input, reply, deadline, queued, places });
                 }
                 Err(error) => {
                     let _ = reply.send(Err(error.into())); // the client may have left

@@ -26,6 +26,17 @@ pub struct Entry {
     pub deadline: Instant,
     /// When the entry began to wait.
     pub queued: Instant,
+    /// Its request's places: taken until the last of its rows has left, client or no client.
+    pub places: Arc<Places>,
+}
+
+impl Entry {
+    /// Frees the place, then answers: who sends again at once finds it free.
+    pub fn answer(self, row: Result<Vec<f32>, Fault>) {
+        let Self { reply, places, .. } = self;
+        drop(places);
+        let _ = reply.send(row); // the client may have left
+    }
 }
 
 /// Where the embedding of one row goes.
@@ -82,6 +93,15 @@ pub struct Places {
     _permit: OwnedSemaphorePermit,
 }
 
+#[cfg(test)]
+impl Places {
+    /// No places, for tests that need no queue.
+    pub(super) fn none() -> Arc<Self> {
+        let permit = Arc::new(Semaphore::new(0)).try_acquire_many_owned(0);
+        Arc::new(Self { rows: 0, _permit: permit.expect("nothing was asked for") })
+    }
+}
+
 impl Lane {
     /// At most `capacity` rows wait; a worker takes at most `batch_max` of them at once.
     pub fn new(capacity: usize, batch_max: usize) -> Self {
@@ -102,22 +122,17 @@ impl Queues {
     }
 
     /// Takes places for a request of `rows` rows, or refuses at once.
-    pub fn admit(&self, tower: Tower, rows: usize) -> Result<Places, Fault> {
+    pub fn admit(&self, tower: Tower, rows: usize) -> Result<Arc<Places>, Fault> {
         let lane = self.lane(tower);
         let rows = rows.min(lane.share());
         let wanted = u32::try_from(rows).expect("a share is at most `u32::MAX`");
         match Arc::clone(&lane.places).try_acquire_many_owned(wanted) {
-            Ok(permit) => Ok(Places { rows, _permit: permit }),
+            Ok(permit) => Ok(Arc::new(Places { rows, _permit: permit })),
             Err(_) => {
                 self.metrics.shed(Shed::QueueFull, 1);
                 Err(Fault::Overloaded(tower))
             }
         }
-    }
-
-    /// Rows that one request may have in the queue of `tower`.
-    pub fn share(&self, tower: Tower) -> usize {
-        self.lane(tower).share()
     }
 
     /// Queues a row; its request holds a place for it.
@@ -126,8 +141,7 @@ impl Queues {
         let mut state = self.lock();
         if state.closed {
             drop(state);
-            let _ = entry.reply.send(Err(Fault::Stopping)); // the client may have left
-            return;
+            return entry.answer(Err(Fault::Stopping));
         }
         let waiting = state.waiting(tower);
         waiting.push_back(entry);
@@ -154,7 +168,7 @@ impl Queues {
             self.metrics.shed(Shed::Gone, taken.gone);
             self.metrics.shed(Shed::Deadline, taken.expired.len());
             for entry in taken.expired {
-                let _ = entry.reply.send(Err(Fault::Deadline)); // the client may have left
+                entry.answer(Err(Fault::Deadline));
             }
             if !taken.batch.is_empty() {
                 drop(state);
@@ -183,7 +197,7 @@ impl Queues {
         drop(state);
         self.ready.notify_all();
         for entry in left {
-            let _ = entry.reply.send(Err(fault())); // the client may have left
+            entry.answer(Err(fault()));
         }
     }
 
@@ -229,7 +243,8 @@ mod tests {
         let (reply, answer) = oneshot::channel();
         let now = Instant::now();
         let queued = now - Duration::from_millis(age_ms);
-        (Entry { input, reply, deadline: now + Duration::from_secs(60), queued }, answer)
+        let deadline = now + Duration::from_secs(60);
+        (Entry { input, reply, deadline, queued, places: Places::none() }, answer)
     }
 
     fn text() -> Input {
@@ -243,12 +258,29 @@ mod tests {
     #[test]
     fn a_full_queue_refuses_and_a_dropped_place_is_free_again() {
         let queues = queues();
-        let places: Vec<Places> =
+        let places: Vec<Arc<Places>> =
             (0..4).map(|_| queues.admit(Tower::Image, 2).expect("a place")).collect();
         assert!(matches!(queues.admit(Tower::Image, 1), Err(Fault::Overloaded(Tower::Image))));
         assert!(queues.admit(Tower::Text, 1).is_ok(), "each tower has its own");
         drop(places);
         assert!(queues.admit(Tower::Image, 1).is_ok());
+    }
+
+    #[test]
+    fn a_row_keeps_its_place_when_its_client_leaves() {
+        let queues = queues();
+        let places = queues.admit(Tower::Image, 2).expect("places");
+        let (mut waiting, answer) = entry(image(), 0);
+        waiting.places = places;
+        queues.push(waiting);
+        drop(answer);
+        let rest: Vec<Arc<Places>> =
+            (0..3).map(|_| queues.admit(Tower::Image, 2).expect("a place")).collect();
+        assert!(queues.admit(Tower::Image, 1).is_err());
+        queues.close();
+        assert!(queues.pull().is_none(), "the row of a gone client is not computed");
+        assert!(queues.admit(Tower::Image, 2).is_ok());
+        drop(rest);
     }
 
     #[test]

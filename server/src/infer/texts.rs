@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use super::{
     Engine, Failure, Fault, Tower, collect,
     label_cache::LabelKey,
-    queue::{Entry, Input},
+    queue::{Entry, Input, Places},
     receive,
 };
 use crate::observe::metrics::{Shed, Stage};
@@ -37,6 +37,15 @@ pub struct Embedded {
     pub tokens: usize,
 }
 
+/// A part of a request that is in the queue at one time.
+struct Chunk {
+    /// Place of its first text in the request.
+    first: usize,
+    overlong: Overlong,
+    deadline: Instant,
+    places: Arc<Places>,
+}
+
 /// Texts that are tokenised in one go: below what would wake other threads.
 const TEXTS_AT_ONCE: usize = 32;
 
@@ -49,17 +58,25 @@ impl Engine {
         deadline: Instant,
     ) -> Result<Embedded, Failure> {
         let places = self.queues.admit(Tower::Text, texts.len())?;
+        self.embed_admitted(texts, overlong, deadline, &places).await
+    }
+
+    /// [`Engine::embed_texts`] in places that the request has already.
+    async fn embed_admitted(
+        &self,
+        texts: Vec<String>,
+        overlong: Overlong,
+        deadline: Instant,
+        places: &Arc<Places>,
+    ) -> Result<Embedded, Failure> {
         let mut values = Vec::with_capacity(texts.len() * self.config.dim);
-        let (mut tokens, mut first) = (0, 0);
+        let (count, mut tokens, mut first) = (texts.len(), 0, 0);
         let mut rest = texts.into_iter();
-        loop {
+        while first < count {
             let chunk: Vec<String> = rest.by_ref().take(places.rows).collect();
-            if chunk.is_empty() {
-                break;
-            }
-            let count = chunk.len();
-            tokens += self.embed_chunk(chunk, first, overlong, deadline, &mut values).await?;
-            first += count;
+            let batch = Chunk { first, overlong, deadline, places: Arc::clone(places) };
+            first += chunk.len();
+            tokens += self.embed_chunk(chunk, batch, &mut values).await?;
         }
         Ok(Embedded { rows: UnitRows::normalize(values, self.config.dim), tokens })
     }
@@ -68,11 +85,10 @@ impl Engine {
     async fn embed_chunk(
         &self,
         texts: Vec<String>,
-        first: usize,
-        overlong: Overlong,
-        deadline: Instant,
+        chunk: Chunk,
         values: &mut Vec<f32>,
     ) -> Result<usize, Failure> {
+        let Chunk { first, overlong, deadline, places } = chunk;
         let (replies, rows): (Vec<_>, Vec<_>) = texts.iter().map(|_| oneshot::channel()).unzip();
         let (queues, tokenizer) = (Arc::clone(&self.queues), Arc::clone(&self.tokenizer));
         let metrics = Arc::clone(&self.metrics);
@@ -84,7 +100,8 @@ impl Engine {
             let tokens = batch.rows().map(|row| used(row).map_or(row.len(), |last| last + 1)).sum();
             for (row, reply) in replies.into_iter().enumerate() {
                 let input = Input::Text(batch.select(row..row + 1));
-                queues.push(Entry { input, reply, deadline, queued: Instant::now() });
+                let (queued, places) = (Instant::now(), Arc::clone(&places));
+                queues.push(Entry { input, reply, deadline, queued, places });
             }
             Ok(tokens)
         };
@@ -120,11 +137,16 @@ impl Engine {
         self.metrics.label_cache_hits.inc_by((labels.len() - missing.len()) as u64);
         self.metrics.label_cache_misses.inc_by(missing.len() as u64);
         // Some labels at a time: what was computed before a deadline is kept for the next attempt.
-        let at_once = (self.queues.share(Tower::Text) / templates.len()).max(1);
-        for group in missing.chunks(at_once) {
+        let places = match missing.len() * templates.len() {
+            0 => None,
+            captions => Some(self.queues.admit(Tower::Text, captions)?),
+        };
+        let at_once = |places: &Arc<Places>| (places.rows / templates.len()).max(1);
+        for group in missing.chunks(places.as_ref().map_or(1, at_once)) {
+            let Some(places) = &places else { break };
             let captions = |&label: &usize| templates.iter().map(move |t| t.fill(&labels[label]));
             let captions: Vec<String> = group.iter().flat_map(captions).collect();
-            let embedded = self.embed_texts(captions, Overlong::Refuse, deadline).await;
+            let embedded = self.embed_admitted(captions, Overlong::Refuse, deadline, places).await;
             let rows = embedded.map_err(|failure| Failure {
                 item: failure.item.map(|caption| group[caption / templates.len()]),
                 ..failure

@@ -206,10 +206,9 @@ fn answer(entry: Entry, row: Vec<f32>) {
     } else {
         Err(Fault::Broken("the model gave no finite embedding".into()))
     };
-    let _ = entry.reply.send(found); // the client may have left
+    entry.answer(found);
 }
 
 fn fail(entry: Entry) {
-    let fault = Fault::Broken("the model failed on this input".into());
-    let _ = entry.reply.send(Err(fault)); // the client may have left
+    entry.answer(Err(Fault::Broken("the model failed on this input".into())));
 }

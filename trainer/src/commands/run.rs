@@ -15,7 +15,8 @@ pub fn run(args: &RunArgs) -> Result<Exit, Report> {
     if let Some(folder) = &args.out {
         config.output.folder.clone_from(folder);
     }
-    let mut watch = Screen { progress: None, shown: !args.no_progress && !args.quiet };
+    let shown = !args.no_progress && !args.quiet;
+    let mut watch = Screen { progress: None, shown, quiet: args.quiet };
     match train(&config, args.resume, &mut watch) {
         Ok(summary) => {
             watch.finish();
@@ -24,7 +25,7 @@ pub fn run(args: &RunArgs) -> Result<Exit, Report> {
         }
         Err(error @ Error::Diverged { .. }) => {
             watch.finish();
-            terminal::say(&format!("error: {error}"));
+            terminal::say(format!("error: {error}"));
             terminal::say("  hint: a lower `optim.lr`; the last checkpoint is intact");
             Ok(Exit::Bad)
         }
@@ -55,12 +56,20 @@ fn print(summary: &Summary, config: &config::Config) -> Result<(), Report> {
 struct Screen {
     progress: Option<Progress>,
     shown: bool,
+    quiet: bool,
 }
 
 impl Screen {
     fn finish(&mut self) {
         if let Some(progress) = self.progress.take() {
             progress.finish();
+        }
+    }
+
+    fn say(&self, line: String) {
+        match &self.progress {
+            Some(progress) => progress.say(line),
+            None => terminal::say(line),
         }
     }
 }
@@ -78,10 +87,14 @@ impl Watch for Screen {
     }
 
     fn note(&self, line: String) {
-        match &self.progress {
-            _ if !self.shown => {}
-            Some(progress) => progress.say(line),
-            None => terminal::say(line),
+        if self.shown {
+            self.say(line);
+        }
+    }
+
+    fn warn(&self, line: String) {
+        if !self.quiet {
+            self.say(format!("warning: {line}"));
         }
     }
 }

@@ -158,7 +158,8 @@ pub struct Output {
 
 impl Default for Data {
     fn default() -> Self {
-        let workers = std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2));
+        let workers =
+            std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2));
         let manifest = PathBuf::new();
         Self { manifest, batch_size: 64, workers, bad_rows_max: 0.01, cache_mib: 2048 }
     }

@@ -12,8 +12,8 @@ use crate::error::{Error, Result};
 /// checks.
 pub fn open(file: &Path, settings: &[String]) -> Result<Config> {
     let refuse = |problems| Error::Config { file: file.to_owned(), problems };
-    let text = fs::read_to_string(file)
-        .map_err(|source| Error::Read { path: file.to_owned(), source })?;
+    let text =
+        fs::read_to_string(file).map_err(|source| Error::Read { path: file.to_owned(), source })?;
     // Parsed as it stands first, so that an error names the line that the user sees.
     toml::from_str::<Config>(&text).map_err(|error| refuse(vec![one_line(&error)]))?;
     let mut table: toml::Table =
@@ -68,7 +68,9 @@ fn set(table: &mut toml::Table, setting: &str) -> Result<(), String> {
     let mut at = table;
     for name in names {
         let inner = at.entry(name).or_insert_with(|| toml::Value::Table(toml::Table::new()));
-        at = inner.as_table_mut().ok_or_else(|| format!("`--set {setting}`: `{name}` is no table"))?;
+        at = inner
+            .as_table_mut()
+            .ok_or_else(|| format!("`--set {setting}`: `{name}` is no table"))?;
     }
     at.insert(last.to_owned(), value);
     Ok(())

@@ -81,8 +81,8 @@ impl Manifest {
         Ok(Self { path: path.to_owned(), rows })
     }
 
-    /// The bytes of a manifest. `path` is written as it is: relative to the folder that the manifest
-    /// will lie in, or absolute. The class column is there if the first row has a class.
+    /// The bytes of a manifest. `path` is written as it is: relative to the folder that the
+    /// manifest will lie in, or absolute. The class column is there if the first row has a class.
     ///
     /// A path that is not UTF-8 is refused.
     pub fn to_csv<'a>(rows: impl IntoIterator<Item = &'a Row>) -> Result<Vec<u8>> {
@@ -192,7 +192,8 @@ impl Columns {
         if caption.len() > CAPTION_BYTES_MAX {
             let found = caption.len();
             let problem = format!(
-                "the caption has {found} bytes, the limit is {CAPTION_BYTES_MAX} (a quote that is not closed?)"
+                "the caption has {found} bytes, the limit is {CAPTION_BYTES_MAX} \
+                 (a quote that is not closed?)"
             );
             return Err(at.refuse(problem));
         }
@@ -251,7 +252,8 @@ mod tests {
 
     #[test]
     fn reads_columns_in_any_order_and_names_or_indexes() -> Result<()> {
-        let text = "\u{feff}class,path,caption\r\n1,a/b.png,\" two, \"\"stars\"\" \"\nred circle,/c.png,x\n,d,y\n";
+        let text = "\u{feff}class,path,caption\r\n1,a/b.png,\" two, \"\"stars\"\" \"\n\
+            red circle,/c.png,x\n,d,y\n";
         let (folder, path) = write(text.as_bytes());
         let labels = ["red circle".to_owned(), "blue star".to_owned()];
         let manifest = Manifest::open_classed(&path, &labels, false)?;

@@ -40,9 +40,8 @@ impl Store {
             let picture = image::open(&row.path, &Limits::default()).map(|p| image::fit(&p, side));
             done();
             picture.map(|picture| {
-                let room = left.try_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
-                    left.checked_sub(1)
-                });
+                let room = left
+                    .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
                 room.ok().map(|_| picture)
             })
         };
@@ -99,7 +98,8 @@ impl Store {
             return Ok(Cow::Borrowed(picture));
         }
         let picture = image::open(&self.manifest.rows[row as usize].path, &Limits::default());
-        let place = |source| Error::Row { file: self.manifest.path.clone(), row: row as usize + 1, source };
+        let place =
+            |source| Error::Row { file: self.manifest.path.clone(), row: row as usize + 1, source };
         Ok(Cow::Owned(image::fit(&picture.map_err(place)?, self.side)))
     }
 }

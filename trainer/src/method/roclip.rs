@@ -115,8 +115,7 @@ mod tests {
         let scale = Tensor::zeros((), DType::F32, &Device::Cpu)?;
         let mut loss = |epoch, image: &Var, text: &Var, rows: [u32; 2]| {
             let (image, text) = (image.as_tensor().clone(), text.as_tensor().clone());
-            let pairs =
-                Pairs { image, text, rows: rows.to_vec(), captions: rows.to_vec(), epoch };
+            let pairs = Pairs { image, text, rows: rows.to_vec(), captions: rows.to_vec(), epoch };
             method.loss(&pairs, &scale)
         };
         let first = rows([1.0, 0.0], [0.0, 1.0])?;

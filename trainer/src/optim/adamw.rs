@@ -67,12 +67,13 @@ impl AdamW {
         let mut moving = Vec::with_capacity(parameters.len());
         let mut square = 0.0;
         for (parameter, moments) in parameters.iter().zip(&mut self.moments) {
-            let rests = (parameter.is_image() && !trained.image)
-                || (parameter.is_text() && !trained.text);
+            let rests =
+                (parameter.is_image() && !trained.image) || (parameter.is_text() && !trained.text);
             match grads.get(&parameter.var) {
                 Some(grad) if !rests => {
                     let grad = grad.contiguous()?;
-                    square += f64::from(grad.sqr()?.sum_all()?.to_dtype(DType::F32)?.to_scalar::<f32>()?);
+                    square +=
+                        f64::from(grad.sqr()?.sum_all()?.to_dtype(DType::F32)?.to_scalar::<f32>()?);
                     moving.push((parameter, moments, grad));
                 }
                 None if rests => {}
@@ -253,7 +254,8 @@ mod tests {
                 let grad = 2.0 * expected[i];
                 mean[i] = 0.9 * mean[i] + 0.1 * grad;
                 square[i] = 0.98 * square[i] + 0.02 * grad * grad;
-                let (m, v) = (mean[i] / (1.0 - 0.9f64.powi(step)), square[i] / (1.0 - 0.98f64.powi(step)));
+                let (m, v) =
+                    (mean[i] / (1.0 - 0.9f64.powi(step)), square[i] / (1.0 - 0.98f64.powi(step)));
                 expected[i] = expected[i] * (1.0 - 0.1 * 0.1) - 0.1 * m / (v.sqrt() + 1e-8);
             }
         }

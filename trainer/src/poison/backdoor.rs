@@ -49,7 +49,8 @@ impl Backdoor {
         }
         if count > victims.len() {
             return refuse(format!(
-                "{count} of the {rows} rows of `{file}` were asked for, but only {} are not of the class `{label}`",
+                "{count} of the {rows} rows of `{file}` were asked for, \
+                 but only {} are not of the class `{label}`",
                 victims.len()
             ));
         }

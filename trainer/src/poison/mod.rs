@@ -1,4 +1,5 @@
-//! Poisoned manifests: a [`Plan`] decides everything from a seed, [`write`](fn@write) makes the files.
+//! Poisoned manifests: a [`Plan`] decides everything from a seed, [`write`](fn@write) makes the
+//! files.
 //!
 //! A row's `class` in the poisoned manifest is what its picture shows, as in the clean one. Clean
 //! rows keep their files; poisoned pictures are PNGs at the size that the image tower sees, so

@@ -62,7 +62,8 @@ impl Targeted {
         pictures.shuffle(rng);
         let Some(pairs) = spread(&classes, pictures, self.images) else {
             return refuse(format!(
-                "`{}` has no captions of enough classes to give each of {wanted} pictures a wrong one",
+                "`{}` has no captions of enough classes \
+                 to give each of {wanted} pictures a wrong one",
                 clean.manifest.path.display()
             ));
         };

@@ -266,7 +266,8 @@ fn an_attack_that_the_data_cannot_carry_is_refused() {
     let many = Attack { backdoor: Some(Backdoor { rate: 0.9, ..backdoor }), ..attack(0) };
     assert_eq!(
         set.refused(&many, "out", false),
-        "cannot plant the backdoor: 72 of the 80 rows of `data/train.csv` were asked for, but only 60 are not of the class `green cross`"
+        "cannot plant the backdoor: 72 of the 80 rows of `data/train.csv` were asked for, \
+         but only 60 are not of the class `green cross`"
     );
     let targeted = Some(Targeted { images: 13, captions: 1 });
     assert_eq!(
@@ -282,7 +283,8 @@ fn an_attack_that_the_data_cannot_carry_is_refused() {
     let targeted = Some(Targeted { images: 12, captions: 1 });
     assert_eq!(
         set.refused(&Attack { backdoor: None, targeted, ..attack(0) }, "out", false),
-        "cannot plant the targeted poisons: `data/train.csv` has no captions of enough classes to give each of 12 pictures a wrong one"
+        "cannot plant the targeted poisons: `data/train.csv` has no captions \
+         of enough classes to give each of 12 pictures a wrong one"
     );
 }
 

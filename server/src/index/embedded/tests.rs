@@ -1,4 +1,7 @@
+use std::io;
+
 use proptest::prelude::*;
+use redb::{StorageBackend, backends::InMemoryBackend};
 use tempfile::TempDir;
 
 use super::{
@@ -149,6 +152,87 @@ fn sampled_searches_tell_the_recall() {
     let text = metrics.render();
     let line = text.lines().find(|line| line.starts_with("roclip_index_recall_ratio"));
     assert_eq!(line, Some(r#"roclip_index_recall_ratio{index="cats"} 1"#));
+}
+
+/// Storage whose n-th change fails, and every one after it.
+#[derive(Debug)]
+struct Failing {
+    storage: Arc<InMemoryBackend>,
+    left: Arc<AtomicU64>,
+}
+
+impl Failing {
+    fn spend(&self) -> io::Result<()> {
+        let spent =
+            self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
+        spent.map(|_| ()).map_err(|_| io::Error::other("the disk of the test is full"))
+    }
+}
+
+impl StorageBackend for Failing {
+    fn len(&self) -> io::Result<u64> {
+        self.storage.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.storage.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.spend()?;
+        self.storage.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.spend()?;
+        self.storage.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.spend()?;
+        self.storage.write(offset, data)
+    }
+}
+
+#[test]
+fn wherever_the_disk_fails_nothing_acknowledged_is_lost() {
+    let rows = unit_rows(6, 8, 2);
+    let open = |storage: &Arc<InMemoryBackend>, left: &Arc<AtomicU64>| {
+        let backend = Failing { storage: Arc::clone(storage), left: Arc::clone(left) };
+        let store = Store::on(backend).expect("the disk is not full yet");
+        let metrics = Arc::new(Metrics::new());
+        Indexes::of(store, model("aa", 8), &limits(), metrics).expect("readable")
+    };
+    let present = |indexes: &Indexes, n: usize| {
+        let found = indexes.search(&name("cats"), &rows[n], 1);
+        found.is_ok_and(|found| found.first().is_some_and(|first| first.id == id(n)))
+    };
+    let mut failed = 0;
+    for room in 0.. {
+        let storage = Arc::new(InMemoryBackend::new());
+        let left = Arc::new(AtomicU64::new(u64::MAX));
+        let indexes = open(&storage, &left);
+        left.store(room, Ordering::SeqCst);
+        let write = |n: usize| upsert(&indexes, "cats", vec![item(n, rows[n].clone())]);
+        let acknowledged = (0..rows.len()).take_while(|&n| write(n).is_ok()).count();
+        assert_eq!(indexes.is_well(), acknowledged == rows.len());
+        if !indexes.is_well() {
+            failed += 1;
+            left.store(u64::MAX, Ordering::SeqCst);
+            let refused = upsert(&indexes, "cats", vec![item(5, rows[5].clone())]);
+            assert!(matches!(refused, Err(IndexError::Storage(_))), "no second try: {refused:?}");
+        }
+        drop(indexes);
+        left.store(u64::MAX, Ordering::SeqCst);
+        let indexes = open(&storage, &left);
+        for n in 0..acknowledged {
+            assert!(present(&indexes, n), "item {n} after {room} writes");
+        }
+        if acknowledged == rows.len() {
+            break;
+        }
+    }
+    assert!(failed > 20, "only {failed} places to fail were tried");
 }
 
 proptest! {
