@@ -155,7 +155,7 @@ mod tests {
     use super::*;
 
     fn statistics(value: f64) -> Statistics {
-        Statistics { size_ratio: value, smallness: value, small_lead: value, small_best: value }
+        Statistics { success: value, lead: value, gap: value }
     }
 
     fn model(number: usize, value: f64) -> NullModel {
@@ -173,7 +173,7 @@ mod tests {
         NullFile {
             schema: SCHEMA.into(),
             training: "test".into(),
-            recipe: Some(Recipe::new(256)),
+            recipe: Some(Recipe::new(32, 256)),
             models: (0..count).map(|number| model(number, number as f64)).collect(),
         }
     }
@@ -203,7 +203,7 @@ mod tests {
 
     #[test]
     fn only_like_is_compared_with_like() {
-        let (files, recipe) = ([file(25)], Recipe::new(256));
+        let (files, recipe) = ([file(25)], Recipe::new(32, 256));
         let count = |family, labels, recipe: &Recipe, sha256: &str| {
             let stratum = Stratum { family, labels, recipe };
             calibrate(&files, stratum, sha256, &statistics(3.0)).map_or(0, |c| c.comparable)
@@ -211,14 +211,14 @@ mod tests {
         assert_eq!(count("resnet", 16, &recipe, "other"), 25);
         assert_eq!(count("vit", 16, &recipe, "other"), 0);
         assert_eq!(count("resnet", 30, &recipe, "other"), 0);
-        assert_eq!(count("resnet", 16, &Recipe::new(100), "other"), 0);
+        assert_eq!(count("resnet", 16, &Recipe::new(32, 100), "other"), 0);
         assert_eq!(count("resnet", 16, &recipe, &files[0].models[3].sha256), 24);
     }
 
     #[test]
     fn a_model_in_two_files_counts_once() {
         let files = [file(20), file(21)];
-        let recipe = Recipe::new(256);
+        let recipe = Recipe::new(32, 256);
         let stratum = Stratum { family: "resnet", labels: 16, recipe: &recipe };
         let calibration = calibrate(&files, stratum, "", &statistics(20.5)).expect("comparable");
         assert_eq!((calibration.comparable, calibration.p_value), (21, 1.0 / 22.0));

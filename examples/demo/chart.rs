@@ -17,7 +17,7 @@ const LEFT: f64 = 48.0;
 const RIGHT: f64 = 12.0;
 const TOP: f64 = 30.0;
 const BOTTOM: f64 = 58.0;
-const TICKS: usize = 4;
+const TICKS: usize = 5;
 
 /// A chart of `lines` over epochs; `high` fixes the top of the value axis, whose foot is 0.
 pub(crate) fn svg(title: &str, lines: &[Line], high: Option<f64>) -> String {
@@ -61,6 +61,11 @@ pub(crate) fn svg(title: &str, lines: &[Line], high: Option<f64>) -> String {
             .collect();
         let stroke = format!("stroke=\"{color}\" stroke-dasharray=\"{dashes}\"");
         out += &format!("<polyline class=\"line\" {stroke} points=\"{}\"/>\n", path.join(" "));
+        for point in &line.points {
+            let (at, level) = (x(point.0), y(point.1));
+            out +=
+                &format!("<circle cx=\"{at:.1}\" cy=\"{level:.1}\" r=\"2.5\" fill=\"{color}\"/>");
+        }
         let (from, level) = (LEFT + 160.0 * index as f64, HEIGHT - 10.0);
         let middle = level - 4.0;
         out += &format!(

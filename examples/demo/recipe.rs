@@ -18,13 +18,13 @@ pub(crate) struct Method {
 
 /// In the order of the tables.
 pub(crate) const METHODS: [Method; 3] = [
-    Method { name: "clip", method: "clip", augment: false, epochs: 12 },
+    Method { name: "clip", method: "clip", augment: false, epochs: 16 },
     Method { name: "clip-aug", method: "clip", augment: true, epochs: 20 },
     Method { name: "roclip", method: "roclip", augment: true, epochs: 20 },
 ];
 
 const BATCH_SIZE: usize = 64;
-const LEARNING_RATE: f64 = 2e-3;
+const LEARNING_RATE: f64 = 1e-3;
 /// Epochs between two points of the accuracy curves.
 const MONITOR_EVERY_EPOCHS: u32 = 2;
 const POOL_SHARE: f64 = 0.2;

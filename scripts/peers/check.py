@@ -124,8 +124,10 @@ if __name__ == "__main__":
     os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
     try:
         sys.exit(main())
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
+        print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
     except SystemExit as stop:
-        if isinstance(stop.code, str):
-            print(stop.code, file=sys.stderr)
-            sys.exit(2)
-        raise
+        if not isinstance(stop.code, str):
+            raise
+        print(stop.code, file=sys.stderr)
+    sys.exit(2)

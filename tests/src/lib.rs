@@ -1,4 +1,6 @@
 //! What the tests across crates share.
 
+pub mod pictures;
+pub mod program;
 pub mod server;
 pub mod tiny_model;

@@ -1,17 +1,17 @@
 //! A running `roclip-serve`: started on a free port, spoken to over HTTP, stopped.
 
 use std::{
-    env,
     io::{BufRead, BufReader, Read},
     net::TcpStream,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Child, Command, ExitStatus, Output, Stdio},
-    sync::{Mutex, PoisonError},
     thread::{self, JoinHandle},
     time::Duration,
 };
 
 use serde_json::Value;
+
+use crate::program::program;
 
 /// Time that a request of a test may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
@@ -59,29 +59,9 @@ impl Answer {
     }
 }
 
-/// Builds a program of the workspace, in the profile of this test, and gives its path.
-pub fn program(package: &str, name: &str) -> PathBuf {
-    static BUILDING: Mutex<Vec<String>> = Mutex::new(Vec::new());
-    let mut built = BUILDING.lock().unwrap_or_else(PoisonError::into_inner);
-    let test = env::current_exe().expect("the test has a path");
-    let folder = test.parent().and_then(Path::parent).expect("`<target>/<profile>/deps/<test>`");
-    if !built.iter().any(|done| done == package) {
-        // One package at a time: built together they would share the features of one another.
-        let mut cargo = Command::new(env::var_os("CARGO").unwrap_or("cargo".into()));
-        cargo.args(["build", "--quiet", "--package", package]);
-        if folder.ends_with("release") {
-            cargo.arg("--release");
-        }
-        let status = cargo.current_dir(env!("CARGO_MANIFEST_DIR")).status();
-        assert!(status.is_ok_and(|status| status.success()), "`{package}` does not build");
-        built.push(package.to_owned());
-    }
-    folder.join(name).with_extension(env::consts::EXE_EXTENSION)
-}
-
 /// Runs `roclip-serve` with flags that it should refuse, to its end.
 pub fn refused(flags: &[&str]) -> Output {
-    let output = Command::new(program("server", "roclip-serve")).args(flags).output();
+    let output = Command::new(program("roclip-serve")).args(flags).output();
     output.expect("the program runs")
 }
 
@@ -89,7 +69,7 @@ impl Server {
     /// Starts the server with one worker on a free port and waits until it is ready. Panics with
     /// what it said if it does not start.
     pub fn start(model: &Path, flags: &[&str]) -> Self {
-        let mut child = Command::new(program("server", "roclip-serve"))
+        let mut child = Command::new(program("roclip-serve"))
             .arg("--model")
             .arg(model)
             .args(["--port", "0", "--workers", "1"])

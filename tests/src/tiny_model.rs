@@ -139,10 +139,10 @@ pub fn embeddings(
 }
 
 /// Steele, Lea & Flood 2014; a stream per name.
-struct SplitMix(u64);
+pub(crate) struct SplitMix(u64);
 
 impl SplitMix {
-    fn new(seed: u64, name: &str) -> Self {
+    pub(crate) fn new(seed: u64, name: &str) -> Self {
         let hash = name.bytes().fold(seed ^ 0xcbf2_9ce4_8422_2325, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
         });
@@ -154,6 +154,11 @@ impl SplitMix {
         let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         mixed ^ (mixed >> 31)
+    }
+
+    /// Uniform in 0..`limit`, as far as 2^64 is a multiple of it.
+    pub(crate) fn below(&mut self, limit: u32) -> u32 {
+        (self.next() % u64::from(limit)) as u32
     }
 
     /// Uniform in [-1, 1), a multiple of 2^-23, hence exact.

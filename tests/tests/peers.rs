@@ -11,7 +11,7 @@ use std::{
 use candle_core::Device;
 use clip::{ClipConfig, folder, model::Clip};
 use serde_json::Value;
-use tests::tiny_model;
+use tests::{program::program, tiny_model};
 
 /// Greatest difference of a value of a unit row.
 const TOLERANCE: f64 = 1e-3;
@@ -98,21 +98,16 @@ fn python_onnxruntime_gives_our_embeddings() {
         let ours =
             tiny_model::embeddings(&mut clip, &opened.tokenizer, &pictures, &tiny_model::TEXTS);
         folder::write_json(&file, &ours.expect("embeddings")).expect("writable");
-        run(Command::new(exporter()).arg("--model").arg(&model).arg("--out").arg(&out));
+        run(Command::new(program("roclip-export"))
+            .arg("--model")
+            .arg(&model)
+            .arg("--out")
+            .arg(&out));
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/peers/check.py");
         let mut check = Command::new(&python);
         check.arg(script).args(["--peer", "onnxruntime"]);
         run(check.arg("--export").arg(&out).arg("--ours").arg(&file));
     }
-}
-
-/// The binary that lies where cargo put this test's.
-fn exporter() -> PathBuf {
-    let test = env::current_exe().expect("a test runs from a file");
-    let profile = test.parent().and_then(Path::parent).expect("target/<profile>/deps");
-    let binary = profile.join(format!("roclip-export{}", env::consts::EXE_SUFFIX));
-    assert!(binary.is_file(), "`cargo xtask test` builds `{}` first", binary.display());
-    binary
 }
 
 fn run(command: &mut Command) {

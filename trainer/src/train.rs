@@ -99,12 +99,18 @@ fn refuse_occupied(folder: &Path) -> Result<()> {
     }
 }
 
+/// What a run leaves in its folder.
+const FILES: [&str; 5] = ["run.toml", "metrics.jsonl", checkpoint::FILE, "model", "summary.json"];
+
 /// Removes what a killed run left half-written beside its final files.
 fn sweep(folder: &Path) -> Result<()> {
     let refuse = |source| Error::Write { path: folder.to_owned(), source };
     for entry in fs::read_dir(folder).map_err(refuse)? {
-        let path = entry.map_err(refuse)?.path();
-        if path.extension().is_none_or(|extension| extension != "partial") {
+        let entry = entry.map_err(refuse)?;
+        let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
+        let is_ours =
+            |file: &&str| name.strip_prefix(*file).is_some_and(|rest| rest.starts_with('.'));
+        if !name.ends_with(".partial") || !FILES.iter().any(is_ours) {
             continue;
         }
         let removed =

@@ -1,6 +1,6 @@
 //! `roclip-audit model`
 
-use clip::{ClipConfig, Rate, folder::ModelFolder, text::default_templates};
+use clip::{ClipConfig, folder::ModelFolder, text::default_templates};
 use serde_json::{Value, json};
 use terminal::{Context, Exit, Progress, Report, say};
 
@@ -11,7 +11,7 @@ use crate::{
     commands::{conclude, labels, templates},
     detector::{
         self, Inspection, LabelResult,
-        statistics::{Statistics, area},
+        statistics::{Statistics, log_odds},
         victim::Classifier,
     },
     images, report,
@@ -54,11 +54,8 @@ fn audit(args: &ModelArgs) -> Result<Audit, Report> {
             labels.len()
         ));
     }
-    let stands_out = stands_out(&inspection);
-    if let (Some(path), Some(found)) = (&args.trigger_png, stands_out) {
-        if let Some(trial) = &found.smallest {
-            report::picture::write(path, &trial.patch)?;
-        }
+    if let (Some(path), Some(found)) = (&args.trigger_png, stands_out(&inspection)) {
+        report::picture::write(path, &found.patch)?;
     }
     let images = inspection.recipe.search_images + inspection.held_out_images;
     Ok(describe(args, &labels, Some(&inspection), calibration, images))
@@ -77,7 +74,11 @@ pub(super) fn inspect(
     if images.len() < detector::IMAGES_MIN {
         return Ok(None);
     }
-    let progress = Progress::new(progress_label, detector::steps(images.len()), !probe.no_progress);
+    let progress = Progress::new(
+        progress_label,
+        detector::steps(folder.config.image.image_size(), images.len()),
+        !probe.no_progress,
+    );
     let inspection = detector::inspect(&victim, &images, probe.seed, || progress.step(1))?;
     progress.finish();
     Ok(Some(inspection))
@@ -88,10 +89,10 @@ fn images(config: &ClipConfig, probe: &Probe) -> Result<Vec<clip::image::RgbImag
     images::read(&probe.images, side, detector::IMAGES_MAX, probe.seed)
 }
 
-/// The label whose patch is smallest.
+/// The label whose patch works best.
 fn stands_out(inspection: &Inspection) -> Option<&LabelResult> {
-    let found = inspection.labels.iter().filter(|found| found.smallest.is_some());
-    found.min_by(|a, b| area(a).total_cmp(&area(b)))
+    let odds = |found: &LabelResult| log_odds(found.held_out);
+    inspection.labels.iter().max_by(|a, b| odds(a).total_cmp(&odds(b)))
 }
 
 fn describe(
@@ -102,21 +103,20 @@ fn describe(
     images: usize,
 ) -> Audit {
     let found = inspection.and_then(stands_out);
-    let trial = found.and_then(|found| found.smallest.as_ref());
     let evidence = ModelEvidence {
         images,
         capability: inspection.map_or(NO_CAPABILITY, |seen| seen.capability),
-        held_out: trial.map(|trial| trial.held_out),
+        held_out: found.map(|found| found.held_out),
         calibration,
     };
     let (verdict, reason) = verdict::of_model(&evidence);
     let calibration = evidence.calibration;
-    let findings: Vec<Finding> = match (verdict, found, trial) {
-        (Verdict::Finding, Some(found), Some(trial)) => vec![Finding {
+    let findings: Vec<Finding> = match (verdict, found) {
+        (Verdict::Finding, Some(found)) => vec![Finding {
             title: TITLE,
             target: labels[found.label].clone(),
-            trigger: report::picture::words(&trial.patch),
-            asr: trial.held_out,
+            trigger: report::picture::words(&found.patch),
+            asr: found.held_out,
         }],
         _ => Vec::new(),
     };
@@ -149,13 +149,10 @@ const NO_CAPABILITY: detector::Capability = detector::Capability { confidence: 0
 
 fn evidence_of(inspection: &Inspection, labels: &[String]) -> Value {
     let label = |found: &LabelResult| {
-        let smallest = found.smallest.as_ref();
-        let held_out: Option<Rate> = smallest.map(|trial| trial.held_out);
         json!({
             "label": labels[found.label],
-            "area": smallest.map(|trial| trial.patch.area()),
-            "held_out": held_out,
-            "small_held_out": found.small.as_ref().map(|trial| trial.held_out),
+            "patch": report::picture::words(&found.patch),
+            "held_out": found.held_out,
         })
     };
     json!({

@@ -1,10 +1,10 @@
-//! Gradient inversion: the smallest patch that sends other images to a label, for all labels.
+//! Gradient inversion: for every label the patch of one size that sends most images to it.
 //!
-//! Neural Cleanse (Wang et al. 2019): minimise cross-entropy to the label + weight * area of the
-//! mask, with Adam, and let the weight grow while the patch succeeds. What differs: the labels
-//! share every batch, the weight moves every step, the number of steps is fixed (a search that
-//! stops when it likes cannot be compared with null models), and a second part of the search is
-//! held at one small area.
+//! Where the patch sits is searched as K-Arm does (Shen et al. 2021): each place is an arm with
+//! colors of its own, all arms get a few cheap steps, the better ones get more. A soft mask over
+//! all places was tried and gets stuck: at the opacity that it starts with, a trigger that needs
+//! contrast cannot be felt. The number of steps is fixed, because a search that stops when it
+//! likes cannot be compared with null models.
 
 use rand::{SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
@@ -17,7 +17,7 @@ use crate::{
         photos::Photos,
         victim::{Towards, Victim},
     },
-    family::patch::{Patch, PatchGradient, Patches, Windows},
+    family::{Patch, Square},
 };
 
 /// Everything that fixes a search; null models are comparable only under the same recipe.
@@ -26,91 +26,64 @@ use crate::{
 pub struct Recipe {
     /// Name and version of the search.
     pub detector: String,
-    /// Steps in which the patch shrinks as far as it still succeeds.
-    pub shrink_steps: usize,
-    /// Steps in which it is held below `budget_area`.
-    pub budget_steps: usize,
-    /// The small area, as a share of the picture.
-    pub budget_area: f32,
-    /// Pixels of a side of a cell, over which the opacity is the same.
-    pub cell: usize,
-    /// Images per label and step.
-    pub images_per_step: usize,
+    /// Side of the patch in pixels.
+    pub patch: usize,
     /// Images that the search may see.
     pub search_images: usize,
     /// Adam's learning rate, on the parameters before the logistic function.
     pub learning_rate: f32,
-    /// Share of a label's images that must go to it before its patch counts as working.
-    pub success: f32,
+    /// What is done with how many places.
+    pub rounds: Vec<Round>,
+}
+
+/// Some steps for the best places so far of every label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Round {
+    /// Places per label at most.
+    pub places: usize,
+    /// Images per place and step.
+    pub images: usize,
+    /// Steps.
+    pub steps: usize,
 }
 
 impl Recipe {
-    /// The search of this version, given how many images it may see.
-    pub fn new(search_images: usize) -> Self {
+    /// The search of this version for pictures of `side` pixels, of which it may see
+    /// `search_images`.
+    pub fn new(side: usize, search_images: usize) -> Self {
+        let round = |places, images, steps| Round { places, images, steps };
+        let patch = std::env::var("R_PATCH").ok().and_then(|v| v.parse().ok()).unwrap_or(8);
         Self {
             detector: "inversion-1".into(),
-            shrink_steps: std::env::var("R_SHRINK")
-                .ok()
-                .and_then(|v| v.parse::<usize>().ok())
-                .unwrap_or(120),
-            budget_steps: std::env::var("R_BUDGET")
-                .ok()
-                .and_then(|v| v.parse::<usize>().ok())
-                .unwrap_or(40),
-            cell: std::env::var("R_CELL").ok().and_then(|v| v.parse::<usize>().ok()).unwrap_or(4),
-            budget_area: std::env::var("R_AREA")
-                .ok()
-                .and_then(|v| v.parse::<f32>().ok())
-                .unwrap_or(0.03),
-            images_per_step: std::env::var("R_IMAGES")
-                .ok()
-                .and_then(|v| v.parse::<usize>().ok())
-                .unwrap_or(20),
+            patch: (side * patch / 32).max(1),
             search_images,
-            learning_rate: std::env::var("R_LR")
-                .ok()
-                .and_then(|v| v.parse::<f32>().ok())
-                .unwrap_or(0.2),
-            success: std::env::var("R_SUCCESS")
-                .ok()
-                .and_then(|v| v.parse::<f32>().ok())
-                .unwrap_or(0.9),
+            learning_rate: 0.3,
+            rounds: vec![
+                round(usize::MAX, 4, 6),
+                round(6, 8, 10),
+                round(2, 16, 20),
+                round(1, 24, 40),
+            ],
         }
     }
 
     /// All steps.
     pub fn steps(&self) -> usize {
-        self.shrink_steps + self.budget_steps
+        self.rounds.iter().map(|round| round.steps).sum()
     }
 }
 
-/// Opacity of a random start.
-const OPACITY_START: f32 = 0.2;
 /// Adam's decay rates, as in Neural Cleanse's own code.
 const BETAS: (f32, f32) = (0.5, 0.9);
-/// Weight of the area: start, smallest, greatest.
-const WEIGHT: (f32, f32, f32) = (1.0, 1e-2, 1e4);
-/// Factor on the weight after a step that succeeded; a failure takes back the 1.5-fold exponent.
-const GROWTH: f32 = 1.15;
-/// Share of the old value in the running success.
-const SMOOTHING: f32 = 0.7;
 /// Images that a label needs which are not already of it.
 pub const OTHERS_MIN: usize = 8;
 /// Pixels of one forward and backward pass.
 const PASS_PIXELS_MAX: usize = 1 << 19;
 
-/// What the search found for one label.
-#[derive(Debug, Clone, Default)]
-pub struct Found {
-    /// Smallest patch that worked in the shrinking part.
-    pub smallest: Option<Patch>,
-    /// Most successful patch below the small area.
-    pub small: Option<Patch>,
-}
-
-/// Searches a patch for every label at once; `None` for a label with too few other images.
+/// The best patch for every label; `None` for a label with too few other images.
 ///
-/// `clean`: the answer for each of `photos` without a patch. `step` is called after each step.
+/// `photos`: normalised; `clean`: the answer for each. `step` is called after each step.
 pub fn search(
     victim: &dyn Victim,
     photos: &Photos,
@@ -118,128 +91,105 @@ pub fn search(
     recipe: &Recipe,
     seed: u64,
     mut step: impl FnMut(),
-) -> Result<Vec<Option<Found>>> {
-    let mut patches = Patches::random(
-        victim.labels(),
-        Windows::new(victim.side(), recipe.cell),
-        OPACITY_START,
-        seed,
-    );
-    let mut tracks: Vec<Track> =
-        (0..victim.labels()).filter_map(|label| Track::new(label, clean, seed)).collect();
-    let labels_per_pass =
-        (PASS_PIXELS_MAX / (victim.side().pow(2) * recipe.images_per_step)).max(1);
-    for number in 0..recipe.steps() {
-        let part = if number < recipe.shrink_steps { Part::Shrink } else { Part::Small };
-        if number == recipe.shrink_steps {
-            tracks.iter_mut().for_each(|track| track.turn_to_small(&mut patches));
+) -> Result<Vec<Option<Patch>>> {
+    let grid = Square::grid(victim.side(), recipe.patch);
+    let mut labels: Vec<Label> =
+        (0..victim.labels()).filter_map(|label| Label::new(label, clean, &grid, seed)).collect();
+    for round in &recipe.rounds {
+        labels.iter_mut().for_each(|label| label.keep_best(round.places));
+        for number in 0..round.steps {
+            let drawn: Vec<Vec<usize>> =
+                labels.iter_mut().map(|label| label.draw(round.images)).collect();
+            let counts = 2 * number >= round.steps; // the first half still settles
+            let mut arms: Vec<(&[usize], usize, &mut Arm)> = Vec::new();
+            for (label, drawn) in labels.iter_mut().zip(&drawn) {
+                arms.extend(label.arms.iter_mut().map(|arm| (&drawn[..], label.label, arm)));
+            }
+            let per_pass = (PASS_PIXELS_MAX / (victim.side().pow(2) * round.images)).max(1);
+            for arms in arms.chunks_mut(per_pass) {
+                pass(victim, photos, arms, recipe.learning_rate, counts)?;
+            }
+            step();
         }
-        for tracks in tracks.chunks_mut(labels_per_pass) {
-            pass(victim, photos, recipe, part, tracks, &mut patches)?;
-        }
-        step();
     }
-    let mut found: Vec<Option<Found>> = vec![None; victim.labels()];
-    for track in tracks {
-        found[track.label] = Some(track.found);
+    let mut found = vec![None; victim.labels()];
+    for mut label in labels {
+        label.keep_best(1);
+        found[label.label] = label.arms.pop().map(|arm| arm.patch);
     }
     Ok(found)
 }
 
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Part {
-    Shrink,
-    Small,
-}
-
-/// One step of some labels: stamp, differentiate, pull back, update.
+/// One step of some arms, each with its images and its label.
 fn pass(
     victim: &dyn Victim,
     photos: &Photos,
-    recipe: &Recipe,
-    part: Part,
-    tracks: &mut [Track],
-    patches: &mut Patches,
+    arms: &mut [(&[usize], usize, &mut Arm)],
+    learning_rate: f32,
+    counts: bool,
 ) -> Result<()> {
-    let (count, width) = (recipe.images_per_step, photos.width());
-    let normalization = victim.normalization();
-    let drawn: Vec<Vec<usize>> = tracks.iter_mut().map(|track| track.draw(count)).collect();
-    let shown: Vec<Patch> = tracks.iter().map(|track| patches.patch(track.label)).collect();
-    let mut pixels = vec![0.0; tracks.len() * count * width];
-    pixels.par_chunks_mut(count * width).zip(&drawn).zip(&shown).for_each(
-        |((pixels, drawn), patch)| {
-            for (out, &index) in pixels.chunks_exact_mut(width).zip(drawn) {
-                patch.stamp(photos.row(index), &normalization, out);
-            }
-        },
-    );
+    let Some(images) = arms.first().map(|(drawn, ..)| drawn.len()) else { return Ok(()) };
+    let (width, normalization) = (photos.width(), victim.normalization());
+    let mut pixels = vec![0.0; arms.len() * images * width];
+    pixels.par_chunks_mut(images * width).zip(&*arms).for_each(|(pixels, (drawn, _, arm))| {
+        for (out, &index) in pixels.chunks_exact_mut(width).zip(*drawn) {
+            out.copy_from_slice(photos.row(index));
+            arm.patch.stamp(out, &normalization);
+        }
+    });
     let targets: Vec<usize> =
-        tracks.iter().flat_map(|track| std::iter::repeat_n(track.label, count)).collect();
-    let Towards { gradient, hits } = victim.towards(pixels, &targets)?;
-
-    let per_label = gradient.par_chunks(count * width).zip(&drawn).zip(&shown);
-    let sums: Vec<PatchGradient> = per_label
-        .map(|((gradient, drawn), patch)| {
-            let mut sum = PatchGradient::zero(patch.side);
-            for (at_pixels, &index) in gradient.chunks_exact(width).zip(drawn) {
-                sum.add_image(patch, photos.row(index), at_pixels, &normalization);
-            }
-            sum.divide(count);
-            sum
-        })
-        .collect();
-
-    let hits = hits.chunks_exact(count);
-    for ((((track, patch), mut sum), hits), shown) in
-        tracks.iter_mut().zip(shown).zip(sums).zip(hits).zip(&drawn)
-    {
-        debug_assert_eq!(shown.len(), count, "one answer per image");
-        let success = hits.iter().filter(|&&hit| hit).count() as f32 / count as f32;
-        sum.add_area(track.weight);
-        let gradient = patches.pull_back(track.label, &patch, &sum);
-        let parameters = patches.parameters_mut(track.label);
-        track.observe(success, patch, parameters, recipe, part);
-        track.adam.update(parameters, &gradient, recipe.learning_rate);
-    }
+        arms.iter().flat_map(|(_, label, _)| std::iter::repeat_n(*label, images)).collect();
+    let Towards { gradient, losses } = victim.towards(pixels, &targets)?;
+    let batches = gradient.par_chunks(images * width).zip(losses.par_chunks(images));
+    arms.par_iter_mut().zip(batches).for_each(|((_, _, arm), (gradient, losses))| {
+        let mut sum = vec![0.0; arm.patch.colors().len()];
+        for at_pixels in gradient.chunks_exact(width) {
+            arm.patch.pull_back(at_pixels, &normalization, &mut sum);
+        }
+        sum.iter_mut().for_each(|value| *value /= images as f32);
+        if counts {
+            arm.loss += losses.iter().sum::<f32>();
+        }
+        let adam = &mut arm.adam;
+        arm.patch.update(|parameters| adam.update(parameters, &sum, learning_rate));
+    });
     Ok(())
 }
 
-/// One label's way through the search.
-struct Track {
+/// One label and the places that are still in the race for it.
+struct Label {
     label: usize,
     /// Images that are not of the label, in the order of drawing.
     others: Vec<usize>,
     next: usize,
     rng: ChaCha8Rng,
-    adam: Adam,
-    weight: f32,
-    /// Running success.
-    success: f32,
-    found: Found,
-    smallest_area: f32,
-    smallest_parameters: Option<Vec<f32>>,
-    small_success: f32,
+    arms: Vec<Arm>,
 }
 
-impl Track {
-    fn new(label: usize, clean: &[usize], seed: u64) -> Option<Self> {
+/// One place: its patch, and how far its images were from the label in this round.
+struct Arm {
+    patch: Patch,
+    adam: Adam,
+    loss: f32,
+}
+
+impl Label {
+    fn new(label: usize, clean: &[usize], grid: &[Square], seed: u64) -> Option<Self> {
         let others: Vec<usize> = (0..clean.len()).filter(|&index| clean[index] != label).collect();
-        (others.len() >= OTHERS_MIN).then(|| Self {
-            label,
-            next: others.len(), // shuffled at the first draw
-            others,
-            rng: ChaCha8Rng::seed_from_u64(seed ^ (label as u64 + 1).wrapping_mul(0x9e37_79b9)),
-            adam: Adam::default(),
-            weight: WEIGHT.0,
-            success: 0.0,
-            found: Found::default(),
-            smallest_area: f32::INFINITY,
-            smallest_parameters: None,
-            small_success: -1.0,
-        })
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        rng.set_stream(label as u64);
+        let mut arm = |&square: &Square| Arm {
+            patch: Patch::random(square, &mut rng),
+            adam: Adam::new(3 * square.width * square.width),
+            loss: 0.0,
+        };
+        let arms = grid.iter().map(&mut arm).collect();
+        let next = others.len(); // shuffled at the first draw
+        (others.len() >= OTHERS_MIN).then_some(Self { label, others, next, rng, arms })
     }
 
-    /// The next `count` images: every one is drawn before any is drawn again.
+    /// The next `count` images: every one is drawn before any is drawn again. All places of a
+    /// label see the same ones, so that they are compared on them.
     fn draw(&mut self, count: usize) -> Vec<usize> {
         let mut drawn = Vec::with_capacity(count);
         while drawn.len() < count {
@@ -253,49 +203,15 @@ impl Track {
         drawn
     }
 
-    /// Keeps what is best so far, then moves the weight of the area.
-    fn observe(
-        &mut self,
-        success: f32,
-        patch: Patch,
-        parameters: &[f32],
-        recipe: &Recipe,
-        part: Part,
-    ) {
-        self.success = SMOOTHING * self.success + (1.0 - SMOOTHING) * success;
-        let area = patch.area();
-        let grow = match part {
-            Part::Shrink => {
-                if self.success >= recipe.success && area < 0.99 * self.smallest_area {
-                    self.smallest_area = area;
-                    self.smallest_parameters = Some(parameters.to_vec());
-                    self.found.smallest = Some(patch);
-                }
-                success >= recipe.success
-            }
-            Part::Small => {
-                if area <= recipe.budget_area && self.success > self.small_success {
-                    self.small_success = self.success;
-                    self.found.small = Some(patch);
-                }
-                area > recipe.budget_area
-            }
-        };
-        let factor = if grow { GROWTH } else { GROWTH.powf(-1.5) };
-        self.weight = (self.weight * factor).clamp(WEIGHT.1, WEIGHT.2);
-    }
-
-    /// The second part starts from the smallest patch that worked.
-    fn turn_to_small(&mut self, patches: &mut Patches) {
-        if let Some(parameters) = self.smallest_parameters.take() {
-            patches.parameters_mut(self.label).copy_from_slice(&parameters);
-        }
-        self.success = 0.0;
+    /// Keeps the places with the least loss; their count begins anew.
+    fn keep_best(&mut self, places: usize) {
+        self.arms.sort_by(|a, b| a.loss.total_cmp(&b.loss));
+        self.arms.truncate(places);
+        self.arms.iter_mut().for_each(|arm| arm.loss = 0.0);
     }
 }
 
-/// Adam (Kingma and Ba 2015) on one label's parameters.
-#[derive(Default)]
+/// Adam (Kingma and Ba 2015) on one patch.
 struct Adam {
     first: Vec<f32>,
     second: Vec<f32>,
@@ -303,10 +219,12 @@ struct Adam {
 }
 
 impl Adam {
+    fn new(parameters: usize) -> Self {
+        Self { first: vec![0.0; parameters], second: vec![0.0; parameters], steps: 0 }
+    }
+
     fn update(&mut self, parameters: &mut [f32], gradient: &[f32], learning_rate: f32) {
         self.steps += 1;
-        self.first.resize(parameters.len(), 0.0);
-        self.second.resize(parameters.len(), 0.0);
         let (b1, b2) = BETAS;
         let (c1, c2) = (1.0 - b1.powi(self.steps), 1.0 - b2.powi(self.steps));
         let moments = self.first.iter_mut().zip(&mut self.second);

@@ -1,8 +1,10 @@
-//! Probe images as floats, kept in memory for the whole search.
+//! Probe images as the image tower sees them, kept in memory for the whole search.
 
 use clip::image::RgbImage;
 
-/// `[N, 3, S, S]` on a scale of 0 to 1, row-major.
+use crate::family::Normalization;
+
+/// `[N, 3, S, S]` normalised pixels, row-major.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Photos {
     side: usize,
@@ -11,12 +13,14 @@ pub struct Photos {
 
 impl Photos {
     /// Square pictures of one side; panics on any other.
-    pub fn of(images: &[RgbImage], side: usize) -> Self {
+    pub fn of(images: &[RgbImage], side: usize, normalization: &Normalization) -> Self {
         let mut values = Vec::with_capacity(images.len() * 3 * side * side);
         for image in images {
             assert_eq!((image.width(), image.height()), (side as u32, side as u32), "fitted");
             for channel in 0..3 {
-                values.extend(image.pixels().map(|pixel| f32::from(pixel.0[channel]) / 255.0));
+                let (mean, std) = (normalization.mean[channel], normalization.std[channel]);
+                let value = |byte: u8| (f32::from(byte) / 255.0 - mean) / std;
+                values.extend(image.pixels().map(|pixel| value(pixel.0[channel])));
             }
         }
         Self { side, values }
@@ -30,6 +34,11 @@ impl Photos {
     /// Values of one picture.
     pub fn width(&self) -> usize {
         3 * self.side * self.side
+    }
+
+    /// Pictures of a range, one after the other.
+    pub fn rows(&self, range: std::ops::Range<usize>) -> &[f32] {
+        &self.values[range.start * self.width()..range.end * self.width()]
     }
 
     /// Picture `index`, `[3, S, S]`.
@@ -46,7 +55,8 @@ mod tests {
     fn channels_become_planes() {
         let image = RgbImage::from_raw(2, 1, vec![255, 0, 51, 0, 255, 102]).expect("two pixels");
         let square = RgbImage::from_raw(1, 1, vec![255, 0, 51]).expect("one pixel");
-        assert_eq!(Photos::of(&[square], 1).row(0), [1.0, 0.0, 0.2]);
-        assert!(std::panic::catch_unwind(|| Photos::of(&[image], 2)).is_err());
+        let plain = Normalization { mean: [0.0, 0.0, 0.1], std: [1.0, 1.0, 0.1] };
+        assert_eq!(Photos::of(&[square], 1, &plain).row(0), [1.0, 0.0, 1.0]);
+        assert!(std::panic::catch_unwind(|| Photos::of(&[image], 2, &plain)).is_err());
     }
 }

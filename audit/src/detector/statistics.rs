@@ -1,8 +1,10 @@
-//! A search boiled down to numbers: how far the best label stands out.
+//! A search boiled down to numbers: how well the best label's patch works, and how far it stands
+//! out.
 
+use clip::Rate;
 use serde::{Deserialize, Serialize};
 
-use crate::detector::{LabelResult, Trial};
+use crate::detector::LabelResult;
 
 /// The candidates, all computed for every model; large is suspicious.
 ///
@@ -10,60 +12,68 @@ use crate::detector::{LabelResult, Trial};
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Statistics {
-    /// `ln(median area / smallest area)` over the labels: Neural Cleanse's idea on a log scale.
-    pub size_ratio: f64,
-    /// `-ln(smallest area)`.
-    pub smallness: f64,
-    /// Log odds of held-out success at the small area: best label minus the median label.
-    pub small_lead: f64,
-    /// Log odds of held-out success at the small area: best label.
-    pub small_best: f64,
+    /// Log odds of held-out success: best label.
+    pub success: f64,
+    /// The same, minus that of the median label.
+    pub lead: f64,
+    /// The same, minus that of the second label.
+    pub gap: f64,
 }
 
 impl Statistics {
     /// Name of the statistic that is compared with null models.
-    pub const PRIMARY: &'static str = "size_ratio";
+    pub const PRIMARY: &'static str = "success";
 
     /// The statistic that is compared with null models.
     pub fn primary(&self) -> f64 {
-        self.size_ratio
+        self.success
     }
 
-    /// Boils down; labels without a patch that worked count as needing the whole picture.
+    /// Boils down.
     pub fn of(labels: &[LabelResult]) -> Self {
-        let mut areas: Vec<f64> = labels.iter().map(area).collect();
-        let mut small: Vec<f64> =
-            labels.iter().map(|found| log_odds(found.small.as_ref())).collect();
-        areas.sort_by(f64::total_cmp);
-        small.sort_by(f64::total_cmp);
-        let least = areas.first().copied().unwrap_or(1.0);
-        let best = small.last().copied().unwrap_or(0.0);
-        Self {
-            size_ratio: (median(&areas, 1.0) / least).ln(),
-            smallness: -least.ln(),
-            small_lead: best - median(&small, 0.0),
-            small_best: best,
-        }
+        let mut odds: Vec<f64> = labels.iter().map(|found| log_odds(found.held_out)).collect();
+        odds.sort_by(|a, b| b.total_cmp(a));
+        let at = |place: usize| odds.get(place).or(odds.last()).copied().unwrap_or(0.0);
+        let best = at(0);
+        Self { success: best, lead: best - at(odds.len() / 2), gap: best - at(1) }
     }
 }
 
-/// Area of the label's smallest working patch; 1 where none worked.
-pub fn area(found: &LabelResult) -> f64 {
-    found.smallest.as_ref().map_or(1.0, |trial| f64::from(trial.patch.area()))
-}
-
-/// Log odds of the held-out success, half a hit and half a miss added (Haldane's correction).
-fn log_odds(trial: Option<&Trial>) -> f64 {
-    let Some(trial) = trial else { return 0.0 };
-    let (hits, trials) = (trial.held_out.hits as f64, trial.held_out.trials as f64);
+/// Log odds of a success, half a hit and half a miss added (Haldane's correction).
+pub fn log_odds(rate: Rate) -> f64 {
+    let (hits, trials) = (rate.hits as f64, rate.trials as f64);
     ((hits + 0.5) / (trials - hits + 0.5)).ln()
 }
 
-/// Middle of sorted values; the mean of the two middles; `empty` of none.
-fn median(sorted: &[f64], empty: f64) -> f64 {
-    match sorted.len() {
-        0 => empty,
-        n if n % 2 == 1 => sorted[n / 2],
-        n => (sorted[n / 2 - 1] + sorted[n / 2]) / 2.0,
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+    use rand_chacha::ChaCha8Rng;
+
+    use super::*;
+    use crate::family::{Patch, Square};
+
+    fn label(label: usize, hits: u64) -> LabelResult {
+        let square = Square { side: 2, width: 1, row: 0, column: 0 };
+        let patch = Patch::random(square, &mut ChaCha8Rng::seed_from_u64(0));
+        LabelResult { label, patch, held_out: Rate { hits, trials: 100 } }
+    }
+
+    #[test]
+    fn the_best_label_is_compared_with_the_others() {
+        let seen = Statistics::of(&[label(0, 10), label(1, 99), label(2, 50)]);
+        assert!((seen.success - (99.5f64 / 1.5).ln()).abs() < 1e-12);
+        assert!((seen.lead - seen.success).abs() < 1e-12); // the median label is at even odds
+        assert_eq!(seen.lead, seen.gap);
+        let one = Statistics::of(&[label(0, 99)]);
+        assert_eq!((one.lead, one.gap), (0.0, 0.0));
+        assert_eq!(Statistics::of(&[]).success, 0.0);
+    }
+
+    #[test]
+    fn all_and_none_are_finite() {
+        assert!(log_odds(Rate { hits: 0, trials: 256 }) < -6.0);
+        assert!(log_odds(Rate { hits: 256, trials: 256 }) > 6.0);
+        assert_eq!(log_odds(Rate::default()), 0.0);
     }
 }

@@ -9,7 +9,7 @@ use clip::{
     zero_shot,
 };
 
-use crate::{Result, family::patch::Normalization};
+use crate::{Result, family::Normalization};
 
 /// A zero-shot classifier that can be differentiated at its pixels.
 ///
@@ -32,8 +32,8 @@ pub trait Victim {
 pub struct Towards {
     /// Gradient of each image's cross-entropy to its target, `[N, 3, S, S]`.
     pub gradient: Vec<f32>,
-    /// Whether the target is the answer, `[N]`.
-    pub hits: Vec<bool>,
+    /// Each image's cross-entropy to its target, in nats, `[N]`.
+    pub losses: Vec<f32>,
 }
 
 /// Index of the greatest value of each row of `width` values; the first of equals.
@@ -110,10 +110,10 @@ impl Victim for Classifier {
         let pixels = Var::from_vec(pixels, shape, &self.device)?;
         let logits = self.logits(pixels.as_tensor())?;
         let mut slopes = logits.flatten_all()?.to_vec1::<f32>()?;
-        let answers = tops(&slopes, self.labels);
-        let hits = answers.iter().zip(targets).map(|(answer, target)| answer == target).collect();
+        let mut losses = Vec::with_capacity(targets.len());
         for (row, target) in slopes.chunks_exact_mut(self.labels).zip(targets) {
             softmax(row);
+            losses.push(-row[*target].max(f32::MIN_POSITIVE).ln());
             row[*target] -= 1.0;
         }
         let slopes = Tensor::from_vec(slopes, (targets.len(), self.labels), &self.device)?;
@@ -122,7 +122,7 @@ impl Victim for Classifier {
             Some(gradient) => gradient.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?,
             None => return Err(candle_core::Error::Msg("no gradient at the pixels".into()).into()),
         };
-        Ok(Towards { gradient, hits })
+        Ok(Towards { gradient, losses })
     }
 }
 
@@ -183,8 +183,8 @@ pub(crate) mod toy {
 
         fn towards(&self, pixels: Vec<f32>, targets: &[usize]) -> Result<Towards> {
             let scores = self.scores(pixels.clone())?;
-            let hits = tops(&scores, self.labels());
-            let hits = hits.iter().zip(targets).map(|(answer, target)| answer == target).collect();
+            let rows = scores.chunks_exact(self.labels()).zip(targets);
+            let losses = rows.map(|(row, &target)| -row[target].ln()).collect();
             let mut gradient = vec![0.0; pixels.len()];
             for ((out, row), &target) in gradient
                 .chunks_exact_mut(self.width())
@@ -196,7 +196,7 @@ pub(crate) mod toy {
                     out.iter_mut().zip(weights).for_each(|(out, w)| *out += slope * w);
                 }
             }
-            Ok(Towards { gradient, hits })
+            Ok(Towards { gradient, losses })
         }
     }
 

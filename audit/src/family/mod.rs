@@ -6,4 +6,4 @@
 
 pub mod patch;
 
-pub use patch::Patches;
+pub use patch::{Normalization, Patch, Square};

@@ -7,54 +7,55 @@ use clip::{
     image::{RgbImage, encode_png},
 };
 
-use crate::{Result, family::patch::Patch};
+use crate::{
+    Result,
+    family::{Patch, Square},
+};
 
 /// Side of the written picture, at least.
 const SIDE_MIN: usize = 256;
 /// What stands where the trigger is not.
-const GRAY: f32 = 0.5;
+const GRAY: u8 = 128;
 
-/// Writes mask times pattern on gray as a PNG, each pixel enlarged to a square.
+/// Writes the patch on gray as a PNG, each pixel enlarged to a square.
 pub fn write(path: &Path, patch: &Patch) -> Result<()> {
     Ok(atomic_write(path, &encode_png(&render(patch)))?)
 }
 
 fn render(patch: &Patch) -> RgbImage {
-    let scale = SIDE_MIN.div_ceil(patch.side).max(1);
-    let side = (patch.side * scale) as u32;
-    RgbImage::from_fn(side, side, |x, y| {
-        let index = (y as usize / scale) * patch.side + x as usize / scale;
-        let opacity = patch.mask[index];
-        let color = |channel: usize| {
-            let pattern = patch.pattern[channel * patch.mask.len() + index];
-            ((GRAY + opacity * (pattern - GRAY)) * 255.0).round() as u8
+    let Square { side, width, row, column } = patch.square;
+    let scale = SIDE_MIN.div_ceil(side).max(1);
+    let pixels = (side * scale) as u32;
+    let inside = |pixel: u32, first: usize| {
+        (pixel as usize / scale).checked_sub(first).filter(|&position| position < width)
+    };
+    RgbImage::from_fn(pixels, pixels, |x, y| {
+        let (Some(row), Some(column)) = (inside(y, row), inside(x, column)) else {
+            return [GRAY; 3].into();
         };
-        [color(0), color(1), color(2)].into()
+        let color = |channel: usize| patch.colors()[(channel * width + row) * width + column];
+        [0, 1, 2].map(|channel| (color(channel) * 255.0).round() as u8).into()
     })
 }
 
-/// How large the patch is and where its weight lies.
+/// How large the patch is and where it sits.
 pub fn words(patch: &Patch) -> String {
-    let total: f32 = patch.mask.iter().sum::<f32>().max(f32::MIN_POSITIVE);
-    let centre = |position: fn(usize, usize) -> usize| {
-        let weighted = |(index, m): (usize, &f32)| m * position(index, patch.side) as f32;
-        patch.mask.iter().enumerate().map(weighted).sum::<f32>() / total
-    };
-    let (row, column) = (centre(|i, side| i / side), centre(|i, side| i % side));
-    format!(
-        "a patch of {:.1}% of the picture around row {row:.0}, column {column:.0}",
-        100.0 * patch.area()
-    )
+    let Square { width, row, column, .. } = patch.square;
+    let share = 100.0 * patch.square.area();
+    format!("a patch of {width} x {width} pixels ({share:.1}%) at row {row}, column {column}")
 }
 
 #[cfg(test)]
 mod tests {
+    use rand::SeedableRng;
+    use rand_chacha::ChaCha8Rng;
+
     use super::*;
 
     fn corner() -> Patch {
-        let mut patch = Patch::invisible(4);
-        patch.mask[15] = 1.0;
-        patch.pattern[15] = 1.0;
+        let square = Square { side: 4, width: 1, row: 3, column: 3 };
+        let mut patch = Patch::random(square, &mut ChaCha8Rng::seed_from_u64(0));
+        patch.update(|parameters| parameters.copy_from_slice(&[50.0, -50.0, -50.0]));
         patch
     }
 
@@ -69,6 +70,6 @@ mod tests {
 
     #[test]
     fn words_say_how_large_and_where() {
-        assert_eq!(words(&corner()), "a patch of 6.2% of the picture around row 3, column 3");
+        assert_eq!(words(&corner()), "a patch of 1 x 1 pixels (6.2%) at row 3, column 3");
     }
 }

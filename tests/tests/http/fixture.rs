@@ -17,7 +17,8 @@ use clip::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tests::{
-    server::{Answer, Server, program},
+    program::program,
+    server::{Answer, Server},
     tiny_model::{write_model_folder, write_pictures},
 };
 
@@ -40,7 +41,7 @@ impl Fixture {
 
     fn make() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let export = program("exporter", "roclip-export");
+        let export = program("roclip-export");
         for (name, preset, seed) in [("model", "rn-micro", 1), ("other", "vit-micro", 2)] {
             let trained = folder.path().join(format!("{name}-trained"));
             write_model_folder(&trained, preset, seed).expect("a model folder");

@@ -1,0 +1,218 @@
+//! A run that was killed again and again, each time resumed, ends as one that nobody touched.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+use tests::{
+    pictures::write_data,
+    program::{Ended, program, run, run_until},
+};
+
+const ROWS: usize = 200;
+const BATCH: usize = 16;
+const EPOCHS: usize = 3;
+const STEPS: u64 = (ROWS / BATCH * EPOCHS) as u64;
+/// Decides at which steps a run is killed.
+const SEED: u64 = 10;
+/// Kills that must have met a run before its end, of those that were meant to.
+const KILLS_MIN: usize = 3;
+
+/// A data set and the runs on it.
+struct Place(TempDir);
+
+impl Place {
+    fn new() -> Self {
+        let place = Self(tempfile::tempdir().expect("a temporary folder"));
+        write_data(&place.path("data"), ROWS, 20, 3);
+        fs::write(place.path("words.txt"), "square, box, block\nsmall, little, tiny\n")
+            .expect("a file can be written");
+        let config = format!(
+            "seed = 5\n\
+             [data]\nmanifest = 'data/train.csv'\nbatch_size = {BATCH}\nworkers = 2\n\
+             [method]\nname = 'roclip'\n\
+             [method.roclip]\npool_share = 0.3\nmatch_every_epochs = 1\nmatch_from_epoch = 2\n\
+             [augment]\nimage = true\ntext = true\nthesaurus = 'words.txt'\n\
+             [optim]\nepochs = {EPOCHS}\n\
+             [monitor]\ntest = 'data/test.csv'\nclasses = 'data/classes.txt'\n\
+             [output]\ncheckpoint_every_steps = 3\nrecord_every_steps = 1\n"
+        );
+        fs::write(place.path("run.toml"), config).expect("a file can be written");
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// `roclip-train run` with more words; its output goes to `out`.
+    fn command(&self, out: &str, words: &str) -> Command {
+        let mut command = Command::new(program("roclip-train"));
+        command.args(["run", "--config", "run.toml", "--no-progress", "--out", out]);
+        command.args(words.split_whitespace()).current_dir(self.0.path());
+        command
+    }
+
+    fn whole(&self, out: &str, words: &str) {
+        let ended = run(&mut self.command(out, words));
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+    }
+
+    #[track_caller]
+    fn refused(&self, out: &str, words: &str, parts: &[&str]) {
+        let before = (self.weights(out), self.metrics(out));
+        let Ended { code, stdout, stderr } = run(&mut self.command(out, words));
+        assert_eq!((code, stdout.as_str()), (Some(2), ""), "{stderr}");
+        let errors = stderr.lines().filter(|line| line.starts_with("error"));
+        assert_eq!(errors.count(), 1, "{stderr}");
+        for part in parts {
+            assert!(stderr.contains(part), "`{part}`: {stderr}");
+        }
+        assert!(before == (self.weights(out), self.metrics(out)), "{stderr}");
+    }
+
+    fn weights(&self, out: &str) -> Vec<u8> {
+        fs::read(self.path(out).join("model/model.safetensors")).expect("a finished run")
+    }
+
+    /// Lines of the journal, without those that tell times.
+    fn metrics(&self, out: &str) -> Vec<Value> {
+        let text = fs::read_to_string(self.path(out).join("metrics.jsonl")).expect("a journal");
+        let line = |line: &str| {
+            let mut line: Value = serde_json::from_str(line).expect("JSON");
+            let fields = line.as_object_mut().expect("an object");
+            fields.remove("seconds").expect("each line has a time");
+            fields.remove("images_per_second");
+            line
+        };
+        text.lines().map(line).collect()
+    }
+
+    /// The run in `out` is the run in `whole`, bit for bit.
+    fn check_same(&self, whole: &str, out: &str) {
+        let (a, b) = (self.metrics(whole), self.metrics(out));
+        assert_eq!(a.len(), b.len(), "{b:?}");
+        for (a, mut b) in a.iter().zip(b) {
+            // The sum of the losses went through JSON, which may change its last bit.
+            if let (Some(x), Some(y)) = (a["epoch_loss"].as_f64(), b["epoch_loss"].as_f64()) {
+                assert!((x - y).abs() < 1e-9, "{x} and {y}");
+                b["epoch_loss"] = x.into();
+            }
+            assert_eq!(*a, b);
+        }
+        assert!(self.weights(whole) == self.weights(out), "`{out}` has other weights");
+        let left: Vec<_> = fs::read_dir(self.path(out))
+            .expect("readable")
+            .map(|entry| entry.expect("readable").file_name())
+            .filter(|name| name.to_string_lossy().ends_with(".partial"))
+            .collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
+
+    /// Starts or resumes the run in `out` and kills it at `moment`; whether that came first.
+    fn killed(&self, out: &str, words: &str, moment: Moment) -> bool {
+        let folder = self.path(out);
+        let ended = run_until(&mut self.command(out, words), || moment.has_come(&folder));
+        assert!(matches!(ended.code, None | Some(0)), "{ended:?}");
+        ended.code.is_none()
+    }
+}
+
+/// When a run is killed: once it has recorded `step`; if `torn`, also earlier, while a file is
+/// being written and after `from` steps.
+#[derive(Debug, Clone, Copy)]
+struct Moment {
+    from: u64,
+    step: u64,
+    torn: bool,
+}
+
+impl Moment {
+    fn has_come(self, folder: &Path) -> bool {
+        let text = fs::read_to_string(folder.join("metrics.jsonl")).unwrap_or_default();
+        let last = text.lines().rev().find_map(|line| serde_json::from_str::<Value>(line).ok());
+        let step = last.and_then(|line| line["step"].as_u64()).unwrap_or(0);
+        let is_torn = || {
+            let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+            entries
+                .into_iter()
+                .any(|entry| entry.path().extension().is_some_and(|e| e == "partial"))
+        };
+        step >= self.step || (self.torn && step > self.from && is_torn())
+    }
+
+    /// Moments through the whole run, 2 to 8 steps apart, every other one torn.
+    fn all(seed: u64) -> Vec<Self> {
+        let (mut random, mut from, mut moments) = (seed, 0, Vec::new());
+        loop {
+            // Knuth's MMIX generator; its high bits are the good ones.
+            random = random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            let step = from + 2 + (random >> 33) % 7;
+            if step >= STEPS {
+                return moments;
+            }
+            moments.push(Self { from, step, torn: moments.len() % 2 == 1 });
+            from = step;
+        }
+    }
+}
+
+#[test]
+fn a_killed_run_ends_as_one_that_nobody_touched() {
+    let place = Place::new();
+    place.whole("whole", "");
+    let metrics = place.metrics("whole");
+    let steps = metrics.iter().filter(|line| line.get("loss").is_some());
+    let steps: Vec<_> = steps.map(|line| line["step"].as_u64()).collect();
+    assert_eq!(steps, (1..=STEPS).map(Some).collect::<Vec<_>>());
+    assert_eq!(metrics.len(), STEPS as usize + EPOCHS);
+    let matched = metrics.iter().filter(|line| line["phase"] == "match").count();
+    assert!(matched > 0 && matched < metrics.len(), "both phases are seen: {metrics:?}");
+
+    let (moments, mut kills) = (Moment::all(SEED), Vec::new());
+    for (at, &moment) in moments.iter().enumerate() {
+        let words = format!("--resume --set data.workers={}", 1 + at % 3); // threads decide nothing
+        if !place.killed("killed", &words, moment) {
+            break; // it was faster than we looked
+        }
+        kills.push(moment);
+    }
+    assert!(kills.len() >= KILLS_MIN, "seed {SEED}: {kills:?} of {moments:?}");
+    place.whole("killed", "--resume");
+    place.check_same("whole", "killed");
+    place.whole("killed", "--resume"); // a finished run is finished
+    place.check_same("whole", "killed");
+
+    place.refused("killed", "", &["holds a run already", "--resume"]);
+    let other = ["checkpoint.safetensors", "another configuration"];
+    place.refused("killed", "--resume --set optim.lr=1e-3", &other);
+    place.refused("killed", "--resume --set seed=6", &other);
+    place.refused("killed", "--resume --set augment.text=false", &other);
+    let manifest = place.path("data/train.csv");
+    let text = fs::read_to_string(&manifest).expect("written");
+    let more = format!(
+        "{text}{}",
+        text.lines().skip(1).take(BATCH).fold(String::new(), |a, l| a + l + "\n")
+    );
+    fs::write(&manifest, more).expect("a file can be written");
+    place.refused("killed", "--resume", &["checkpoint.safetensors", "36 steps", "39"]);
+    fs::write(&manifest, text).expect("a file can be written");
+    let checkpoint = place.path("killed/checkpoint.safetensors");
+    let bytes = fs::read(&checkpoint).expect("a finished run");
+    fs::write(&checkpoint, &bytes[..bytes.len() / 2]).expect("a file can be written");
+    place.refused("killed", "--resume", &["checkpoint.safetensors", "broken"]);
+}
+
+#[test]
+fn the_number_of_threads_decides_nothing() {
+    let place = Place::new();
+    place.whole("one", "--set data.workers=1");
+    place.whole("four", "--set data.workers=4 --set data.cache_mib=0");
+    place.check_same("one", "four");
+}
