@@ -23,11 +23,12 @@ use crate::{
 };
 
 /// Work of each step after the training, in training steps of one thread; rough, for the ETA only.
-const EVALUATE_WORK: u64 = 60;
+const EVALUATE_WORK: u64 = 20;
 const EXPORT_WORK: u64 = 20;
-const SERVE_WORK: u64 = 60;
-const AUDIT_ENDPOINT_WORK: u64 = 250;
-const AUDIT_MODEL_WORK: u64 = 700;
+const SERVE_WORK: u64 = 20;
+const AUDIT_ENDPOINT_WORK: u64 = 50;
+/// For each label.
+const AUDIT_MODEL_WORK: u64 = 45;
 /// Test pictures that fill the index.
 const INDEX_ROWS_MAX: usize = 1200;
 
@@ -55,9 +56,15 @@ pub(crate) struct Outcome {
 }
 
 /// Work of all steps of `method`, in units of one training step.
-pub(crate) fn work(method: &Method, rows: usize, epochs: Option<u32>) -> u64 {
-    let train = u64::from(method.epochs(epochs)) * Method::steps_per_epoch(rows) as u64;
-    train + EVALUATE_WORK + EXPORT_WORK + SERVE_WORK + AUDIT_ENDPOINT_WORK + AUDIT_MODEL_WORK
+pub(crate) fn work(method: &Method, data: &Data, epochs: Option<u32>) -> u64 {
+    let steps = Method::steps_per_epoch(data.train_rows.len()) as u64;
+    let train = u64::from(method.epochs(epochs)) * steps;
+    let audits = AUDIT_ENDPOINT_WORK + audit_model_work(data);
+    train + EVALUATE_WORK + EXPORT_WORK + SERVE_WORK + audits
+}
+
+fn audit_model_work(data: &Data) -> u64 {
+    AUDIT_MODEL_WORK * data.labels.len() as u64
 }
 
 /// A finished training.
@@ -164,7 +171,7 @@ impl Shared<'_> {
         board.doing(name, "auditing the weights");
         let recovered = folder.join("recovered-trigger.png");
         let weights = self.audit_model(name, &exported, &recovered, &folder)?;
-        board.advance(AUDIT_MODEL_WORK);
+        board.advance(audit_model_work(self.data));
         board.say(&format!("{name}: audit of the weights: {}", audit_words(&weights)));
         board.doing(name, "");
 

@@ -93,7 +93,7 @@ pub(crate) fn walk(args: &cli::Road) -> Result<Exit, Report> {
     clean.write_probe(&out.join("probe"))?;
     let plan = poison(args, &programs, &clean, &out)?;
     let data = clean.with_train(&out.join("poisoned/train.csv"))?;
-    let total = METHODS.iter().map(|method| work(method, data.train_rows.len(), args.epochs));
+    let total = METHODS.iter().map(|method| work(method, &data, args.epochs));
     let board = Board::new("demo", PREPARE_WORK + total.sum::<u64>(), !args.no_progress);
     board.advance(PREPARE_WORK);
     board.say(&format!(

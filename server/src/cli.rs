@@ -174,7 +174,7 @@ impl Default for Limits {
             top_k_max: 1000,
             indexes_max: 64,
             index_items_max: 1_000_000,
-            exact_items_max: 4096,
+            exact_items_max: 20_000, // where a graph search begins to cost less than the scan
             image_queue_max: 256,
             text_queue_max: 1024,
             write_queue_max: 64,

@@ -66,6 +66,9 @@ struct Score<'a> {
     score: f32,
 }
 
+/// Products of two numbers that are scored where the request arrived; more on another thread.
+const PRODUCTS_AT_ONCE: usize = 1 << 18;
+
 /// Labels through the cache, pictures through the image tower, then the softmax over the labels.
 pub(super) async fn classify(state: Data<State>, request: HttpRequest, body: Body) -> Answer {
     let query = match body.media_type.as_str() {
@@ -80,15 +83,20 @@ pub(super) async fn classify(state: Data<State>, request: HttpRequest, body: Bod
     let rows = rows.map_err(|error| refusal(error, |at| query.param(at)))?;
 
     let begin = Instant::now();
-    let one = |row: &[f32]| {
-        let scores = scores(row, &label_rows, state.engine.logit_scale());
-        let best = ranked(&scores, query.top_k).into_iter();
-        Scores {
-            scores: best.map(|(at, score)| Score { label: &query.labels[at], score }).collect(),
-        }
+    let (logit_scale, top_k) = (state.engine.logit_scale(), query.top_k);
+    let products = rows.values().len().saturating_mul(query.labels.len());
+    let rank = move || -> Vec<Vec<(usize, f32)>> {
+        rows.rows().map(|row| ranked(&scores(row, &label_rows, logit_scale), top_k)).collect()
     };
-    let results = rows.rows().map(one).collect();
+    let best = match products {
+        ..=PRODUCTS_AT_ONCE => rank(),
+        _ => state.engine.short(body.deadline, rank).await?,
+    };
     state.metrics.stage(Stage::Score, begin);
+
+    let score = |(at, score): (usize, f32)| Score { label: &query.labels[at], score };
+    let named = |best: Vec<_>| Scores { scores: best.into_iter().map(score).collect() };
+    let results = best.into_iter().map(named).collect();
     Ok(HttpResponse::Ok().json(Response { model: &state.model_name, results }))
 }
 

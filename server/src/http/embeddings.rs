@@ -1,12 +1,12 @@
 //! `POST /v1/embeddings`: OpenAI's shape, for texts and for pictures.
 
-use actix_web::{HttpResponse, web::Data};
+use actix_web::{HttpResponse, http::header::ContentType, web::Data};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde::{Deserialize, Serialize};
 
 use super::{Answer, State, body::Body, check, refusal};
 use crate::{
-    error::{ApiError, require},
+    error::{ApiError, Code, require},
     infer::{Overlong, decoder::Picture},
 };
 
@@ -69,9 +69,9 @@ enum Encoding {
 }
 
 #[derive(Serialize)]
-struct Response<'a> {
+struct Response {
     object: &'static str,
-    model: &'a str,
+    model: String,
     data: Vec<Embedding>,
     usage: Usage,
 }
@@ -106,6 +106,9 @@ struct Sorted {
     picture_places: Vec<usize>,
 }
 
+/// Numbers of an answer that are printed where the request arrived; more on another thread.
+const NUMBERS_AT_ONCE: usize = 1 << 15;
+
 /// Texts through the text tower, pictures through the image tower, in the order of the input.
 pub(super) async fn embeddings(state: Data<State>, body: Body) -> Answer {
     let request: Request = body.json(&state).await?;
@@ -136,17 +139,23 @@ pub(super) async fn embeddings(state: Data<State>, body: Body) -> Answer {
         rows.extend(places.iter().copied().zip(embedded.rows().map(<[f32]>::to_vec)));
     }
     rows.sort_by_key(|&(place, _)| place);
-    let embedding = |(index, row)| Embedding {
-        object: "embedding",
-        index,
-        embedding: Values::of(row, encoding),
+    let (numbers, model) = (rows.len() * dim, state.model_name.clone());
+    let print = move || -> serde_json::Result<Vec<u8>> {
+        let embedding = |(index, row)| Embedding {
+            object: "embedding",
+            index,
+            embedding: Values::of(row, encoding),
+        };
+        let data = rows.into_iter().map(embedding).collect();
+        let usage = Usage { prompt_tokens: tokens, total_tokens: tokens };
+        serde_json::to_vec(&Response { object: "list", model, data, usage })
     };
-    Ok(HttpResponse::Ok().json(Response {
-        object: "list",
-        model: &state.model_name,
-        data: rows.into_iter().map(embedding).collect(),
-        usage: Usage { prompt_tokens: tokens, total_tokens: tokens },
-    }))
+    let printed = match numbers {
+        ..=NUMBERS_AT_ONCE => print(),
+        _ => state.engine.short(body.deadline, print).await?,
+    };
+    let printed = printed.map_err(|error| ApiError::new(Code::Internal, error.to_string()))?;
+    Ok(HttpResponse::Ok().content_type(ContentType::json()).body(printed))
 }
 
 fn sort(

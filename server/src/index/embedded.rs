@@ -10,7 +10,7 @@ use std::{
     sync::{
         Arc, Condvar, Mutex, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
-        mpsc::{SyncSender, sync_channel},
+        mpsc::{SyncSender, TrySendError, sync_channel},
     },
     thread::{self, JoinHandle},
     time::Instant,
@@ -305,11 +305,14 @@ impl Indexes {
         let (reply, answer) = oneshot::channel();
         let changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
         let sender = changes.as_ref().ok_or(IndexError::Stopping)?;
-        sender.try_send(Command { change, reply }).map_err(|_| {
-            self.shelf.metrics.shed(Shed::QueueFull, 1);
-            IndexError::Busy
-        })?;
-        Ok(answer)
+        match sender.try_send(Command { change, reply }) {
+            Ok(()) => Ok(answer),
+            Err(TrySendError::Full(_)) => {
+                self.shelf.metrics.shed(Shed::QueueFull, 1);
+                Err(IndexError::Busy)
+            }
+            Err(TrySendError::Disconnected(_)) => Err(IndexError::Stopping),
+        }
     }
 
     /// False once a write has failed: what is in memory may be ahead of the disk or behind it.

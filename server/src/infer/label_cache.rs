@@ -13,18 +13,21 @@ use sha2::{Digest, Sha256};
 pub struct LabelKey([u8; 32]);
 
 impl LabelKey {
-    /// Equal for equal labels and templates, in their order, and for nothing else.
-    pub fn of(label: &str, templates: &[PromptTemplate]) -> Self {
-        let mut hash = Sha256::new();
-        let mut field = |text: &str| {
+    /// One key per label: equal for equal labels and templates, in their order, and for nothing
+    /// else.
+    pub fn of(labels: &[String], templates: &[PromptTemplate]) -> Vec<Self> {
+        let field = |hash: &mut Sha256, text: &str| {
             hash.update((text.len() as u64).to_le_bytes()); // so that fields cannot run together
             hash.update(text.as_bytes());
         };
-        field(label);
-        for template in templates {
-            field(&template.to_string());
-        }
-        Self(hash.finalize().into())
+        let mut shared = Sha256::new();
+        templates.iter().for_each(|template| field(&mut shared, &template.to_string()));
+        let key = |label: &String| {
+            let mut hash = shared.clone();
+            field(&mut hash, label);
+            Self(hash.finalize().into())
+        };
+        labels.iter().map(key).collect()
     }
 }
 
@@ -74,7 +77,7 @@ mod tests {
     use super::*;
 
     fn key(label: &str) -> LabelKey {
-        LabelKey::of(label, &clip::text::default_templates())
+        LabelKey::of(&[label.into()], &clip::text::default_templates())[0]
     }
 
     #[test]
@@ -93,20 +96,22 @@ mod tests {
 
     #[test]
     fn the_key_is_the_whole_content() {
-        let templates = |texts: &[&str]| -> Vec<PromptTemplate> {
-            texts.iter().map(|text| text.parse().expect("one `{}`")).collect()
+        let key = |label: &str, templates: &[&str]| {
+            let templates: Vec<PromptTemplate> =
+                templates.iter().map(|text| text.parse().expect("one `{}`")).collect();
+            LabelKey::of(&["first".into(), label.into()], &templates)[1]
         };
         let keys = [
-            LabelKey::of("a", &templates(&["{}"])),
-            LabelKey::of("a", &templates(&["a {}"])),
-            LabelKey::of("a", &templates(&["{}", "a {}"])),
-            LabelKey::of("a", &templates(&["a {}", "{}"])),
-            LabelKey::of("a{}", &templates(&["{}"])),
-            LabelKey::of("", &templates(&["a{}"])),
+            key("a", &["{}"]),
+            key("a", &["a {}"]),
+            key("a", &["{}", "a {}"]),
+            key("a", &["a {}", "{}"]),
+            key("a{}", &["{}"]),
+            key("", &["a{}"]),
         ];
         for (i, left) in keys.iter().enumerate() {
             assert!(keys[..i].iter().all(|right| left != right), "{i}");
         }
-        assert_eq!(keys[0], LabelKey::of("a", &templates(&["{}"])));
+        assert_eq!(keys[0], key("a", &["{}"]));
     }
 }

@@ -126,8 +126,7 @@ impl Engine {
         deadline: Instant,
     ) -> Result<UnitRows, Failure> {
         let begin = Instant::now();
-        let keys: Vec<LabelKey> =
-            labels.iter().map(|label| LabelKey::of(label, templates)).collect();
+        let keys = LabelKey::of(labels, templates);
         let mut found: Vec<Option<Arc<[f32]>>> = {
             let mut cache = self.labels.lock().unwrap_or_else(PoisonError::into_inner);
             keys.iter().map(|key| cache.get(key)).collect()

@@ -1,6 +1,7 @@
 //! The writer: every change of the store, and what follows from it in memory.
 
 use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, PoisonError, RwLock, atomic::Ordering, mpsc::Receiver},
     time::Instant,
 };
@@ -31,13 +32,17 @@ impl Shelf {
             let waiting = group.len();
             group.retain(|command| !command.reply.is_closed());
             self.metrics.shed(Shed::Gone, waiting - group.len());
-            if !group.is_empty() {
-                self.write_group(group);
+            let write = AssertUnwindSafe(|| self.write_group(group));
+            if catch_unwind(write).is_err() {
+                self.failed.store(true, Ordering::Release); // its replies are dropped: not durable
             }
         }
     }
 
     fn write_group(&self, group: Vec<Command>) {
+        if group.is_empty() {
+            return;
+        }
         let begin = Instant::now();
         let (changes, replies): (Vec<_>, Vec<_>) =
             group.into_iter().map(|command| (command.change, command.reply)).unzip();
