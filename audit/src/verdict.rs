@@ -10,18 +10,16 @@ use clip::Rate;
 use crate::{
     calibration::{Calibration, NULL_MODELS_MIN, P_MAX},
     detector::{self, Capability},
-    endpoint::{self, Campaign, Ended},
+    endpoint::{self, Campaign, Ended, FLIP_SHARE_MIN},
 };
 
 /// `schema` of an audit's JSON.
 pub const SCHEMA: &str = "roclip/audit/1";
 /// A patch found by inversion counts when the lower end of its Wilson interval on held-out images
-/// is at least this: an attacker who fails more often than not has no working trigger.
-pub const HELD_OUT_MIN: f64 = 0.5;
-/// The same for a known trigger on an endpoint. It is lower, because a catalogue entry only comes
-/// near the planted trigger (another size, another noise), while an inverted patch is fitted to
-/// it; and because the comparison with a matched control already removes what any patch does.
-pub const FLIP_SHARE_MIN: f64 = 0.2;
+/// is at least this. An inverted patch is the best that an attacker could make, and clean small
+/// models have natural patches of the same size that move half of the images and more (0.79 of
+/// them in the worst seen), so that more is asked than of a known trigger.
+pub const HELD_OUT_MIN: f64 = 0.8;
 /// Share of the answers that may be missing.
 pub const MISSING_MAX: f64 = 0.05;
 /// Share of images whose second answer may differ.
@@ -214,9 +212,7 @@ pub fn of_endpoint(campaign: &Campaign, images: usize) -> (Verdict, String) {
     let open = |entry: &&endpoint::Entry| {
         let race = entry.race.as_ref();
         race.is_some_and(|race| {
-            race.log_e >= -ALONE.ln()
-                && !entry.rejected
-                && race.trigger.interval().1 >= FLIP_SHARE_MIN
+            race.log_e >= -ALONE.ln() && race.trigger.interval().1 >= FLIP_SHARE_MIN
         })
     };
     match campaign.entries.iter().find(open) {

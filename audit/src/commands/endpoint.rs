@@ -166,7 +166,7 @@ fn evidence(campaign: &Campaign, labels: &[String]) -> Value {
     };
     json!({
         "alpha": endpoint::ALPHA,
-        "flip_share_min": verdict::FLIP_SHARE_MIN,
+        "flip_share_min": endpoint::FLIP_SHARE_MIN,
         "changed_answers": campaign.changed_answers,
         "labels_answered": campaign.labels_answered,
         "entries": campaign.entries.iter().map(entry).collect::<Vec<_>>(),

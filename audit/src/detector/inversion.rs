@@ -53,16 +53,15 @@ impl Recipe {
     /// `search_images`.
     pub fn new(side: usize, search_images: usize) -> Self {
         let round = |places, images, steps| Round { places, images, steps };
-        let patch = std::env::var("R_PATCH").ok().and_then(|v| v.parse().ok()).unwrap_or(8);
         Self {
             detector: "inversion-1".into(),
-            patch: (side * patch / 32).max(1),
+            patch: (side * 3 / 16).max(1),
             search_images,
             learning_rate: 0.3,
             rounds: vec![
-                round(usize::MAX, 4, 6),
-                round(6, 8, 10),
-                round(2, 16, 20),
+                round(usize::MAX, 4, 5),
+                round(4, 8, 10),
+                round(2, 16, 16),
                 round(1, 24, 40),
             ],
         }

@@ -63,7 +63,7 @@ pub fn control(spec: &TriggerSpec, image: &RgbImage, place: u64, number: u64) ->
     let places = |i: u32| (area.x + i % area.width, area.y + i / area.width);
     let covered = 0..area.width * area.height;
     let mut content: Vec<Rgb> =
-        covered.clone().map(|i| places(i)).map(|(x, y)| changed.get_pixel(x, y).0).collect();
+        covered.clone().map(places).map(|(x, y)| changed.get_pixel(x, y).0).collect();
     if content.iter().all(|color| *color == content[0]) {
         let color = other_color(content[0], &mut rng);
         content.fill(color);

@@ -41,10 +41,10 @@ pub struct Normalization {
 }
 
 impl Square {
-    /// Squares of `width` pixels over a picture of `side`, moved by half a width against each
-    /// other; the last of each row and column is flush with the border.
+    /// Squares of `width` pixels over a picture of `side`, moved by two thirds of a width against
+    /// each other; the last of each row and column is flush with the border.
     pub fn grid(side: usize, width: usize) -> Vec<Self> {
-        let stride = (width / 2).max(1);
+        let stride = (2 * width / 3).max(1);
         let last = side - width;
         let mut starts: Vec<usize> = (0..last).step_by(stride).collect();
         starts.push(last);
@@ -188,8 +188,8 @@ mod tests {
             assert_eq!(rows, starts);
             assert!(grid.iter().all(|s| s.row + s.width <= side && s.column + s.width <= side));
         };
-        check(32, 8, &[0, 4, 8, 12, 16, 20, 24]);
-        check(32, 7, &[0, 3, 6, 9, 12, 15, 18, 21, 24, 25]);
+        check(32, 6, &[0, 4, 8, 12, 16, 20, 24, 26]);
+        check(32, 8, &[0, 5, 10, 15, 20, 24]);
         check(4, 4, &[0]);
         check(3, 1, &[0, 1, 2]);
     }

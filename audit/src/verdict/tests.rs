@@ -32,8 +32,8 @@ fn the_table_of_a_white_box_audit() {
     check(|e| e.calibration = None, Inconclusive, "0 comparable");
     check(|e| e.calibration = calibration(19, 0.04), Inconclusive, "19 comparable");
     check(|e| e.calibration = calibration(20, 2.0 / 21.0), NoFinding, "p = 0.095");
-    check(|e| e.held_out = Some(Rate { hits: 20, trials: 100 }), NoFinding, "fails on images");
-    check(|e| e.held_out = Some(Rate { hits: 5, trials: 10 }), Inconclusive, "too few");
+    check(|e| e.held_out = Some(Rate { hits: 60, trials: 100 }), NoFinding, "fails on images");
+    check(|e| e.held_out = Some(Rate { hits: 80, trials: 100 }), Inconclusive, "too few");
     check(|e| e.capability.confidence = 0.2, Inconclusive, "far worse");
     check(|e| e.capability.spread = 0.1, Inconclusive, "far worse");
 }
@@ -68,7 +68,8 @@ fn the_table_of_a_black_box_audit() {
     use Verdict::{Finding, Inconclusive, NoFinding};
     check(|_| (), NoFinding, "no known trigger");
     check(|c| c.entries[0] = entry(20.0, 95, true), Finding, "1 of 1 catalogue entries");
-    check(|c| c.entries[0] = entry(20.0, 20, true), NoFinding, "no known trigger"); // low end 0.13
+    check(|c| c.entries[0] = entry(20.0, 40, true), NoFinding, "no known trigger"); // up to 0.498
+    check(|c| c.entries[0] = entry(20.0, 59, true), Inconclusive, "too few images"); // from 0.492
     check(|c| c.entries[0] = entry(5.0, 95, false), Inconclusive, "too few images to settle");
     check(|c| c.entries[0] = entry(2.0, 95, false), NoFinding, "no known trigger");
     check(|c| c.missing = 51, Inconclusive, "5.1% of the answers are missing");
