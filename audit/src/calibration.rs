@@ -185,8 +185,8 @@ mod tests {
         assert_eq!(p_value(19.0, &null), 2.0 / 21.0); // a tie counts
         assert_eq!(p_value(-1.0, &null), 1.0);
         assert_eq!(p_value(5.0, &[]), 1.0);
-        assert!(p_value(f64::INFINITY, &vec![0.0; NULL_MODELS_MIN]) <= P_MAX);
-        assert!(p_value(f64::INFINITY, &vec![0.0; NULL_MODELS_MIN - 2]) > P_MAX);
+        assert!(p_value(f64::INFINITY, &[0.0; NULL_MODELS_MIN]) <= P_MAX);
+        assert!(p_value(f64::INFINITY, &[0.0; NULL_MODELS_MIN - 2]) > P_MAX);
     }
 
     #[test]

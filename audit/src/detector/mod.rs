@@ -169,7 +169,8 @@ mod tests {
 
     fn pictures(count: usize) -> Vec<RgbImage> {
         let picture = |i: usize| {
-            let bright = |x: usize| if (x < 4) == (i % 2 == 0) { 120 + (i % 7) as u8 } else { 40 };
+            let bright =
+                |x: usize| if (x < 4) == i.is_multiple_of(2) { 120 + (i % 7) as u8 } else { 40 };
             let pixels = (0..64).flat_map(|p| [bright(p % 8); 3]).collect();
             RgbImage::from_raw(8, 8, pixels).expect("8 x 8 pixels")
         };

@@ -81,7 +81,7 @@ fn an_attractor_of_any_patch_is_not_confirmed() {
         let corner = image.get_pixel(31, 31).0;
         let near = image.get_pixel(16, 3).0;
         let covered = corner.iter().zip(near).any(|(a, b)| a.abs_diff(b) > 10);
-        if covered && image.get_pixel(16, 3).0[1] % 5 != 0 { 1 } else { level(image) }
+        if covered && !image.get_pixel(16, 3).0[1].is_multiple_of(5) { 1 } else { level(image) }
     };
     let seen = campaign(attracted, 0, 20_000);
     assert!(seen.entries.iter().any(|entry| entry.race.is_some()), "the pilots saw it");
