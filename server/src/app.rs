@@ -92,7 +92,7 @@ fn open(config: &Config) -> Result<State, Report> {
     Ok(State {
         engine,
         indexes: Arc::new(indexes),
-        admission: Admission::new(&limits),
+        admission: Admission::new(&limits, Arc::clone(&metrics)),
         limits,
         model_name: config.model_name.clone(),
         model_sha256: sha256,

@@ -23,7 +23,10 @@ use super::State;
 use crate::{
     config::Limits,
     error::{ApiError, Code, require},
-    observe::metrics::{Shed, Stage},
+    observe::{
+        Metrics,
+        metrics::{Shed, Stage},
+    },
 };
 
 /// Places for requests with a body, and for the bytes of their bodies.
@@ -31,6 +34,7 @@ use crate::{
 pub struct Admission {
     requests: Arc<Semaphore>,
     kibibytes: Arc<Semaphore>,
+    metrics: Arc<Metrics>,
 }
 
 /// A request's places, free again when this is dropped.
@@ -38,6 +42,13 @@ pub struct Admission {
 struct Places {
     _request: OwnedSemaphorePermit,
     kibibytes: OwnedSemaphorePermit,
+    metrics: Arc<Metrics>,
+}
+
+impl Drop for Places {
+    fn drop(&mut self) {
+        self.metrics.requests_in_flight.dec();
+    }
 }
 
 /// A body that was read whole, and the time by which its answer is due.
@@ -62,18 +73,20 @@ const JSON_ERROR_CHARS_MAX: usize = 240;
 
 impl Admission {
     /// As many places as `limits` says.
-    pub fn new(limits: &Limits) -> Self {
+    pub fn new(limits: &Limits, metrics: Arc<Metrics>) -> Self {
         let semaphore = |places: usize| Arc::new(Semaphore::new(places.min(u32::MAX as usize)));
         Self {
             requests: semaphore(limits.requests_max),
             kibibytes: semaphore(limits.body_bytes_in_flight_max.div_ceil(1 << 10)),
+            metrics,
         }
     }
 
     fn places(&self) -> Option<Places> {
         let request = Arc::clone(&self.requests).try_acquire_owned().ok()?;
         let kibibytes = Arc::clone(&self.kibibytes).try_acquire_many_owned(0).ok()?;
-        Some(Places { _request: request, kibibytes })
+        self.metrics.requests_in_flight.inc();
+        Some(Places { _request: request, kibibytes, metrics: Arc::clone(&self.metrics) })
     }
 }
 
@@ -289,15 +302,19 @@ mod tests {
     fn places_grow_with_the_body_and_are_given_back() {
         let limits =
             Limits { requests_max: 2, body_bytes_in_flight_max: 10 << 10, ..Limits::default() };
-        let admission = Admission::new(&limits);
+        let metrics = Arc::new(Metrics::new());
+        let admission = Admission::new(&limits, Arc::clone(&metrics));
         let mut first = admission.places().expect("the first");
         let mut second = admission.places().expect("the second");
         assert!(admission.places().is_none(), "no third request");
+        assert_eq!(metrics.requests_in_flight.get(), 2);
         assert!(first.grow(6 << 10, &admission).is_some());
         assert!(first.grow(6000, &admission).is_some(), "it has them already");
         assert!(second.grow(5 << 10, &admission).is_none(), "no place for as many bytes");
         drop(first);
         assert!(second.grow(10 << 10, &admission).is_some());
         assert!(admission.places().is_some());
+        drop(second);
+        assert_eq!(metrics.requests_in_flight.get(), 0);
     }
 }

@@ -87,6 +87,8 @@ pub struct Metrics {
     request_seconds: HistogramVec,
     stage_seconds: HistogramVec,
     shed: IntCounterVec,
+    /// Requests with a body that have a place.
+    pub requests_in_flight: IntGauge,
     /// Images per batch of the image tower.
     pub batch_images: Histogram,
     /// Texts per batch of the text tower.
@@ -130,7 +132,10 @@ impl Metrics {
             registered(&registry, made)
         };
         let labels = &["route", "method", "status"];
-        let workers = IntGauge::new("roclip_workers_alive", "Workers that can take a batch.");
+        let gauge = |name: &str, help: &str| {
+            let made = IntGauge::new(name, help).expect("a valid metric name");
+            registered(&registry, made)
+        };
         let recall_opts = Opts::new(
             "roclip_index_recall_ratio",
             "Share of the exact answers that the graph found, over sampled searches.",
@@ -153,6 +158,10 @@ impl Metrics {
                 "Work that was refused, or dropped before a worker took it.",
                 &["reason"],
             ),
+            requests_in_flight: gauge(
+                "roclip_requests_in_flight",
+                "Requests with a body that are being read or answered.",
+            ),
             batch_images: sizes("roclip_batch_images", "Images per batch."),
             batch_texts: sizes("roclip_batch_texts", "Texts per batch."),
             queue_depth: gauges("roclip_queue_depth", "Rows that wait for a worker.", &["tower"]),
@@ -164,7 +173,7 @@ impl Metrics {
                 "roclip_label_cache_misses_total",
                 "Labels whose embedding had to be computed.",
             ),
-            workers_alive: registered(&registry, workers.expect("a valid metric name")),
+            workers_alive: gauge("roclip_workers_alive", "Workers that can take a batch."),
             index_items: gauges("roclip_index_items", "Items of an index.", &["index"]),
             index_tombstones: gauges(
                 "roclip_index_tombstones",
@@ -270,6 +279,7 @@ mod tests {
             r#"roclip_model_info{model="micro",sha256="00ff"} 1"#,
             r#"roclip_stage_duration_seconds_count{stage="decode"} 1"#,
             "roclip_batch_images_count 0",
+            "roclip_requests_in_flight 0",
             "roclip_label_cache_hits_total 0",
             "roclip_label_cache_misses_total 0",
         ] {

@@ -240,7 +240,7 @@ fn what_is_no_route_no_method_or_no_json_is_told_in_json() {
         let plain = server.post_bytes("/v1/classify", media_type, b"{}");
         assert_eq!((plain.status, plain.code().as_str()), (415, "unsupported_media_type"));
     }
-    for text in ["", "{", "{\"image\":NaN}", "{\"image\":}", "\u{0}", "[1e999]"] {
+    for text in ["", "{", "{\"input\":NaN}", "{\"input\":}", "\u{0}", "{\"input\":[1e999]}"] {
         let answer = server.post_bytes("/v1/embeddings", "application/json", text.as_bytes());
         assert_eq!((answer.status, answer.code().as_str()), (400, "invalid_json"), "{text}");
     }
