@@ -8,7 +8,7 @@ use std::{
 };
 
 use serde_json::json;
-use tests::server::{Answer, Server, refused};
+use tests::server::{Server, refused};
 
 use crate::fixture::Fixture;
 
@@ -27,7 +27,8 @@ fn half_sent(server: &Server) -> TcpStream {
     )
     .expect("the server reads");
     let taken = |text: &str| text.lines().any(|line| line == "roclip_requests_in_flight 1");
-    while !taken(&server.get("/metrics").text) {}
+    let arrived = |_| taken(&server.get("/metrics").text);
+    assert!((0..10_000).any(arrived), "the head never arrived");
     stream
 }
 
@@ -35,23 +36,6 @@ fn half_sent(server: &Server) -> TcpStream {
 fn rest_sent(mut stream: TcpStream) -> String {
     stream.write_all(&BODY.as_bytes()[BODY.len() / 2..]).expect("the server reads");
     read_answer(stream)
-}
-
-/// A half-sent request that holds the only place, and the refusal of another.
-///
-/// The half-sent one may itself be refused, if its head arrives while the other is in work: then
-/// the others are served, and it is sent again.
-fn hold_the_only_place(server: &Server, body: &str) -> (std::net::TcpStream, Answer) {
-    for _ in 0..20 {
-        let first = half_sent(server, body);
-        for _ in 0..5 {
-            let answer = server.post_bytes("/v1/embeddings", "application/json", body.as_bytes());
-            if answer.status != 200 {
-                return (first, answer);
-            }
-        }
-    }
-    panic!("no request is refused while another is in work");
 }
 
 fn read_answer(mut stream: TcpStream) -> String {
