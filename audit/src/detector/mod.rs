@@ -195,7 +195,10 @@ mod tests {
     #[test]
     fn the_seed_fixes_the_search() -> Result<()> {
         let images = pictures(64);
-        let run = |seed| inspect(&victim(60.0), &images, seed, || {}).map(|seen| seen.statistics);
+        let run = |seed| -> Result<Vec<Vec<f32>>> {
+            let seen = inspect(&victim(60.0), &images, seed, || {})?;
+            Ok(seen.labels.iter().map(|found| found.patch.colors().to_vec()).collect())
+        };
         assert_eq!(run(1)?, run(1)?);
         assert_ne!(run(1)?, run(2)?);
         Ok(())
