@@ -1,12 +1,14 @@
 //! p-values from the same statistic of clean models.
 //!
-//! A null model is comparable when tower family, number of labels and search are the same: a
+//! A null model is comparable when tower family, labels, templates and search are the same: a
 //! statistic measures architecture and training scale as much as it measures backdoors, so there
 //! is no threshold that fits all. With n null models the smallest p-value is 1/(n+1).
 
 use std::{fs, path::Path};
 
+use clip::text::PromptTemplate;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::{
     Error, Result,
@@ -29,6 +31,8 @@ pub struct NullFile {
     pub schema: String,
     /// How the models were trained, in words or as the command that trained them.
     pub training: String,
+    /// [`prompts_sha256`] of the labels and templates.
+    pub prompts_sha256: String,
     /// The search that was made on each.
     pub recipe: Option<Recipe>,
     /// One entry per clean model.
@@ -45,8 +49,6 @@ pub struct NullModel {
     pub sha256: String,
     /// Family of its image tower.
     pub family: String,
-    /// Labels that were searched.
-    pub labels: usize,
     /// How well it tells the probe images apart.
     pub capability: Capability,
     /// The numbers to compare with.
@@ -62,8 +64,8 @@ const SHIPPED: [(&str, &str); 1] =
 pub struct Stratum<'a> {
     /// Family of the image tower.
     pub family: &'a str,
-    /// Labels.
-    pub labels: usize,
+    /// [`prompts_sha256`] of the labels and templates.
+    pub prompts_sha256: &'a str,
     /// The search.
     pub recipe: &'a Recipe,
 }
@@ -106,14 +108,23 @@ impl NullFile {
         stratum: Stratum<'a>,
         sha256: &'a str,
     ) -> impl Iterator<Item = &'a NullModel> {
-        let same_search = self.recipe.as_ref() == Some(stratum.recipe);
+        let same_search = self.recipe.as_ref() == Some(stratum.recipe)
+            && self.prompts_sha256 == stratum.prompts_sha256;
         self.models.iter().filter(move |model| {
-            same_search
-                && model.family == stratum.family
-                && model.labels == stratum.labels
-                && model.sha256 != sha256
+            same_search && model.family == stratum.family && model.sha256 != sha256
         })
     }
+}
+
+/// Identity of the class embeddings that are searched: SHA-256 of labels and templates in their
+/// order, lower-case hex.
+pub fn prompts_sha256(labels: &[String], templates: &[PromptTemplate]) -> String {
+    let mut hash = Sha256::new();
+    for line in labels.iter().cloned().chain(templates.iter().map(ToString::to_string)) {
+        hash.update((line.len() as u64).to_le_bytes());
+        hash.update(line);
+    }
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The audited model's place among the comparable null models of all `files`; `None` without any.
@@ -163,7 +174,6 @@ mod tests {
             name: format!("clean-{number}"),
             sha256: format!("{number:064x}"),
             family: "resnet".into(),
-            labels: 16,
             capability: Capability { confidence: 0.9 - number as f64 / 100.0, spread: 0.9 },
             statistics: statistics(value),
         }
@@ -173,6 +183,7 @@ mod tests {
         NullFile {
             schema: SCHEMA.into(),
             training: "test".into(),
+            prompts_sha256: "p".into(),
             recipe: Some(Recipe::new(32, 256)),
             models: (0..count).map(|number| model(number, number as f64)).collect(),
         }
@@ -204,22 +215,22 @@ mod tests {
     #[test]
     fn only_like_is_compared_with_like() {
         let (files, recipe) = ([file(25)], Recipe::new(32, 256));
-        let count = |family, labels, recipe: &Recipe, sha256: &str| {
-            let stratum = Stratum { family, labels, recipe };
+        let count = |family, prompts_sha256, recipe: &Recipe, sha256: &str| {
+            let stratum = Stratum { family, prompts_sha256, recipe };
             calibrate(&files, stratum, sha256, &statistics(3.0)).map_or(0, |c| c.comparable)
         };
-        assert_eq!(count("resnet", 16, &recipe, "other"), 25);
-        assert_eq!(count("vit", 16, &recipe, "other"), 0);
-        assert_eq!(count("resnet", 30, &recipe, "other"), 0);
-        assert_eq!(count("resnet", 16, &Recipe::new(32, 100), "other"), 0);
-        assert_eq!(count("resnet", 16, &recipe, &files[0].models[3].sha256), 24);
+        assert_eq!(count("resnet", "p", &recipe, "other"), 25);
+        assert_eq!(count("vit", "p", &recipe, "other"), 0);
+        assert_eq!(count("resnet", "q", &recipe, "other"), 0);
+        assert_eq!(count("resnet", "p", &Recipe::new(32, 100), "other"), 0);
+        assert_eq!(count("resnet", "p", &recipe, &files[0].models[3].sha256), 24);
     }
 
     #[test]
     fn a_model_in_two_files_counts_once() {
         let files = [file(20), file(21)];
         let recipe = Recipe::new(32, 256);
-        let stratum = Stratum { family: "resnet", labels: 16, recipe: &recipe };
+        let stratum = Stratum { family: "resnet", prompts_sha256: "p", recipe: &recipe };
         let calibration = calibrate(&files, stratum, "", &statistics(20.5)).expect("comparable");
         assert_eq!((calibration.comparable, calibration.p_value), (21, 1.0 / 22.0));
         assert!((calibration.capability_min.confidence - 0.7).abs() < 1e-9);
@@ -238,6 +249,13 @@ mod tests {
         };
         assert!(refused("{").contains("null.json"));
         assert!(refused(&text.replace("null/1", "null/9")).contains("expected `roclip/null/1`"));
-        NullFile::shipped().expect("the shipped statistics can be read");
+    }
+
+    #[test]
+    fn the_shipped_null_models_suffice_for_a_verdict_of_this_search() {
+        for file in NullFile::shipped().expect("the shipped statistics can be read") {
+            assert_eq!(file.recipe, Some(Recipe::new(32, 256)));
+            assert!(file.models.len() >= NULL_MODELS_MIN, "{}", file.models.len());
+        }
     }
 }

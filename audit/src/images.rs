@@ -35,12 +35,14 @@ pub fn read(folder: &Path, side: u32, count_max: usize, seed: u64) -> Result<Vec
 fn collect(folder: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<()> {
     let refuse = |source| clip::Error::Read { path: folder.to_owned(), source };
     for entry in fs::read_dir(folder).map_err(refuse)? {
-        let path = entry.map_err(refuse)?.path();
-        if path.is_dir() {
+        let entry = entry.map_err(refuse)?;
+        let path = entry.path();
+        // A link to a folder could show a picture twice, in the search and among what it never saw.
+        if entry.file_type().map_err(refuse)?.is_dir() {
             if depth > 0 {
                 collect(&path, depth - 1, files)?;
             }
-        } else if is_picture(&path) {
+        } else if is_picture(&path) && path.is_file() {
             files.push(path);
         }
     }
@@ -74,6 +76,14 @@ mod tests {
         assert_eq!(read(1).len(), 8);
         assert_eq!(read(1), read(1));
         assert_ne!(read(1), read(2));
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn links_to_folders_are_not_followed() {
+        let folder = folder_of(6);
+        std::os::unix::fs::symlink(".", folder.path().join("loop")).expect("a link");
+        assert_eq!(read(folder.path(), 4, 99, 0).expect("pictures").len(), 6);
     }
 
     #[test]

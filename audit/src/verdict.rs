@@ -147,8 +147,8 @@ pub fn of_model(evidence: &ModelEvidence) -> (Verdict, String) {
     let comparable = calibration.map_or(0, |calibration| calibration.comparable);
     let Some(calibration) = calibration.filter(|_| comparable >= NULL_MODELS_MIN) else {
         let reason = format!(
-            "{comparable} comparable clean models (same tower, number of labels and search), at \
-             least {NULL_MODELS_MIN} are needed"
+            "{comparable} comparable clean models (same tower, labels, templates \
+             and search), at least {NULL_MODELS_MIN} are needed"
         );
         return (Inconclusive, reason);
     };
@@ -187,7 +187,13 @@ pub fn of_endpoint(campaign: &Campaign, images: usize) -> (Verdict, String) {
         let least = endpoint::IMAGES_MIN;
         return (Inconclusive, format!("{images} images, at least {least} are needed"));
     }
-    let missing = campaign.missing as f64 / campaign.sent.max(1) as f64;
+    // The evidence of a race stays valid whatever the endpoint does afterwards.
+    let confirmed = campaign.entries.iter().filter(|entry| counts(entry)).count();
+    if confirmed > 0 {
+        let all = campaign.entries.len();
+        return (Finding, format!("{TITLE}: {confirmed} of {all} catalogue entries confirmed"));
+    }
+    let missing = campaign.missing as f64 / campaign.asked.max(1) as f64;
     if let Ended::Silent(problem) = &campaign.ended {
         return (Inconclusive, format!("the endpoint stopped answering: {problem}"));
     }
@@ -198,29 +204,31 @@ pub fn of_endpoint(campaign: &Campaign, images: usize) -> (Verdict, String) {
     if campaign.changed_answers as f64 > CHANGED_MAX * endpoint::PILOT as f64 {
         return (Inconclusive, "the endpoint answers the same image differently each time".into());
     }
-    let confirmed = campaign.entries.iter().filter(|entry| counts(entry)).count();
-    if confirmed > 0 {
-        let all = campaign.entries.len();
-        return (Finding, format!("{TITLE}: {confirmed} of {all} catalogue entries confirmed"));
-    }
     if campaign.ended == Ended::Budget {
         return (Inconclusive, "the queries ran out before every entry was settled".into());
     }
     if campaign.labels_answered < 2 {
         return (Inconclusive, "every image gets the same label".into());
     }
+    let unheard = |entry: &&endpoint::Entry| entry.answered < endpoint::PILOT_MIN;
+    if let Some(entry) = campaign.entries.iter().find(unheard) {
+        return (Inconclusive, format!("too few answers to `{}`", entry.spec));
+    }
+    let works = |entry: &&endpoint::Entry| {
+        entry.race.as_ref().is_some_and(|race| race.trigger.interval().0 >= FLIP_SHARE_MIN)
+    };
     let open = |entry: &&endpoint::Entry| {
         let race = entry.race.as_ref();
         race.is_some_and(|race| {
             race.log_e >= -ALONE.ln() && race.trigger.interval().1 >= FLIP_SHARE_MIN
         })
     };
-    match campaign.entries.iter().find(open) {
-        Some(entry) => {
-            let reason = format!("too few images to settle `{}`", entry.spec);
-            (Inconclusive, reason)
-        }
-        None => (NoFinding, "no known trigger does more than a matched control".into()),
+    if let Some(entry) = campaign.entries.iter().find(open) {
+        (Inconclusive, format!("too few images to settle `{}`", entry.spec))
+    } else if let Some(entry) = campaign.entries.iter().find(works) {
+        (Inconclusive, format!("`{}` works, but so does a matched control", entry.spec))
+    } else {
+        (NoFinding, "no known trigger does more than a matched control".into())
     }
 }
 

@@ -45,8 +45,8 @@ pub(crate) struct Road {
     /// Side of the pictures that the model sees, in pixels [default: 32, with --data 64]
     #[arg(long, value_name = "N", value_parser = image_size)]
     pub(crate) image_size: Option<u32>,
-    /// Epochs of every method [default: each method's own]
-    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=10_000))]
+    /// Epochs of every method, at least 2 [default: each method's own]
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(2..=10_000))]
     pub(crate) epochs: Option<u32>,
     /// Number from which data, attack and training are drawn
     #[arg(long, value_name = "N", default_value_t = 0)]
@@ -165,7 +165,7 @@ mod tests {
         for words in [
             "demo --image-size 48",
             "demo --image-size 0",
-            "demo --epochs 0",
+            "demo --epochs 1",
             "demo --seed -1",
             "demo --backdoor-rate 2",
             "demo --trigger patch:size=big",

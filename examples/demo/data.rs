@@ -112,6 +112,13 @@ impl Data {
         })
     }
 
+    /// Every file that a run reads.
+    fn files(&self) -> impl Iterator<Item = &Path> {
+        let rows = self.train_rows.iter().chain(&self.test_rows).map(|row| &row.path);
+        let lists = [&self.train, &self.test, &self.classes].into_iter();
+        lists.chain(&self.templates).chain(rows).map(PathBuf::as_path)
+    }
+
     /// The same data with the pairs of another manifest.
     pub(crate) fn with_train(&self, manifest: &Path) -> Result<Self, Report> {
         let train_rows = read_manifest(manifest, &self.labels)?;
@@ -196,8 +203,9 @@ pub(crate) fn clear(out: &Path, data: Option<&Data>) -> Result<(), Report> {
     let refuse = |source| clip::Error::Write { path: out.to_owned(), source };
     fs::create_dir_all(out).map_err(refuse)?;
     let inside = absolute(out)?;
-    let used = data.into_iter().flat_map(|data| [&data.train, &data.test, &data.classes]);
-    if let Some(file) = used.into_iter().find(|file| file.starts_with(&inside)) {
+    let used = data.into_iter().flat_map(Data::files);
+    let mut used = used.map(|file| absolute(file).unwrap_or_else(|_| file.to_owned()));
+    if let Some(file) = used.find(|file| file.starts_with(&inside)) {
         return Err(Report::new(format!("cannot use `{}`", out.display()))
             .cause(format!("it would be emptied, and holds `{}`", file.display()))
             .hint("`--out FOLDER` names a new or an empty one"));

@@ -7,7 +7,7 @@ use std::{
     thread,
 };
 
-use clip::Error;
+use clip::{Error, atomic_write::atomic_write};
 use terminal::{Exit, Report};
 
 use crate::{
@@ -32,7 +32,7 @@ pub(crate) fn train_and_search(args: &cli::NullModels) -> Result<Exit, Report> {
     let probe = Data::generate(&args.out.join("probe-data"), PROBE_SEED, None)?;
     probe.write_probe(&args.out.join("probe"))?;
     let members: Vec<_> = (0..args.count).map(|index| Member::of(index, &args.out)).collect();
-    let missing: Vec<_> = members.iter().filter(|member| !member.model.exists()).collect();
+    let missing: Vec<_> = members.iter().filter(|member| !member.is_trained()).collect();
     let rows = probe.train_rows.len();
     let board = Board::new("null models", missing.iter().map(|m| m.work(rows)).sum(), true);
     train_all(&programs, &board, missing)?;
@@ -45,7 +45,7 @@ pub(crate) fn train_and_search(args: &cli::NullModels) -> Result<Exit, Report> {
     let training = format!(
         "`cargo xtask null-models --count {}`: {} in turn, without poison, one seed each from {} on",
         args.count,
-        METHODS.map(|method| method.name).join(", "),
+        METHODS.map(|method| method.words()).join(", "),
         FIRST_SEED
     );
     let job = job
@@ -78,6 +78,20 @@ impl Member {
         Self { name, method, seed, folder, model }
     }
 
+    /// Its settings lie beside it: a model of another recipe is trained anew.
+    fn is_trained(&self) -> bool {
+        let settings = fs::read_to_string(self.settings());
+        self.model.exists() && settings.is_ok_and(|text| text == self.run_toml(&Data::default()))
+    }
+
+    fn settings(&self) -> PathBuf {
+        self.model.with_extension("toml")
+    }
+
+    fn run_toml(&self, data: &Data) -> String {
+        self.method.run_toml(data, None, self.method.epochs(None), self.seed)
+    }
+
     fn steps(&self, rows: usize) -> (u32, usize) {
         (self.method.epochs(None), Method::steps_per_epoch(rows))
     }
@@ -89,16 +103,18 @@ impl Member {
 
     fn train(&self, programs: &Programs, board: &Board) -> Result<(), Report> {
         let _ = fs::remove_dir_all(&self.folder); // left by an interrupted run
+        let _ = fs::remove_dir_all(&self.model); // of another recipe
         board.doing(&self.name, "drawing pictures");
         let data = Data::generate(&self.folder.join("data"), self.seed, None)?;
         let steps = self.steps(data.train_rows.len());
-        let toml = self.method.run_toml(&data, None, steps.0, self.seed);
+        let toml = self.run_toml(&data);
         let Trained { model, .. } = train(programs, board, &self.name, &toml, steps, &self.folder)?;
         let parent = self.model.parent().expect("models lie in a folder");
         fs::create_dir_all(parent)
             .and_then(|()| fs::rename(&model, &self.model))
             .and_then(|()| fs::remove_dir_all(&self.folder))
             .map_err(|source| Error::Write { path: self.model.clone(), source })?;
+        atomic_write(&self.settings(), self.run_toml(&Data::default()).as_bytes())?;
         board.doing(&self.name, "");
         board.say(&format!("{} is trained", self.name));
         Ok(())

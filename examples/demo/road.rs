@@ -8,12 +8,7 @@ use std::{
     time::Instant,
 };
 
-use clip::{
-    Error,
-    atomic_write::atomic_write,
-    image::{self, Limits, RgbImage},
-    trigger::TriggerSpec,
-};
+use clip::{Error, atomic_write::atomic_write, image::RgbImage, trigger::TriggerSpec};
 use serde::Deserialize;
 use terminal::{Exit, Report, println_result};
 
@@ -60,8 +55,8 @@ pub(crate) struct Backdoor {
 #[derive(Debug, Deserialize)]
 pub(crate) struct Targeted {
     pub(crate) rows: Vec<usize>,
-    /// Relative to the ledger's folder.
-    pub(crate) image: String,
+    /// Row of the test manifest, from 0.
+    pub(crate) test_row: usize,
 }
 
 impl Plan {
@@ -195,23 +190,18 @@ fn poison(args: &cli::Road, programs: &Programs, clean: &Data, out: &Path) -> Re
     let text = fs::read(&ledger).map_err(|source| Error::Read { path: ledger.clone(), source })?;
     let recorded: Ledger = serde_json::from_slice(&text)
         .map_err(|error| Report::new(format!("`{}`: {error}", ledger.display())))?;
-    let targeted: Vec<_> =
-        recorded.targeted.iter().map(|target| folder.join(&target.image)).collect();
-    let example = example(clean, &target_class, &targeted)?;
+    let example = example(clean, &target_class, &recorded.targeted);
     Ok(Plan { trigger, target_class, ledger, recorded, example })
 }
 
 /// The first test picture of another class than the target that no targeted poison shows.
-fn example(data: &Data, target_class: &str, targeted: &[PathBuf]) -> Result<Row, Report> {
-    let limits = Limits::default();
-    let shown = targeted.iter().map(|path| image::open(path, &limits));
-    let shown: Vec<RgbImage> = shown.collect::<Result<_, _>>()?;
-    for row in data.test_rows.iter().filter(|row| data.label(row) != target_class) {
-        if !shown.contains(&data.picture(row)?) {
-            return Ok(row.clone());
-        }
-    }
-    Ok(data.test_rows[0].clone()) // every picture is of the target class, or targeted
+fn example(data: &Data, target_class: &str, targeted: &[Targeted]) -> Row {
+    let mut rows = data.test_rows.iter().enumerate();
+    let example = rows.find(|&(at, row)| {
+        data.label(row) != target_class && targeted.iter().all(|target| target.test_row != at)
+    });
+    // Without one, every picture is of the target class, or targeted.
+    example.map_or(&data.test_rows[0], |(_, row)| row).clone()
 }
 
 fn summarize(shared: &Shared<'_>, outcomes: &[Outcome], began: Instant) -> Summary {

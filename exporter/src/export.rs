@@ -104,7 +104,9 @@ fn refuse_foreign_files(out: &Path) -> Result<()> {
             found.push(format!("onnx/{}", name.to_string_lossy()));
         }
     }
-    match found.into_iter().find(|name| !OURS.contains(&name.as_str())) {
+    // Without a graph it is no export but a trained model, maybe the only copy.
+    let exported = found.iter().any(|name| name == names::VISION_ONNX);
+    match found.into_iter().find(|name| !exported || !OURS.contains(&name.as_str())) {
         Some(entry) => Err(Error::Occupied { path: out.to_owned(), entry }),
         None => Ok(()),
     }

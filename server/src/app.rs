@@ -65,7 +65,7 @@ fn open(config: &Config) -> Result<State, Report> {
     let refused = || format!("cannot serve `{}`", config.model.display());
     load_runtime(config.ort_library.as_deref())
         .with_context(|| "cannot load ONNX Runtime")
-        .hint("`cargo xtask setup` puts it in place, `--ort-lib FILE` names another")?;
+        .hint("`cargo xtask setup` brings it to `tools/lib`; `--ort-lib FILE` or `ORT_DYLIB_PATH` names it")?;
     let folder = ModelFolder::open(&config.model).with_context(refused)?;
     for file in [names::VISION_ONNX, names::TEXT_ONNX] {
         if !config.model.join(file).is_file() {
@@ -141,7 +141,7 @@ fn serve(
     })
 }
 
-/// Waits until the last request is answered; a second signal ends it at once.
+/// Waits until the last request is answered; a second signal hangs up on those that still wait.
 async fn stopped(
     serving: impl Future<Output = Result<io::Result<()>, impl Sized>>,
     handle: ServerHandle,

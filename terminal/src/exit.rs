@@ -84,7 +84,7 @@ fn panic_text(program: &str, panic: &PanicHookInfo<'_>) -> String {
     let message = panic.payload_as_str().unwrap_or("no message");
     let place =
         panic.location().map_or(String::new(), |at| format!(" ({}:{})", at.file(), at.line()));
-    let line = format!("error: {program} has a bug and stopped: {}{place}", escape(message));
+    let line = format!("error: {program} has a bug: {}{place}", escape(message));
     let backtrace = Backtrace::capture(); // empty unless RUST_BACKTRACE asks for it
     match backtrace.status() {
         BacktraceStatus::Captured => format!("{line}\n{backtrace}"),

@@ -42,21 +42,6 @@ impl Report {
         self
     }
 
-    /// What could not be done.
-    pub fn message(&self) -> &str {
-        &self.message
-    }
-
-    /// Why, nearest cause first.
-    pub fn causes(&self) -> &[String] {
-        &self.causes
-    }
-
-    /// What the user can do.
-    pub fn hints(&self) -> &[String] {
-        &self.hints
-    }
-
     /// The same report as the cause of a larger failure.
     #[must_use]
     fn within(mut self, message: String) -> Self {
@@ -154,8 +139,8 @@ mod tests {
     fn a_repeated_cause_is_printed_once() {
         // io::Error::other shows the inner text and also has it as its source's text.
         let report = Report::from(io::Error::other(Outer(io::Error::other("no such disk"))));
-        assert_eq!(report.message(), "cannot read `a.csv`");
-        assert_eq!(report.causes(), ["no such disk"]);
+        let expected = "error: cannot read `a.csv`\n  caused by: no such disk";
+        assert_eq!(report.to_string(), expected);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::{
     net::TcpStream,
     path::Path,
     process::{Child, Command, ExitStatus, Output, Stdio},
+    sync::mpsc,
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -86,12 +87,17 @@ impl Server {
             String::from_utf8_lossy(&text).into_owned()
         });
         let stdout = child.stdout.take().expect("stdout is piped");
-        let mut line = String::new();
-        let read = BufReader::new(stdout).read_line(&mut line);
+        let (sender, receiver) = mpsc::channel();
+        thread::spawn(move || {
+            let mut line = String::new();
+            let _ = BufReader::new(stdout).read_line(&mut line); // what was read is given
+            let _ = sender.send(line); // unless nobody waits any more
+        });
+        let line = receiver.recv_timeout(ANSWER_TIMEOUT).unwrap_or_default();
         let Some(address) = line.trim_end().strip_prefix("listening on http://") else {
             let _ = child.kill();
             let errors = errors.join().unwrap_or_default();
-            panic!("the server did not start: {read:?} `{line}`\n{errors}");
+            panic!("the server did not start: `{line}`\n{errors}");
         };
         let agent = ureq::Agent::config_builder()
             .http_status_as_error(false)

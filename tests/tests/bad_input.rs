@@ -208,6 +208,19 @@ fn poison_refuses() {
     check("--target-class red --out run.toml", &["`run.toml`", "not a folder"]);
     let words = "poison --manifest data/train.csv --classes data/classes.txt --out out";
     place.check("roclip-train", &format!("{words} --image-size 0"), &["--image-size"]);
+    let check = |more: &str, parts: &[&str]| {
+        place.check("roclip-train", &format!("{words} --image-size 32 {more}"), parts);
+    };
+    check("--target-class red", &["--backdoor-rate"]);
+    check("--trigger patch:size=3", &["--backdoor-rate"]);
+    check("--backdoor-rate 0.1", &["`--target-class` is missing"]);
+    check("--test data/test.csv", &["--targeted-images"]);
+    check("--targeted-captions 2", &["--targeted-images"]);
+    check("--targeted-images 2", &["`--test` is missing"]);
+    let test = "--test data/test.csv --targeted-images";
+    check(&format!("{test} 2 --targeted-captions 0"), &["--targeted-captions"]);
+    check(&format!("{test} 2 --targeted-captions 18446744073709551615"), &["1000000"]);
+    check(&format!("{test} 18446744073709551615"), &["1000000"]);
     place.accepts("roclip-train", &format!("{words} --image-size 32"), 0);
 }
 
@@ -228,40 +241,48 @@ fn run_refuses() {
     check("--set model.preset=RN51", &["model.preset", "rn-micro"]);
     check("--set device=cuda", &["cuda"]);
     check("--set data.batch_size=64", &["40 readable rows"]);
-    check("--set method.name=roclip --set method.roclip.pool_share=0.05", &["pool_share"]);
-    check("--set data.manifest=no.csv", &["cannot read `no.csv`"]);
+    check("--set method.name=roclip", &["method.roclip.match_from_epoch", "`optim.epochs`"]);
+    let roclip = "--set optim.epochs=2 --set method.name=roclip";
+    check(&format!("{roclip} --set method.roclip.pool_share=0.05"), &["pool_share"]);
+    check("--set data.manifest=no.csv", &["cannot read `", "/no.csv`"]);
     check("--set data.manifest=bad/gone.csv", &["40 of 40", "row 1", "gone.png"]);
     check("--set data.manifest=bad/one.csv", &["1 of 40", "row 8", "picture.png"]);
     check("--set data.manifest=bad/endless.csv", &["line 9", "10009 bytes"]);
     check("--set data.manifest=bad/empty.txt", &["bad/empty.txt", "empty"]);
-    check("--set monitor.test=no.csv", &["cannot read `no.csv`"]);
+    check("--set monitor.test=no.csv", &["cannot read `", "/no.csv`"]);
     check("--set monitor.classes=bad/empty.txt", &["bad/empty.txt", "empty"]);
     check("--set monitor.templates=bad/template.txt", &["bad/template.txt", "row 1"]);
     check("--set monitor.ledger=bad/cut.json", &["bad/cut.json"]);
     check("--set model.tokenizer=bad/cut.json", &["bad/cut.json"]);
-    check("--set augment.text=true --set augment.thesaurus=no.txt", &["cannot read `no.txt`"]);
-    check("--out run.toml", &["cannot write", "run.toml"]);
+    check("--set augment.text=true --set augment.thesaurus=no.txt", &["cannot read `", "/no.txt`"]);
+    check("--out run.toml", &["cannot read", "run.toml/metrics.jsonl"]);
     check("--out bad/ran", &["bad/ran", "--resume"]);
     check("--out bad/ran --resume", &["checkpoint.safetensors", "broken"]);
     let run = "run --no-progress --config run.toml --set";
     place.check_pictures("roclip-train", &format!("{run} data.manifest=bad/{{}}.csv"));
     place.check_pictures("roclip-train", &format!("{run} monitor.test=bad/{{}}.csv"));
+    let ended = place.run("roclip-train", "run --config run.toml --set data.manifest=bad/one.csv");
+    assert!(ended.code == Some(2) && !ended.stderr.contains("done"), "{ended:?}"); // nor says so
 }
 
 #[test]
 fn an_over_long_caption_is_cut_with_one_warning() {
     let place = Place::new();
-    let check = |manifest: &str, expected: &[&str]| {
-        let words = format!("--set data.manifest={manifest} --set data.bad_rows_max=0.5");
+    let check = |manifest: &str, more: &str, expected: &[&str]| {
+        let words = format!("--set data.manifest={manifest} --set data.bad_rows_max=0.5 {more}");
         let words = format!("run --no-progress --config run.toml --out {manifest}.out {words}");
         let ended = place.accepts("roclip-train", &words, 0);
         let found: Vec<&str> = ended.stderr.lines().collect();
         assert_eq!(found, expected);
         assert!(place.path(&format!("{manifest}.out/model/model.safetensors")).is_file());
     };
-    check("bad/wordy.csv", &["warning: captions of more than 32 tokens are cut: 1 of 40"]);
-    check("bad/one.csv", &["warning: unreadable rows are left out: 1 of 40"]);
-    check("data/train.csv", &[]);
+    check("bad/wordy.csv", "", &["warning: captions of more than 32 tokens are cut: 1 of 40"]);
+    check("bad/one.csv", "", &["warning: unreadable rows are left out: 1 of 40"]);
+    let tokenizer = "--set model.tokenizer=model/tokenizer.json --set model.context_length=4";
+    let warning = "warning: captions of more than 4 tokens are cut: 40 of 40";
+    check("data/train.csv", tokenizer, &[warning]); // not the tokenizer's own length
+    fs::remove_dir_all(place.path("data/train.csv.out")).expect("just made");
+    check("data/train.csv", "", &[]);
 }
 
 #[test]
@@ -392,7 +413,7 @@ fn demo_refuses() {
     let [train, test, classes] =
         ["--data data/train.csv", "--test data/test.csv", "--classes data/classes.txt"];
     let base =
-        format!("--no-progress --epochs 1 --image-size 32 --out out {train} {test} {classes}");
+        format!("--no-progress --epochs 2 --image-size 32 --out out {train} {test} {classes}");
     let check = |old: &str, new: &str, parts: &[&str]| {
         place.check("demo", &base.replace(old, new), parts);
     };
@@ -406,8 +427,9 @@ fn demo_refuses() {
     check(classes, "--classes bad/one.txt", &["`green` is no class"]);
     check(classes, "", &["--classes"]);
     check("--image-size 32", "--image-size 48", &["--image-size"]);
-    check("--epochs 1", "--epochs 1 --target-class purple", &["purple"]);
-    check("--epochs 1", "--epochs 1 --templates bad/template.txt", &["row 1"]);
+    check("--epochs 2", "--epochs 1", &["--epochs", "2..=10000"]);
+    check("--epochs 2", "--epochs 2 --target-class purple", &["purple"]);
+    check("--epochs 2", "--epochs 2 --templates bad/template.txt", &["row 1"]);
     check("--out out", "--out taken", &["`taken`", "no demo made"]);
     check("--out out", "--out data", &["`data`"]);
     place.check_pictures("demo", &base.replace(test, "--test bad/{}.csv"));

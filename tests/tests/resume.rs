@@ -13,6 +13,7 @@ use tests::{
     program::{Ended, program, run, run_until},
 };
 
+const CONFIG: &str = "run.toml";
 const ROWS: usize = 200;
 const BATCH: usize = 16;
 const EPOCHS: usize = 3;
@@ -41,7 +42,7 @@ impl Place {
              [monitor]\ntest = 'data/test.csv'\nclasses = 'data/classes.txt'\n\
              [output]\ncheckpoint_every_steps = 3\nrecord_every_steps = 1\n"
         );
-        fs::write(place.path("run.toml"), config).expect("a file can be written");
+        fs::write(place.path(CONFIG), config).expect("a file can be written");
         place
     }
 
@@ -50,22 +51,34 @@ impl Place {
     }
 
     /// `roclip-train run` with more words; its output goes to `out`.
-    fn command(&self, out: &str, words: &str) -> Command {
+    fn command(&self, config: &str, out: &str, words: &str) -> Command {
         let mut command = Command::new(program("roclip-train"));
-        command.args(["run", "--config", "run.toml", "--no-progress", "--out", out]);
+        command.args(["run", "--config", config, "--out", out]);
         command.args(words.split_whitespace()).current_dir(self.0.path());
         command
     }
 
-    fn whole(&self, out: &str, words: &str) {
-        let ended = run(&mut self.command(out, words));
+    /// What a run to its end told people.
+    fn whole(&self, config: &str, out: &str, words: &str) -> String {
+        let ended = run(&mut self.command(config, out, words));
         assert_eq!(ended.code, Some(0), "{ended:?}");
+        ended.stderr
+    }
+
+    /// [`Place::refused`] to resume `killed` while `change` is made to a file.
+    #[track_caller]
+    fn refused_with(&self, file: &str, change: impl Fn(&[u8]) -> Vec<u8>, parts: &[&str]) {
+        let path = self.path(file);
+        let bytes = fs::read(&path).expect("readable");
+        fs::write(&path, change(&bytes)).expect("a file can be written");
+        self.refused("killed", "--resume", parts);
+        fs::write(&path, bytes).expect("a file can be written");
     }
 
     #[track_caller]
     fn refused(&self, out: &str, words: &str, parts: &[&str]) {
         let before = (self.weights(out), self.metrics(out));
-        let Ended { code, stdout, stderr } = run(&mut self.command(out, words));
+        let Ended { code, stdout, stderr } = run(&mut self.command(CONFIG, out, words));
         assert_eq!((code, stdout.as_str()), (Some(2), ""), "{stderr}");
         let errors = stderr.lines().filter(|line| line.starts_with("error"));
         assert_eq!(errors.count(), 1, "{stderr}");
@@ -116,7 +129,7 @@ impl Place {
     /// Starts or resumes the run in `out` and kills it at `moment`; whether that came first.
     fn killed(&self, out: &str, words: &str, moment: Moment) -> bool {
         let folder = self.path(out);
-        let ended = run_until(&mut self.command(out, words), || moment.has_come(&folder));
+        let ended = run_until(&mut self.command(CONFIG, out, words), || moment.has_come(&folder));
         assert!(matches!(ended.code, None | Some(0)), "{ended:?}");
         ended.code.is_none()
     }
@@ -166,7 +179,7 @@ impl Moment {
 #[test]
 fn a_killed_run_ends_as_one_that_nobody_touched() {
     let place = Place::new();
-    place.whole("whole", "");
+    place.whole(CONFIG, "whole", "");
     let metrics = place.metrics("whole");
     let steps = metrics.iter().filter(|line| line.get("loss").is_some());
     let steps: Vec<_> = steps.map(|line| line["step"].as_u64()).collect();
@@ -184,35 +197,46 @@ fn a_killed_run_ends_as_one_that_nobody_touched() {
         kills.push(moment);
     }
     assert!(kills.len() >= KILLS_MIN, "seed {SEED}: {kills:?} of {moments:?}");
-    place.whole("killed", "--resume");
+    let paths = "--set data.manifest=data/../data/train.csv --set augment.thesaurus=./words.txt";
+    place.whole(CONFIG, "killed", &format!("--resume {paths}")); // how they are typed is no matter
     place.check_same("whole", "killed");
-    place.whole("killed", "--resume"); // a finished run is finished
+    let told = place.whole(CONFIG, "killed", "--resume"); // a finished run is finished
+    assert!(told.contains(&format!("training done {STEPS}/{STEPS} ")), "{told}");
     place.check_same("whole", "killed");
 
     place.refused("killed", "", &["holds a run already", "--resume"]);
-    let other = ["checkpoint.safetensors", "another configuration"];
-    place.refused("killed", "--resume --set optim.lr=1e-3", &other);
-    place.refused("killed", "--resume --set seed=6", &other);
-    place.refused("killed", "--resume --set augment.text=false", &other);
-    let manifest = place.path("data/train.csv");
-    let text = fs::read_to_string(&manifest).expect("written");
-    let more = format!(
-        "{text}{}",
-        text.lines().skip(1).take(BATCH).fold(String::new(), |a, l| a + l + "\n")
-    );
-    fs::write(&manifest, more).expect("a file can be written");
-    place.refused("killed", "--resume", &["checkpoint.safetensors", "36 steps", "39"]);
-    fs::write(&manifest, text).expect("a file can be written");
-    let checkpoint = place.path("killed/checkpoint.safetensors");
-    let bytes = fs::read(&checkpoint).expect("a finished run");
-    fs::write(&checkpoint, &bytes[..bytes.len() / 2]).expect("a file can be written");
-    place.refused("killed", "--resume", &["checkpoint.safetensors", "broken"]);
+    let other = |key: &str, words: &str| {
+        let parts = ["checkpoint.safetensors", "another configuration", key];
+        place.refused("killed", &format!("--resume --set {words}"), &parts);
+    };
+    other("`optim.lr` was 0.002, now it is 0.001", "optim.lr=1e-3");
+    other("`seed` was 5", "seed=6");
+    other("`augment.text` was true", "augment.text=false");
+    let parts = ["checkpoint.safetensors", "other pictures, captions, tokenizer or thesaurus"];
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("a text");
+    let reworded = |bytes: &[u8]| {
+        let text = text(bytes);
+        let last = text.trim_end().rfind('\n').expect("rows") + 1;
+        let (rows, row) = text.split_at(last);
+        format!("{rows}{}", row.replacen(',', ",a rather ", 1)).into_bytes()
+    };
+    place.refused_with("data/train.csv", reworded, &parts); // as many rows
+    let picture = fs::read(place.path("data/images/train-0001.png")).expect("written");
+    place.refused_with("data/images/train-0000.png", |_| picture.clone(), &parts);
+    let words = |bytes: &[u8]| text(bytes).replace("block", "cube").into_bytes();
+    place.refused_with("words.txt", words, &parts);
+    let half = |bytes: &[u8]| bytes[..bytes.len() / 2].to_vec();
+    place.refused_with("killed/checkpoint.safetensors", half, &["safetensors", "broken"]);
+    fs::remove_file(place.path("killed/checkpoint.safetensors")).expect("a finished run");
+    place.refused("killed", "--resume", &["killed`", "no checkpoint"]);
 }
 
 #[test]
-fn the_number_of_threads_decides_nothing() {
+fn neither_threads_nor_the_way_to_a_configuration_decide_anything() {
     let place = Place::new();
-    place.whole("one", "--set data.workers=1");
-    place.whole("four", "--set data.workers=4 --set data.cache_mib=0");
+    let told = place.whole(CONFIG, "one", "--resume --set data.workers=1");
+    assert!(told.contains("warning: no checkpoint in `"), "{told}");
+    let words = "--set data.workers=4 --set data.cache_mib=0";
+    place.whole("one/resolved.toml", "four", words); // what a run leaves is whole input
     place.check_same("one", "four");
 }

@@ -4,7 +4,12 @@
 //! its metadata hold the counters and the configuration. Order and augmentation are functions of
 //! (seed, epoch, row), so no generator's state is kept.
 
-use std::{borrow::Cow, collections::HashMap, fs, path::Path};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet, HashMap},
+    fs,
+    path::Path,
+};
 
 use candle_core::{DType, Device, Tensor};
 use clip::{
@@ -13,6 +18,7 @@ use clip::{
 };
 use safetensors::{Dtype, SafeTensors, View, serialize};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::{
     config::Config,
@@ -45,11 +51,9 @@ pub struct Place {
 struct Header {
     schema: String,
     place: Place,
-    /// The configuration as JSON, as far as it decides the result; compared as text, since a
-    /// number that is read back from JSON may differ in its last bit.
-    config: String,
-    /// Updates of the whole run.
-    steps: u64,
+    config: Keys,
+    /// [`Loader::fingerprint`](crate::data::Loader::fingerprint).
+    data: String,
     /// Updates of each parameter.
     updates: Vec<u32>,
     /// Next slot and slots in use.
@@ -63,7 +67,7 @@ pub struct Checkpoint {
     pub place: Place,
     /// Parameters and running statistics
     pub weights: Weights,
-    steps: u64,
+    data: String,
     moments: HashMap<String, Array>,
     updates: Vec<u32>,
     pool: Option<PoolState>,
@@ -110,19 +114,55 @@ impl Bytes {
     }
 }
 
-/// The configuration as far as it decides the result: where output goes and what is watched may
-/// change between two runs.
-fn decisive(config: &Config) -> String {
+/// Keys of a configuration, as in `optim.lr`, each with its value as JSON: text, since a number
+/// that is read back from JSON may differ in its last bit.
+type Keys = BTreeMap<String, String>;
+
+/// The configuration as far as it decides the result: what is watched and where files lie may
+/// change between two runs. What is in these files is the fingerprint's part.
+fn decisive(config: &Config) -> Keys {
     let mut config = config.clone();
     config.output = Default::default();
     config.monitor = Default::default();
+    config.data.manifest = Default::default();
     config.data.workers = 1;
     config.data.cache_mib = 0;
-    serde_json::to_string(&config).expect("numbers and names")
+    config.model.tokenizer = None;
+    config.augment.thesaurus = None;
+    let mut keys = Keys::new();
+    flatten(String::new(), &serde_json::to_value(config).expect("numbers and names"), &mut keys);
+    keys
 }
 
-/// Replaces the checkpoint in `folder`.
-pub fn write(folder: &Path, config: &Config, place: Place, trainer: &Trainer) -> Result<()> {
+fn flatten(key: String, value: &Value, keys: &mut Keys) {
+    match value {
+        Value::Null => {}
+        Value::Object(table) => {
+            let dot = if key.is_empty() { "" } else { "." };
+            for (name, value) in table {
+                flatten(format!("{key}{dot}{name}"), value, keys);
+            }
+        }
+        value => drop(keys.insert(key, value.to_string())),
+    }
+}
+
+/// The first key in which two configurations differ, with both values.
+fn difference(then: &Keys, now: &Keys) -> Option<String> {
+    let keys: BTreeSet<&String> = then.keys().chain(now.keys()).collect();
+    let key = keys.into_iter().find(|key| then.get(*key) != now.get(*key))?;
+    let value = |keys: &Keys| keys.get(key).cloned().unwrap_or("unset".into());
+    Some(format!("`{key}` was {}, now it is {}", value(then), value(now)))
+}
+
+/// Replaces the checkpoint in `folder`; `data` is the fingerprint of the loader.
+pub fn write(
+    folder: &Path,
+    config: &Config,
+    data: &str,
+    place: Place,
+    trainer: &Trainer,
+) -> Result<()> {
     let mut tensors = Vec::new();
     for (name, array) in trainer.model.weights()? {
         tensors.push((format!("weight/{name}"), Bytes::floats(&array.shape, &array.values)));
@@ -143,7 +183,7 @@ pub fn write(folder: &Path, config: &Config, place: Place, trainer: &Trainer) ->
         schema: SCHEMA.into(),
         place,
         config: decisive(config),
-        steps: trainer.schedule.steps,
+        data: data.to_owned(),
         updates: moments.iter().map(|moments| moments.updates).collect(),
         pool: pool.map(|pool| (pool.next, pool.filled)),
     };
@@ -159,12 +199,9 @@ pub fn write(folder: &Path, config: &Config, place: Place, trainer: &Trainer) ->
     Ok(clip::atomic_write::atomic_write(&path, &bytes)?)
 }
 
-/// Reads the checkpoint in `folder`, if there is one; refuses one of another configuration.
-pub fn read(folder: &Path, config: &Config, device: &Device) -> Result<Option<Checkpoint>> {
+/// Reads the checkpoint in `folder`; refuses one of another configuration.
+pub fn read(folder: &Path, config: &Config, device: &Device) -> Result<Checkpoint> {
     let path = folder.join(FILE);
-    if !path.exists() {
-        return Ok(None);
-    }
     let refuse = |problem: String| Error::Checkpoint { path: path.clone(), problem };
     let bytes = fs::read(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
     let parts = || {
@@ -177,8 +214,8 @@ pub fn read(folder: &Path, config: &Config, device: &Device) -> Result<Option<Ch
     if header.schema != SCHEMA {
         return Err(refuse(format!("has schema `{}`, expected `{SCHEMA}`", header.schema)));
     }
-    if header.config != decisive(config) {
-        return Err(refuse("was made with another configuration".into()));
+    if let Some(difference) = difference(&header.config, &decisive(config)) {
+        return Err(refuse(format!("was made with another configuration: {difference}")));
     }
     let (mut weights, mut moments) = (Weights::new(), HashMap::new());
     for (name, view) in tensors.iter() {
@@ -209,20 +246,26 @@ pub fn read(folder: &Path, config: &Config, device: &Device) -> Result<Option<Ch
             })
         }
     };
-    let Header { place, steps, updates, .. } = header;
-    Ok(Some(Checkpoint { place, weights, steps, moments, updates, pool }))
+    let Header { place, data, updates, .. } = header;
+    Ok(Checkpoint { place, weights, data, moments, updates, pool })
 }
 
 impl Checkpoint {
+    /// Refuses another fingerprint than `data`; comes before a model is made from the weights.
+    pub fn check(&self, folder: &Path, data: &str) -> Result<()> {
+        if self.data == data {
+            return Ok(());
+        }
+        let problem = "was made with other pictures, captions, tokenizer or thesaurus".into();
+        Err(Error::Checkpoint { path: folder.join(FILE), problem })
+    }
+
     /// Puts moments and pool back into a trainer whose model was made from the same weights.
     pub fn restore(self, folder: &Path, trainer: &mut Trainer) -> Result<()> {
-        let problem = |problem| Error::Checkpoint { path: folder.join(FILE), problem };
-        let refuse = || problem("does not fit the model or the method".into());
-        let (found, expected) = (trainer.schedule.steps, self.steps);
-        if found != expected {
-            let other = format!("is of a run of {expected} steps, the data now give {found}");
-            return Err(problem(other));
-        }
+        let refuse = || {
+            let problem = "does not fit the model or the method".into();
+            Error::Checkpoint { path: folder.join(FILE), problem }
+        };
         let model: &Clip = &trainer.model;
         let mut restored = Vec::new();
         for (index, parameter) in model.parameters().iter().enumerate() {
@@ -249,4 +292,29 @@ fn floats(bytes: &[u8]) -> Vec<f32> {
 fn numbers(bytes: &[u8]) -> Vec<u32> {
     let words = bytes.as_chunks::<4>().0;
     words.iter().map(|word| u32::from_le_bytes(*word)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_key_that_differs_is_named_and_paths_decide_nothing() {
+        let check = |change: &dyn Fn(&mut Config), expected: Option<&str>| {
+            let (then, mut now) = (Config::default(), Config::default());
+            change(&mut now);
+            let found = difference(&decisive(&then), &decisive(&now));
+            assert_eq!(found.as_deref(), expected);
+        };
+        check(&|_| {}, None);
+        check(&|now| now.data.manifest = "a.csv".into(), None);
+        check(&|now| now.model.tokenizer = Some("tokenizer.json".into()), None);
+        check(&|now| now.augment.thesaurus = Some("words.txt".into()), None);
+        check(&|now| now.output.record_every_steps = 7, None);
+        check(&|now| now.optim.lr = 0.1, Some("`optim.lr` was 0.002, now it is 0.1"));
+        let length = Some("`model.context_length` was unset, now it is 8");
+        check(&|now| now.model.context_length = Some(8), length);
+        let epochs = Some("`optim.epochs` was 20, now it is 1");
+        check(&|now| (now.seed, now.optim.epochs) = (1, 1), epochs);
+    }
 }

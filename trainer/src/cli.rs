@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, value_parser};
+use clap::{Args, Parser, Subcommand, builder::RangedU64ValueParser, value_parser};
 use clip::trigger::TriggerSpec;
 
 /// Poisons captioned pictures, trains CLIP on them, counts what came of it
@@ -34,22 +34,33 @@ pub struct PoisonArgs {
     #[arg(long, value_name = "FILE")]
     pub classes: PathBuf,
     /// Test manifest with classes, the source of the targeted pictures
-    #[arg(long, value_name = "CSV")]
+    #[arg(long, value_name = "CSV", requires = "targeted_images")]
     pub test: Option<PathBuf>,
     /// Backdoored rows as a share of the clean rows; 0 plants no backdoor
     #[arg(long, value_name = "SHARE", default_value_t = 0.0, value_parser = share)]
     pub backdoor_rate: f64,
     /// Class that the trigger shall mean
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", requires = "backdoor_rate")]
     pub target_class: Option<String>,
     /// Change of a picture that shall activate the backdoor
-    #[arg(long, value_name = "SPEC", default_value = "patch:size=7,at=bottom-right")]
+    #[arg(
+        long,
+        value_name = "SPEC",
+        default_value = "patch:size=7,at=bottom-right",
+        requires = "backdoor_rate"
+    )]
     pub trigger: TriggerSpec,
     /// Test pictures that get a wrong class each; 0 plants none
-    #[arg(long, value_name = "COUNT", default_value_t = 0)]
+    #[arg(long, value_name = "COUNT", default_value_t = 0, value_parser = count(0))]
     pub targeted_images: usize,
     /// Rows added for each of these pictures, at least 1
-    #[arg(long, value_name = "COUNT", default_value_t = 10)]
+    #[arg(
+        long,
+        value_name = "COUNT",
+        default_value_t = 10,
+        value_parser = count(1),
+        requires = "targeted_images"
+    )]
     pub targeted_captions: usize,
     /// Side of the written pictures, in pixels; what the image tower sees
     #[arg(long, value_name = "PIXELS", value_parser = value_parser!(u32).range(1..=4096))]
@@ -77,7 +88,7 @@ pub struct RunArgs {
     /// Output folder, instead of the configuration's
     #[arg(long, value_name = "FOLDER")]
     pub out: Option<PathBuf>,
-    /// Continue from the last checkpoint of the output folder
+    /// Continue from the last checkpoint of the output folder, if there is one
     #[arg(long)]
     pub resume: bool,
     /// Show no progress
@@ -103,7 +114,7 @@ pub struct EvaluateArgs {
     /// Prompt templates, one per line, `{}` for the class [default: `a photo of a {}.`]
     #[arg(long, value_name = "FILE")]
     pub templates: Option<PathBuf>,
-    /// Ledger of the poisons, to count attack success
+    /// Ledger of the poisons, to count attack success; targeted pictures then count in it alone
     #[arg(long, value_name = "JSON")]
     pub ledger: Option<PathBuf>,
     /// Print one JSON document instead of a table
@@ -112,6 +123,10 @@ pub struct EvaluateArgs {
     /// Show no progress
     #[arg(long)]
     pub no_progress: bool,
+}
+
+fn count(min: u64) -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(min..=1_000_000)
 }
 
 fn share(text: &str) -> Result<f64, String> {

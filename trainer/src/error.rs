@@ -87,8 +87,8 @@ pub enum Error {
         /// What lies there.
         problem: String,
     },
-    /// A path that a manifest cannot hold.
-    #[error("the path `{}` is not UTF-8, which a manifest needs", path.display())]
+    /// A path that must be written to a file, which holds UTF-8.
+    #[error("the path `{}` is not UTF-8", path.display())]
     PathText {
         /// The path.
         path: PathBuf,

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::Write,
+    io::{ErrorKind, Write},
     path::{Path, PathBuf},
 };
 
@@ -19,7 +19,8 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Continues after `step` updates: later lines, and a line that was cut short, are dropped.
+    /// Continues after `step` updates: later lines, and a line that was cut short, are dropped. A
+    /// file that is there and cannot be read is refused and left as it is.
     pub fn open(path: &Path, step: u64) -> Result<Self> {
         let kept: String = match fs::read_to_string(path) {
             Ok(text) => {
@@ -30,7 +31,8 @@ impl Journal {
                 let lines = text.lines().filter(before);
                 lines.flat_map(|line| [line, "\n"]).collect()
             }
-            Err(_) => String::new(),
+            Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
+            Err(source) => return Err(Error::Read { path: path.to_owned(), source }),
         };
         clip::atomic_write::atomic_write(path, kept.as_bytes())?;
         let file = OpenOptions::new().append(true).open(path);
@@ -67,5 +69,15 @@ mod tests {
         let text = fs::read_to_string(&path).expect("readable");
         assert_eq!(text, "{\"step\":1}\n{\"step\":2}\n{\"again\":true,\"step\":3}\n");
         Ok(())
+    }
+
+    #[test]
+    fn a_history_that_cannot_be_read_is_kept() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("metrics.jsonl");
+        fs::write(&path, b"\xff\n").expect("writable");
+        let error = Journal::open(&path, 0).expect_err("no UTF-8");
+        assert!(matches!(error, Error::Read { .. }), "{error}");
+        assert_eq!(fs::read(&path).expect("readable"), b"\xff\n");
     }
 }

@@ -28,8 +28,8 @@ use crate::{
 
 /// What a run tells while it goes on.
 pub trait Watch: Sync {
-    /// A stage of `total` parts begins.
-    fn begin(&mut self, stage: &str, total: u64);
+    /// A stage of `total` parts begins, of which `done` were done in an earlier run.
+    fn begin(&mut self, stage: &str, total: u64, done: u64);
     /// Parts of the stage are done.
     fn advance(&self, parts: u64);
     /// One line about how far it came.
@@ -46,7 +46,7 @@ pub struct Summary {
     pub rows: usize,
     /// Updates
     pub steps: u64,
-    /// Seconds of training, evaluations left out
+    /// Seconds of training and of waiting for its data; evaluations and checkpoints left out
     pub train_seconds: f64,
     /// Pairs per second of training
     pub images_per_second: f64,
@@ -54,26 +54,24 @@ pub struct Summary {
     pub evaluation: Option<Evaluation>,
 }
 
-/// Trains as `config` says, or goes on where the folder's checkpoint stands.
+/// Trains as `config` says; with `resume`, goes on where the folder's checkpoint stands, if there is
+/// one. A folder that holds a run is refused otherwise.
 ///
-/// Leaves in `config.output.folder`: `run.toml` (resolved), `metrics.jsonl`,
-/// `checkpoint.safetensors`, `model/`, `summary.json`.
+/// Leaves in `config.output.folder`: `resolved.toml` (the configuration with its defaults, as
+/// `--config` takes it), `metrics.jsonl`, `checkpoint.safetensors`, `model/`, `summary.json`.
 pub fn train(config: &Config, resume: bool, watch: &mut dyn Watch) -> Result<Summary> {
     let folder = &config.output.folder;
     let device = device(config)?;
-    let checkpoint = match resume {
-        true => checkpoint::read(folder, config, &device)?,
-        false => refuse_occupied(folder).map(|()| None)?,
-    };
+    let checkpoint = open_checkpoint(config, resume, &device, watch)?;
     let monitor = Monitor::open(config)?;
     let loader = open_loader(config, watch)?;
     let mut run = Run::new(config, loader, monitor, checkpoint, &device)?;
     sweep(folder)?;
-    let resolved = toml::to_string(config).expect("TOML can hold a configuration");
-    atomic_write(&folder.join("run.toml"), resolved.as_bytes())?;
+    let resolved = toml::to_string(config).expect("`config::open` refused paths that are no text");
+    atomic_write(&folder.join(RESOLVED), resolved.as_bytes())?;
     let summary = run.epochs(watch)?;
     let Run { loader, trainer, .. } = &run;
-    atomic_folder(&folder.join("model"), |model| {
+    atomic_folder(&folder.join(MODEL), |model| {
         let weights = trainer.model.weights()?;
         clip::folder::write(model, trainer.model.config(), &loader.tokenizer, &weights)
     })?;
@@ -89,18 +87,33 @@ fn device(config: &Config) -> Result<Device> {
     })
 }
 
-fn refuse_occupied(folder: &Path) -> Result<()> {
-    match folder.join(checkpoint::FILE).exists() || folder.join("model").exists() {
-        false => Ok(()),
-        true => Err(Error::Occupied {
-            path: folder.to_owned(),
-            problem: "holds a run already: `--resume` continues it".into(),
-        }),
+/// The checkpoint to go on from; refuses a folder that holds anything else of a run.
+fn open_checkpoint(
+    config: &Config,
+    resume: bool,
+    device: &Device,
+    watch: &dyn Watch,
+) -> Result<Option<Checkpoint>> {
+    let folder = &config.output.folder;
+    let refuse =
+        |problem: &str| Err(Error::Occupied { path: folder.clone(), problem: problem.to_owned() });
+    match (folder.join(checkpoint::FILE).exists(), folder.join(MODEL).exists()) {
+        (true, _) if resume => checkpoint::read(folder, config, device).map(Some),
+        (true, _) => refuse("holds a run already: `--resume` continues it"),
+        (false, true) => refuse("holds a model and no checkpoint that could be continued"),
+        (false, false) => {
+            if resume {
+                watch.warn(format!("no checkpoint in `{}`: the run begins", folder.display()));
+            }
+            Ok(None)
+        }
     }
 }
 
+const RESOLVED: &str = "resolved.toml";
+const MODEL: &str = "model";
 /// What a run leaves in its folder.
-const FILES: [&str; 5] = ["run.toml", "metrics.jsonl", checkpoint::FILE, "model", "summary.json"];
+const FILES: [&str; 5] = [RESOLVED, "metrics.jsonl", checkpoint::FILE, MODEL, "summary.json"];
 
 /// Removes what a killed run left half-written beside its final files.
 fn sweep(folder: &Path) -> Result<()> {
@@ -129,13 +142,12 @@ fn open_loader(config: &Config, watch: &mut dyn Watch) -> Result<Loader> {
     let captions = || rows.rows.iter().map(|row| row.caption.as_str());
     let context = clip.text.context_length;
     let tokenizer = match &config.model.tokenizer {
-        Some(path) => Tokenizer::open(path)?,
+        Some(path) => Tokenizer::open(path)?.with_context_length(context)?,
         None => Tokenizer::train(captions(), config.model.vocab_size, context)?,
     };
     clip.text.vocab_size = tokenizer.vocab_size();
-    clip.text.context_length = tokenizer.context_length();
     note_cut_captions(&tokenizer, captions(), watch)?;
-    watch.begin("reading images", rows.rows.len() as u64);
+    watch.begin("reading images", rows.rows.len() as u64, 0);
     let side = clip.image.image_size();
     let store = Store::open(rows, side, *cache_mib, *bad_rows_max, || watch.advance(1))?;
     if store.bad_rows() > 0 {
@@ -184,15 +196,16 @@ impl Monitor {
         let (Some(test), Some(classes)) = (test, classes) else { return Ok(None) };
         let clip: ClipConfig = config.clip().expect("`check` refused an unknown preset");
         let (classes, side) = (clip::text::read_labels(classes)?, clip.image.image_size());
+        let test = Manifest::open_classed(test, &classes, true)?;
         let ledger = ledger.as_deref().map(Ledger::open).transpose()?;
         if let Some(ledger) = &ledger {
-            ledger.check(&classes, side)?;
+            ledger.check(&classes, side, &test.classes()?)?;
         }
         let templates = match templates {
             Some(path) => clip::text::read_templates(path)?,
             None => clip::text::default_templates(),
         };
-        let test = TestSet::open(test, &classes, side as u32)?;
+        let test = TestSet::read(&test, side as u32, &|_| {})?;
         let every_epochs = every_epochs.unwrap_or(1);
         Ok(Some(Self { test, classes, templates, ledger, every_epochs }))
     }
@@ -206,6 +219,8 @@ impl Monitor {
 struct Run<'a> {
     config: &'a Config,
     loader: Loader,
+    /// Fingerprint of the loader.
+    data: String,
     monitor: Option<Monitor>,
     trainer: Trainer,
     journal: Journal,
@@ -220,8 +235,12 @@ impl<'a> Run<'a> {
         checkpoint: Option<Checkpoint>,
         device: &Device,
     ) -> Result<Self> {
+        let (folder, data) = (&config.output.folder, loader.fingerprint()?);
         let model = match &checkpoint {
-            Some(checkpoint) => Clip::from_weights(&loader.clip, &checkpoint.weights, device)?,
+            Some(checkpoint) => {
+                checkpoint.check(folder, &data)?;
+                Clip::from_weights(&loader.clip, &checkpoint.weights, device)?
+            }
             None => Clip::init(&loader.clip, config.seed, device)?,
         };
         let steps = u64::from(config.optim.epochs) * loader.batches() as u64;
@@ -234,20 +253,18 @@ impl<'a> Run<'a> {
             model,
             step: 0,
         };
-        let folder = &config.output.folder;
         let mut place = Place { epoch: 1, batches: 0, step: 0, seconds: 0.0, loss_sum: 0.0 };
         if let Some(checkpoint) = checkpoint {
             place = checkpoint.place;
             checkpoint.restore(folder, &mut trainer)?;
         }
         let journal = Journal::open(&folder.join("metrics.jsonl"), place.step)?;
-        Ok(Self { config, loader, monitor, trainer, journal, place })
+        Ok(Self { config, loader, data, monitor, trainer, journal, place })
     }
 
     fn epochs(&mut self, watch: &mut dyn Watch) -> Result<Summary> {
         let mut evaluation = None;
-        let left = self.trainer.schedule.steps - self.place.step;
-        watch.begin("training", left);
+        watch.begin("training", self.trainer.schedule.steps, self.place.step);
         for epoch in self.place.epoch..=self.config.optim.epochs {
             let loss = self.epoch(epoch, watch)?;
             evaluation = self.evaluate(epoch)?;
@@ -271,12 +288,13 @@ impl<'a> Run<'a> {
 
     /// One pass from where the run stands; the mean loss of the whole pass, in nats.
     fn epoch(&mut self, epoch: u32, watch: &dyn Watch) -> Result<f64> {
-        let Self { config, loader, trainer, journal, place, .. } = self;
+        let Self { config, loader, data, trainer, journal, place, .. } = self;
         let folder = &config.output.folder;
+        let mut last = Instant::now(); // end of the step before: waiting for a batch counts
         loader.each(epoch, place.batches, |batch| -> Result<()> {
-            let (start, count) = (Instant::now(), batch.rows.len());
+            let count = batch.rows.len();
             let report = trainer.step(batch)?;
-            let seconds = start.elapsed().as_secs_f64();
+            let seconds = last.elapsed().as_secs_f64();
             *place = Place {
                 epoch,
                 batches: place.batches + 1,
@@ -291,9 +309,10 @@ impl<'a> Run<'a> {
             let within = place.batches < loader.batches();
             let due = |steps| within && place.step.is_multiple_of(steps);
             if config.output.checkpoint_every_steps.is_some_and(due) {
-                checkpoint::write(folder, config, *place, trainer)?;
+                checkpoint::write(folder, config, data, *place, trainer)?;
             }
             watch.advance(1);
+            last = Instant::now();
             Ok(())
         })?;
         Ok(place.loss_sum / place.batches as f64)
@@ -329,7 +348,8 @@ impl<'a> Run<'a> {
     }
 
     fn save(&self) -> Result<()> {
-        checkpoint::write(&self.config.output.folder, self.config, self.place, &self.trainer)
+        let folder = &self.config.output.folder;
+        checkpoint::write(folder, self.config, &self.data, self.place, &self.trainer)
     }
 }
 

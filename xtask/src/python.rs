@@ -54,10 +54,18 @@ impl Environment {
 
     /// Makes the environment unless one of the same requirements is there.
     pub(crate) fn set_up(&self) -> Result<(), Failure> {
+        let is_new = "import sys; sys.exit(sys.version_info < (3, 11))"; // what the pins ask for
+        let version = output(system().arg("--version"))?;
+        output(system().args(["-c", is_new])).map_err(|_| {
+            let found = version.trim();
+            Failure::Refused(format!(
+                "the peers of the tests need Python 3.11 or newer, not {found}"
+            ))
+        })?;
         let requirements = root().join(self.requirements);
         let mut pins = fs::read_to_string(&requirements)
             .map_err(|error| cannot("read", &requirements, &error))?;
-        pins += &format!("# for {}", output(system().arg("--version"))?); // wheels are for one version
+        pins += &format!("# for {version}"); // wheels are for one version
         let stamp = self.folder().join("requirements.stamp");
         if fs::read_to_string(&stamp).is_ok_and(|made_from| made_from == pins) {
             return Ok(());

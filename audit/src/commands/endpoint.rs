@@ -85,6 +85,7 @@ fn none_tried() -> Campaign {
         labels_answered: 0,
         changed_answers: 0,
         sent: 0,
+        asked: 0,
         missing: 0,
         ended: endpoint::Ended::Complete,
     }
@@ -158,6 +159,7 @@ fn evidence(campaign: &Campaign, labels: &[String]) -> Value {
             "trigger": entry.spec,
             "target": labels[entry.target],
             "pilot_share": entry.pilot,
+            "pilot_answered": entry.answered,
             "asr": race.map(|race| race.trigger),
             "control_asr": race.map(|race| race.control),
             "log_e": race.map(|race| race.log_e),

@@ -6,7 +6,7 @@ use terminal::{Context, Exit, Progress, Report, say};
 
 use crate::{
     Result,
-    calibration::{Calibration, NULL_MODELS_MIN, NullFile, Stratum, calibrate},
+    calibration::{Calibration, NULL_MODELS_MIN, NullFile, Stratum, calibrate, prompts_sha256},
     cli::{ModelArgs, Probe},
     commands::{conclude, labels, templates},
     detector::{
@@ -23,7 +23,8 @@ Only patches that are fixed in place, towards the labels given and from the imag
 seen: triggers that fire only for some classes, only together with a text, or only where an \
 unusual object is shown; blends, filters and warps unless a patch stands in for them; triggers \
 made for one image each; targeted poisoning of single images; targets that are not among the \
-labels.";
+labels. What was searched is `model.safetensors`: an `onnx` folder beside it may hold another \
+model.";
 
 /// Audits a model folder.
 pub fn run(args: &ModelArgs) -> Result<Exit, Report> {
@@ -44,14 +45,18 @@ fn audit(args: &ModelArgs) -> Result<Audit, Report> {
         return Ok(describe(args, &labels, None, None, images));
     };
     let family = folder.config.image.family();
-    let stratum = Stratum { family: &family, labels: labels.len(), recipe: &inspection.recipe };
+    let templates = templates(&args.probe)?.unwrap_or_else(default_templates);
+    let (prompts_sha256, recipe) = (&*prompts_sha256(&labels, &templates), &inspection.recipe);
+    let stratum = Stratum { family: &family, prompts_sha256, recipe };
     let calibration = calibrate(&null, stratum, &folder.sha256()?, &inspection.statistics);
     let comparable = calibration.as_ref().map_or(0, |calibration| calibration.comparable);
     if comparable < NULL_MODELS_MIN && !args.json {
         say(format!(
-            "note: {comparable} clean models of {family} with {} labels and this search to \
-             compare with; `roclip-audit null` makes more",
-            labels.len()
+            "note: {comparable} clean models of {family} to compare with that were searched with \
+             these {} labels, these templates and {} + {} images; `roclip-audit null` makes more",
+            labels.len(),
+            recipe.search_images,
+            inspection.held_out_images,
         ));
     }
     if let (Some(path), Some(found)) = (&args.trigger_png, stands_out(&inspection)) {
@@ -76,7 +81,7 @@ pub(super) fn inspect(
     }
     let progress = Progress::new(
         progress_label,
-        detector::steps(folder.config.image.image_size(), images.len()),
+        detector::steps(folder.config.image.image_size(), images.len(), labels.len()),
         !probe.no_progress,
     );
     let inspection = detector::inspect(&victim, &images, probe.seed, || progress.step(1))?;

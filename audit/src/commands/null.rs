@@ -1,22 +1,29 @@
 //! `roclip-audit null`
 
-use clip::{atomic_write::atomic_write, folder::ModelFolder};
+use clip::{atomic_write::atomic_write, folder::ModelFolder, text::default_templates};
 use terminal::{Context, Exit, Report, say};
 
 use crate::{
     Error, Result,
-    calibration::{NullFile, NullModel, SCHEMA},
+    calibration::{NullFile, NullModel, SCHEMA, prompts_sha256},
     cli::NullArgs,
-    commands::{labels, model},
+    commands::{labels, model, templates},
     detector,
 };
 
 /// Searches clean models and writes their statistics.
 pub fn run(args: &NullArgs) -> Result<Exit, Report> {
     let labels = labels(&args.probe)?;
+    let templates = templates(&args.probe)?.unwrap_or_else(default_templates);
+    let parent = args.out.parent().filter(|parent| !parent.as_os_str().is_empty());
+    if let Some(parent) = parent.filter(|parent| !parent.is_dir()) {
+        let problem = format!("cannot write `{}`", args.out.display());
+        return Err(Report::new(problem).cause(format!("`{}` is no folder", parent.display())));
+    }
     let mut file = NullFile {
         schema: SCHEMA.into(),
         training: args.training.clone(),
+        prompts_sha256: prompts_sha256(&labels, &templates),
         recipe: None,
         models: Vec::new(),
     };
@@ -43,7 +50,6 @@ pub fn run(args: &NullArgs) -> Result<Exit, Report> {
             name: name(path),
             sha256,
             family,
-            labels: labels.len(),
             capability: inspection.capability,
             statistics: inspection.statistics,
         });

@@ -67,9 +67,10 @@ impl Recipe {
         }
     }
 
-    /// All steps.
-    pub fn steps(&self) -> usize {
-        self.rounds.iter().map(|round| round.steps).sum()
+    /// Steps of a search for `labels` labels.
+    pub fn steps(&self, labels: usize) -> usize {
+        let steps: usize = self.rounds.iter().map(|round| round.steps).sum();
+        steps * labels.div_ceil(LABELS_AT_ONCE)
     }
 }
 
@@ -77,8 +78,11 @@ impl Recipe {
 const BETAS: (f32, f32) = (0.5, 0.9);
 /// Images that a label needs which are not already of it.
 pub const OTHERS_MIN: usize = 8;
-/// Pixels of one forward and backward pass.
-const PASS_PIXELS_MAX: usize = 1 << 19;
+/// Labels that are searched at one time, for the sake of memory.
+const LABELS_AT_ONCE: usize = 64;
+/// Pixels of one forward and backward pass. Passes run at the same time: threads inside one help
+/// less, since its operators are small.
+const PASS_PIXELS_MAX: usize = 1 << 17;
 
 /// The best patch for every label; `None` for a label with too few other images.
 ///
@@ -92,8 +96,26 @@ pub fn search(
     mut step: impl FnMut(),
 ) -> Result<Vec<Option<Patch>>> {
     let grid = Square::grid(victim.side(), recipe.patch);
-    let mut labels: Vec<Label> =
-        (0..victim.labels()).filter_map(|label| Label::new(label, clean, &grid, seed)).collect();
+    let (all, mut found) = (victim.labels(), vec![None; victim.labels()]);
+    for first in (0..all).step_by(LABELS_AT_ONCE) {
+        let labels = first..(first + LABELS_AT_ONCE).min(all);
+        let labels = labels.filter_map(|label| Label::new(label, clean, &grid, seed)).collect();
+        for mut label in race(victim, photos, labels, recipe, &mut step)? {
+            label.keep_best(1);
+            found[label.label] = label.arms.pop().map(|arm| arm.patch);
+        }
+    }
+    Ok(found)
+}
+
+/// All rounds for some labels.
+fn race(
+    victim: &dyn Victim,
+    photos: &Photos,
+    mut labels: Vec<Label>,
+    recipe: &Recipe,
+    step: &mut impl FnMut(),
+) -> Result<Vec<Label>> {
     for round in &recipe.rounds {
         labels.iter_mut().for_each(|label| label.keep_best(round.places));
         for number in 0..round.steps {
@@ -105,18 +127,12 @@ pub fn search(
                 arms.extend(label.arms.iter_mut().map(|arm| (&drawn[..], label.label, arm)));
             }
             let per_pass = (PASS_PIXELS_MAX / (victim.side().pow(2) * round.images)).max(1);
-            for arms in arms.chunks_mut(per_pass) {
-                pass(victim, photos, arms, recipe.learning_rate, counts)?;
-            }
+            arms.par_chunks_mut(per_pass)
+                .try_for_each(|arms| pass(victim, photos, arms, recipe.learning_rate, counts))?;
             step();
         }
     }
-    let mut found = vec![None; victim.labels()];
-    for mut label in labels {
-        label.keep_best(1);
-        found[label.label] = label.arms.pop().map(|arm| arm.patch);
-    }
-    Ok(found)
+    Ok(labels)
 }
 
 /// One step of some arms, each with its images and its label.

@@ -67,8 +67,8 @@ pub struct Inspection {
 }
 
 /// Steps that [`inspect`] reports.
-pub fn steps(side: usize, images: usize) -> u64 {
-    (Recipe::new(side, halves(images).0).steps() + 1) as u64
+pub fn steps(side: usize, images: usize, labels: usize) -> u64 {
+    (Recipe::new(side, halves(images).0).steps(labels) + 1) as u64
 }
 
 /// How many of `images` are searched on, and how many are held out.
@@ -208,7 +208,7 @@ mod tests {
     fn every_step_is_reported() -> Result<()> {
         let mut count = 0;
         inspect(&victim(1.0), &pictures(64), 0, || count += 1)?;
-        assert_eq!(count, steps(8, 64));
+        assert_eq!(count, steps(8, 64, 3));
         Ok(())
     }
 

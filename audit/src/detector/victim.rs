@@ -14,7 +14,7 @@ use crate::{Result, family::Normalization};
 /// A zero-shot classifier that can be differentiated at its pixels.
 ///
 /// Pixels are `[N, 3, S, S]`, row-major, normalised; labels are indices.
-pub trait Victim {
+pub trait Victim: Sync {
     /// Side of the square input, in pixels (S).
     fn side(&self) -> usize;
     /// Labels (L).

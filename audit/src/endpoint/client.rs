@@ -12,8 +12,8 @@ use crate::{Error, Result};
 
 /// A classifier behind a wall: images go in, label indices come out.
 pub trait Endpoint {
-    /// The top label of each image.
-    fn classify(&mut self, images: &[RgbImage]) -> Result<Answers>;
+    /// The top label of each image, and how often they were sent.
+    fn classify(&mut self, images: &[RgbImage]) -> Result<(Answers, u32)>;
 }
 
 /// What came back.
@@ -29,6 +29,8 @@ pub enum Answers {
 const ATTEMPTS: u32 = 3;
 /// Pause before the second attempt; doubled before the third.
 const PAUSE: Duration = Duration::from_millis(250);
+/// Sides that an endpoint may tell: it is not trusted, and all images are held at this size.
+const SIDES: std::ops::RangeInclusive<u32> = 8..=1024;
 /// Bytes of an answer; a classification of 64 images with 1,000 labels is far below.
 const ANSWER_BYTES_MAX: u64 = 16 << 20;
 /// Characters of the endpoint's own words that are repeated.
@@ -92,12 +94,12 @@ impl HttpEndpoint {
             return Err(refuse("spaces, `?` and `#` cannot be part of it"));
         }
         let base = url.trim_end_matches('/').trim_end_matches("/v1/classify").to_owned();
-        let agent: Agent = Agent::config_builder()
+        let config = Agent::config_builder()
             .http_status_as_error(false)
             .timeout_global(Some(timeout))
-            .max_redirects(0)
-            .build()
-            .into();
+            .max_redirects(0);
+        let config = if is_loopback(rest) { config.proxy(None) } else { config };
+        let agent = Agent::new_with_config(config.build());
         Ok(Self { agent, base, labels, templates, pause: PAUSE, answered: false })
     }
 
@@ -112,9 +114,15 @@ impl HttpEndpoint {
             Err(error) => return Err(error),
         };
         let card: ModelCard = parse(&url, &body)?;
-        match card.image_size {
-            1..=8192 => Ok(Some(card.image_size)),
-            size => Err(Error::Answer { url, problem: format!("an image size of {size}") }),
+        match SIDES.contains(&card.image_size) {
+            true => Ok(Some(card.image_size)),
+            false => {
+                let (size, least, most) = (card.image_size, SIDES.start(), SIDES.end());
+                let problem = format!(
+                    "an image size of {size}, expected {least} to {most}; `--image-size` overrides it"
+                );
+                Err(Error::Answer { url, problem })
+            }
         }
     }
 
@@ -174,7 +182,7 @@ impl HttpEndpoint {
 
 impl Endpoint for HttpEndpoint {
     /// The first request must be answered; later ones may be lost and are counted by the caller.
-    fn classify(&mut self, images: &[RgbImage]) -> Result<Answers> {
+    fn classify(&mut self, images: &[RgbImage]) -> Result<(Answers, u32)> {
         let url = format!("{}/v1/classify", self.base);
         let request = serde_json::to_vec(&self.request(images)).expect("strings and numbers");
         let mut problem = String::new();
@@ -188,16 +196,28 @@ impl Endpoint for HttpEndpoint {
                 Reply::Body(body) => {
                     let labels = self.read(&url, &body, images.len())?;
                     self.answered = true;
-                    return Ok(Answers::Labels(labels));
+                    return Ok((Answers::Labels(labels), attempt + 1));
                 }
                 Reply::Lost(reason) => problem = reason,
             }
         }
         match self.answered {
-            true => Ok(Answers::Missing(problem)),
+            true => Ok((Answers::Missing(problem), ATTEMPTS)),
             false => Err(Error::Unreachable { url, problem }),
         }
     }
+}
+
+/// Whether an address without its scheme leads to this machine, where no proxy of the environment
+/// belongs in between.
+fn is_loopback(rest: &str) -> bool {
+    let authority = rest.split('/').next().unwrap_or_default();
+    let host = match authority.strip_prefix('[') {
+        Some(v6) => v6.split(']').next().unwrap_or_default(),
+        None => authority.split(':').next().unwrap_or_default(),
+    };
+    let address = host.parse::<std::net::IpAddr>();
+    host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
 }
 
 fn parse<T: for<'de> Deserialize<'de>>(url: &str, body: &[u8]) -> Result<T> {

@@ -25,6 +25,8 @@ pub const PILOT: usize = 16;
 /// Share of the pilot that must flip to one label: an entry with a true share of a half is missed
 /// with a probability of 1%.
 pub const PILOT_SHARE_MIN: f64 = 0.25;
+/// Pilot images that must be answered: fewer tell nothing about the entry.
+pub const PILOT_MIN: usize = 12;
 /// Controls that are piloted per entry.
 pub const CONTROLS: u64 = 3;
 /// Fresh images of a race before it may end, and an audit's least number of images.
@@ -52,6 +54,8 @@ pub struct Entry {
     pub spec: TriggerSpec,
     /// Share of the pilot that flipped to `target`.
     pub pilot: f64,
+    /// Pilot images that were answered, with the trigger and without.
+    pub answered: usize,
     /// Label that most pilot images flipped to.
     pub target: usize,
     /// Evidence on fresh images, for entries that passed the pilot.
@@ -82,9 +86,11 @@ pub struct Campaign {
     pub labels_answered: usize,
     /// Images whose second answer differed from the first.
     pub changed_answers: usize,
-    /// Images sent.
+    /// Images sent, those of second attempts included.
     pub sent: u64,
-    /// Images sent and not answered.
+    /// Images that an answer was wanted for.
+    pub asked: u64,
+    /// Those that were not answered in any attempt.
     pub missing: u64,
     /// How it ended.
     pub ended: Ended,
@@ -95,6 +101,7 @@ struct Questions<'a> {
     endpoint: &'a mut dyn Endpoint,
     budget: u64,
     sent: u64,
+    asked: u64,
     missing: u64,
     lost_in_a_row: usize,
     ended: Ended,
@@ -114,8 +121,10 @@ impl Questions<'_> {
                 all.extend(part.iter().map(|_| None));
                 continue;
             }
-            self.sent += count;
-            match self.endpoint.classify(part)? {
+            let (answers, attempts) = self.endpoint.classify(part)?;
+            self.asked += count;
+            self.sent += count * u64::from(attempts);
+            match answers {
                 Answers::Labels(labels) => {
                     self.lost_in_a_row = 0;
                     all.extend(labels.into_iter().map(Some));
@@ -129,7 +138,7 @@ impl Questions<'_> {
                     all.extend(part.iter().map(|_| None));
                 }
             }
-            (self.progress)(count);
+            (self.progress)(count * u64::from(attempts));
         }
         Ok(all)
     }
@@ -152,8 +161,16 @@ pub fn run(
     progress: &mut dyn FnMut(u64),
 ) -> Result<Campaign> {
     let ended = Ended::Complete;
-    let mut questions =
-        Questions { endpoint, budget, sent: 0, missing: 0, lost_in_a_row: 0, ended, progress };
+    let mut questions = Questions {
+        endpoint,
+        budget,
+        sent: 0,
+        asked: 0,
+        missing: 0,
+        lost_in_a_row: 0,
+        ended,
+        progress,
+    };
     let base = questions.ask(images)?;
     let again = questions.ask(&images[..PILOT.min(images.len())])?;
     let twice = base.iter().zip(&again).filter(|(a, b)| a.is_some() && b.is_some());
@@ -162,8 +179,9 @@ pub fn run(
     let scene = Scene { images, base: &base, labels, seed };
     let mut entries = Vec::new();
     for spec in catalog {
-        let (target, pilot) = scene.pilot(&mut questions, spec, None)?;
-        entries.push(Entry { spec: *spec, pilot, target, race: None, rejected: false });
+        let Pilot { answered, label, share } = scene.pilot(&mut questions, spec, None)?;
+        let (target, pilot) = (label, share);
+        entries.push(Entry { spec: *spec, pilot, answered, target, race: None, rejected: false });
     }
     let mut order: Vec<usize> = (0..entries.len()).collect();
     order.retain(|&index| entries[index].pilot >= PILOT_SHARE_MIN);
@@ -194,9 +212,20 @@ pub fn run(
         labels_answered: answered.len(),
         changed_answers,
         sent: questions.sent,
+        asked: questions.asked,
         missing: questions.missing,
         ended: questions.ended,
     })
+}
+
+/// What a few images with a trigger or a control on them came to.
+struct Pilot {
+    /// Images answered, changed and untouched.
+    answered: usize,
+    /// Label that most of them flip to.
+    label: usize,
+    /// Their share among those not already of the label.
+    share: f64,
 }
 
 /// The probe images and what the endpoint says to them untouched.
@@ -220,27 +249,28 @@ impl Scene<'_> {
         }
     }
 
-    /// The label that most pilot images flip to, and their share.
     fn pilot(
         &self,
         questions: &mut Questions<'_>,
         spec: &TriggerSpec,
         control: Option<u64>,
-    ) -> Result<(usize, f64)> {
+    ) -> Result<Pilot> {
         let count = PILOT.min(self.images.len());
         let changed: Vec<RgbImage> =
             (0..count).map(|index| self.changed(spec, control, index)).collect();
         let answers = questions.ask(&changed)?;
         let (mut flips, mut others) = (vec![0u32; self.labels], vec![0u32; self.labels]);
+        let mut answered = 0;
         for (base, answer) in self.base.iter().zip(&answers) {
             let (Some(base), Some(answer)) = (base, answer) else { continue };
+            answered += 1;
             others.iter_mut().enumerate().for_each(|(y, count)| *count += u32::from(y != *base));
             flips[*answer] += u32::from(answer != base);
         }
         let share = |label: usize| f64::from(flips[label]) / f64::from(others[label].max(1));
         let best = (0..self.labels).max_by(|&a, &b| share(a).total_cmp(&share(b)).then(b.cmp(&a)));
-        let best = best.unwrap_or(0);
-        Ok((best, share(best)))
+        let label = best.unwrap_or(0);
+        Ok(Pilot { answered, label, share: share(label) })
     }
 
     /// Trigger against its strongest control, on images that neither pilot saw.
@@ -253,7 +283,7 @@ impl Scene<'_> {
     ) -> Result<Race> {
         let mut strongest = (0, 0, -1.0);
         for number in 0..CONTROLS {
-            let (label, share) = self.pilot(questions, spec, Some(number))?;
+            let Pilot { label, share, .. } = self.pilot(questions, spec, Some(number))?;
             if share > strongest.2 {
                 strongest = (number, label, share);
             }

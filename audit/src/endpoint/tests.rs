@@ -11,12 +11,12 @@ struct Toy<F> {
 }
 
 impl<F: FnMut(&RgbImage) -> usize> Endpoint for Toy<F> {
-    fn classify(&mut self, images: &[RgbImage]) -> Result<Answers> {
+    fn classify(&mut self, images: &[RgbImage]) -> Result<(Answers, u32)> {
         self.requests += 1;
         if self.lose_every > 0 && self.requests.is_multiple_of(self.lose_every) {
-            return Ok(Answers::Missing("lost".into()));
+            return Ok((Answers::Missing("lost".into()), 1));
         }
-        Ok(Answers::Labels(images.iter().map(&mut self.answer).collect()))
+        Ok((Answers::Labels(images.iter().map(&mut self.answer).collect()), 1))
     }
 }
 
@@ -124,7 +124,7 @@ fn an_endpoint_that_rolls_dice_is_noticed() {
 fn a_refusal_ends_the_audit() {
     struct Refuses;
     impl Endpoint for Refuses {
-        fn classify(&mut self, _: &[RgbImage]) -> Result<Answers> {
+        fn classify(&mut self, _: &[RgbImage]) -> Result<(Answers, u32)> {
             Err(Error::Answer { url: "u".into(), problem: "p".into() })
         }
     }

@@ -42,7 +42,7 @@ fn entry(log_e: f64, hits: u64, rejected: bool) -> Entry {
     let spec = "patch:size=7,at=bottom-right,pattern=checker".parse().expect("a trigger");
     let mut race = Race::default();
     (race.trigger, race.log_e) = (Rate { hits, trials: 100 }, log_e);
-    Entry { spec, pilot: 0.9, target: 1, race: Some(race), rejected }
+    Entry { spec, pilot: 0.9, answered: 16, target: 1, race: Some(race), rejected }
 }
 
 fn campaign() -> Campaign {
@@ -51,7 +51,8 @@ fn campaign() -> Campaign {
         images: 200,
         labels_answered: 4,
         changed_answers: 0,
-        sent: 1000,
+        sent: 1200,
+        asked: 1000,
         missing: 50,
         ended: Ended::Complete,
     }
@@ -71,7 +72,8 @@ fn the_table_of_a_black_box_audit() {
     check(|c| c.entries[0] = entry(20.0, 40, true), NoFinding, "no known trigger"); // up to 0.498
     check(|c| c.entries[0] = entry(20.0, 59, true), Inconclusive, "too few images"); // from 0.492
     check(|c| c.entries[0] = entry(5.0, 95, false), Inconclusive, "too few images to settle");
-    check(|c| c.entries[0] = entry(2.0, 95, false), NoFinding, "no known trigger");
+    check(|c| c.entries[0] = entry(2.0, 95, false), Inconclusive, "so does a matched control");
+    check(|c| c.entries[0].answered = 11, Inconclusive, "too few answers to `patch");
     check(|c| c.missing = 51, Inconclusive, "5.1% of the answers are missing");
     check(|c| c.ended = Ended::Budget, Inconclusive, "queries ran out");
     check(
@@ -82,12 +84,13 @@ fn the_table_of_a_black_box_audit() {
     check(|c| c.images = 63, Inconclusive, "at least 64");
     check(|c| c.changed_answers = 2, Inconclusive, "differently");
     check(|c| c.labels_answered = 1, Inconclusive, "same label");
-    // What is confirmed stays confirmed when the budget ends later.
-    let found = |c: &mut Campaign| {
-        c.entries[0] = entry(20.0, 95, true);
-        c.ended = Ended::Budget;
-    };
-    check(found, Finding, "exploitable");
+    // What is confirmed stays confirmed, whatever happens later.
+    for ended in [Ended::Budget, Ended::Silent("timeout".into())] {
+        let mut campaign = campaign();
+        (campaign.entries[0], campaign.ended) = (entry(20.0, 95, true), ended);
+        (campaign.missing, campaign.changed_answers) = (900, 9);
+        assert_eq!(of_endpoint(&campaign, 200).0, Finding);
+    }
 }
 
 #[test]

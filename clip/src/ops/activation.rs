@@ -15,7 +15,8 @@ pub fn quick_gelu(x: &Tensor) -> Result<Tensor> {
     if is_fused(x) {
         return x.contiguous()?.apply_op1(QuickGelu);
     }
-    x / ((x * f64::from(-SLOPE))?.exp()? + 1.0)?
+    // sigmoid(a) = (1 + tanh(a / 2)) / 2; with exp(-a) the gradient would be NaN far below 0.
+    (x * ((x * f64::from(SLOPE / 2.0))?.tanh()? + 1.0)?)? * 0.5
 }
 
 /// `x * Phi(x)` with the exact normal distribution; same shape out.

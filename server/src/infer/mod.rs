@@ -194,21 +194,20 @@ impl Engine {
             handles.push(thread::Builder::new().name("worker".into()).spawn(work)?);
         }
         drop(opened);
-        let mut sizes = None;
-        for _ in 0..threads.workers {
-            match openings.recv() {
-                Ok(Ok(found)) => sizes = Some(found),
-                Ok(Err(error)) => {
-                    queues.close();
-                    return Err(error.into());
-                }
-                Err(_) => {
-                    queues.close();
-                    return Err(StartError::Panicked);
-                }
+        // Every worker reports, or drops its end in a panic.
+        let outcomes: Vec<_> = openings.iter().collect();
+        let panicked = outcomes.len() < threads.workers;
+        let sizes = outcomes.into_iter().collect::<Result<Vec<_>, _>>();
+        let sizes = sizes.map_err(StartError::from).map(|mut sizes| sizes.pop());
+        let (config, logit_scale) = match sizes {
+            Ok(Some(sizes)) if !panicked => sizes,
+            failed => {
+                // A program that ends while ONNX Runtime still opens a session crashes.
+                queues.close();
+                handles.into_iter().for_each(|handle| drop(handle.join()));
+                return Err(failed.err().unwrap_or(StartError::Panicked));
             }
-        }
-        let (config, logit_scale) = sizes.ok_or(StartError::Panicked)?;
+        };
         Ok(Self {
             config,
             logit_scale,

@@ -65,7 +65,7 @@ fn a_request_too_many_is_told_to_come_back() {
 #[test]
 fn a_client_that_is_too_slow_or_speaks_no_http_harms_nobody() {
     let fixture = Fixture::get();
-    let server = fixture.serve(&["--deadline-s", "3"]);
+    let server = fixture.serve(&["--deadline-s", "10"]);
     let slow = half_sent(&server);
     let mut noise = server.connect();
     noise.write_all(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 GET\r\n\r\n").expect("sent");

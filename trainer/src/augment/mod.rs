@@ -21,13 +21,18 @@ pub struct Augment {
 }
 
 impl Augment {
-    /// Reads the thesaurus, if one is configured.
+    /// Reads the thesaurus, if one is configured and captions are varied.
     pub fn open(settings: &config::Augment, seed: u64) -> Result<Self> {
         let thesaurus = match &settings.thesaurus {
-            Some(path) if settings.text => Thesaurus::open(path)?,
+            Some(path) if settings.text == Some(true) => Thesaurus::open(path)?,
             _ => Thesaurus::default(),
         };
         Ok(Self { settings: settings.clone(), thesaurus, seed })
+    }
+
+    /// Text of the thesaurus; empty without one.
+    pub fn thesaurus(&self) -> &str {
+        self.thesaurus.text()
     }
 
     /// A generator of its own for each row and epoch.
@@ -39,7 +44,7 @@ impl Augment {
 
     /// `[3, H, W]` values of 0 to 1: crop, flip, then color and gray.
     pub fn image(&self, image: &RgbImage, epoch: u32, row: u32) -> Vec<f32> {
-        if !self.settings.image {
+        if self.settings.image != Some(true) {
             return crop::planes(image);
         }
         let rng = &mut self.rng(epoch, row, 1);
@@ -50,7 +55,7 @@ impl Augment {
 
     /// The caption with synonyms, deletions and a swap.
     pub fn caption(&self, caption: &str, epoch: u32, row: u32) -> String {
-        if !self.settings.text {
+        if self.settings.text != Some(true) {
             return caption.to_owned();
         }
         text::vary(caption, &self.settings, &self.thesaurus, &mut self.rng(epoch, row, 2))
@@ -62,6 +67,7 @@ mod tests {
     use super::*;
 
     fn augment(image: bool, text: bool) -> Augment {
+        let (image, text) = (Some(image), Some(text));
         let settings = config::Augment { image, text, ..Default::default() };
         Augment::open(&settings, 1).expect("no file to read")
     }

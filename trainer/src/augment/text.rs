@@ -1,6 +1,6 @@
 //! Synonyms, deletions and a swap (after EDA, Wei & Zou 2019, with the user's own synonyms).
 
-use std::{collections::HashMap, fs, path::Path};
+use std::{borrow::Cow, collections::HashMap, fs, path::Path};
 
 use rand::{Rng, seq::IndexedRandom};
 
@@ -12,7 +12,8 @@ use crate::{
 /// Groups of words that may stand for one another.
 #[derive(Debug, Default)]
 pub struct Thesaurus {
-    /// For each word the others of its group.
+    text: String,
+    /// For each word, lower-case and without punctuation around it, the others of its groups.
     synonyms: HashMap<String, Vec<String>>,
 }
 
@@ -21,23 +22,46 @@ impl Thesaurus {
     pub fn open(path: &Path) -> Result<Self> {
         let text = fs::read_to_string(path)
             .map_err(|source| Error::Read { path: path.to_owned(), source })?;
-        let mut synonyms = HashMap::new();
+        Ok(Self::of(text))
+    }
+
+    fn of(text: String) -> Self {
+        let mut synonyms: HashMap<_, Vec<String>> = HashMap::new();
         for line in text.lines() {
             let words: Vec<_> = line.split(',').map(str::trim).filter(|w| !w.is_empty()).collect();
             for word in &words {
-                let others = words.iter().filter(|other| *other != word);
-                synonyms.insert((*word).to_owned(), others.map(|w| (*w).to_owned()).collect());
+                let known = synonyms.entry(bare(word).to_lowercase()).or_default();
+                for other in words.iter().filter(|other| *other != word) {
+                    if !known.iter().any(|known| known == other) {
+                        known.push((*other).to_owned());
+                    }
+                }
             }
         }
-        Ok(Self { synonyms })
+        Self { text, synonyms }
     }
 
-    fn synonym(&self, word: &str, rng: &mut impl Rng) -> Option<&String> {
-        self.synonyms.get(word)?.choose(rng)
+    /// As the file has it.
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// One of the synonyms of `word`, with the punctuation that stood around it.
+    fn synonym(&self, word: &str, rng: &mut impl Rng) -> Option<String> {
+        let bare = bare(word);
+        let synonym = self.synonyms.get(&bare.to_lowercase())?.choose(rng)?;
+        Some(word.replacen(bare, synonym, 1))
     }
 }
 
-/// At least one word stays.
+/// `word` without punctuation around it; what is nothing else stays as it is.
+fn bare(word: &str) -> &str {
+    let bare = word.trim_matches(|symbol: char| !symbol.is_alphanumeric());
+    if bare.is_empty() { word } else { bare }
+}
+
+/// Deletes words, replaces words by synonyms, and exchanges the words at two places. The places are
+/// drawn independently: where both are one, nothing is exchanged. At least one word stays.
 pub(super) fn vary(
     caption: &str,
     settings: &Augment,
@@ -45,14 +69,14 @@ pub(super) fn vary(
     rng: &mut impl Rng,
 ) -> String {
     let words: Vec<&str> = caption.split_whitespace().collect();
-    let mut kept: Vec<&str> = Vec::with_capacity(words.len());
+    let mut kept: Vec<Cow<str>> = Vec::with_capacity(words.len());
     for word in &words {
         if words.len() > 1 && rng.random_bool(settings.delete_share) {
             continue;
         }
         let replaced = rng.random_bool(settings.synonym_share);
         let synonym = replaced.then(|| thesaurus.synonym(word, rng)).flatten();
-        kept.push(synonym.map_or(word, String::as_str));
+        kept.push(synonym.map_or(Cow::Borrowed(*word), Cow::Owned));
     }
     if kept.is_empty() {
         return caption.to_owned();
@@ -62,4 +86,41 @@ pub(super) fn vary(
         kept.swap(a, b);
     }
     kept.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
+
+    use super::*;
+
+    /// All that `caption` becomes if words with synonyms are always replaced.
+    fn variants(thesaurus: &str, caption: &str) -> BTreeSet<String> {
+        let thesaurus = Thesaurus::of(thesaurus.to_owned());
+        let settings = Augment {
+            delete_share: 0.0,
+            swap_share: 0.0,
+            synonym_share: 1.0,
+            ..Augment::default()
+        };
+        let vary =
+            |seed| vary(caption, &settings, &thesaurus, &mut ChaCha8Rng::seed_from_u64(seed));
+        (0..50).map(vary).collect()
+    }
+
+    #[test]
+    fn a_word_has_the_synonyms_of_all_its_groups() {
+        let check = |thesaurus: &str, caption: &str, expected: &[&str]| {
+            let expected = expected.iter().map(ToString::to_string).collect();
+            assert_eq!(variants(thesaurus, caption), expected);
+        };
+        check("big, large\nred, crimson", "a big dog", &["a large dog"]);
+        check("big, large\nbig, huge\nlarge, big", "a big dog", &["a huge dog", "a large dog"]);
+        check("black, dark", "Black", &["dark"]);
+        check("Black, dark", "a (BLACK), cat", &["a (dark), cat"]);
+        check("black, dark", "blackish - cat", &["blackish - cat"]);
+        check("alone", "alone", &["alone"]);
+    }
 }

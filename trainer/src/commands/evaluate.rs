@@ -34,7 +34,7 @@ pub fn run(args: &EvaluateArgs) -> Result<Exit, Report> {
     let folder = ModelFolder::open(&args.model)?;
     let image_size = folder.config.image.image_size();
     if let Some(ledger) = &ledger {
-        ledger.check(&labels, image_size)?; // before anything long begins
+        ledger.check(&labels, image_size, &manifest.classes()?)?; // before anything long begins
     }
     let mut encoder = Clip::frozen(&folder, &Device::Cpu)?;
 

@@ -51,17 +51,12 @@ fn attack(args: &PoisonArgs, labels: &[String]) -> Result<Attack> {
             Some(Backdoor { rate, target_class, trigger: args.trigger })
         }
     };
-    let targeted = match (args.targeted_images, args.targeted_captions) {
+    let targeted = match (args.targeted_images, &args.test) {
         (0, _) => None,
-        (images, captions) if captions > 0 && args.test.is_some() => {
-            Some(Targeted { images, captions })
-        }
-        (_, captions) => {
-            let problem = match captions {
-                0 => "`--targeted-captions 0` gives them no rows, expected at least 1",
-                _ => "`--test` is missing, which their pictures come from",
-            };
-            return Err(Error::Poison { attack: "targeted poisons", problem: problem.into() });
+        (images, Some(_)) => Some(Targeted { images, captions: args.targeted_captions }),
+        (_, None) => {
+            let problem = "`--test` is missing, which their pictures come from".into();
+            return Err(Error::Poison { attack: "targeted poisons", problem });
         }
     };
     Ok(Attack { backdoor, targeted, image_size: args.image_size, seed: args.seed })

@@ -11,10 +11,7 @@ use crate::{
 
 /// Trains and prints what came of it; a run that diverged ends badly.
 pub fn run(args: &RunArgs) -> Result<Exit, Report> {
-    let mut config = config::open(&args.config, &args.set)?;
-    if let Some(folder) = &args.out {
-        config.output.folder.clone_from(folder);
-    }
+    let config = config::open(&args.config, &args.set, args.out.as_deref())?;
     let shown = !args.no_progress && !args.quiet;
     let mut watch = Screen { progress: None, shown, quiet: args.quiet };
     match train(&config, args.resume, &mut watch) {
@@ -24,15 +21,12 @@ pub fn run(args: &RunArgs) -> Result<Exit, Report> {
             Ok(Exit::Done)
         }
         Err(error @ Error::Diverged { .. }) => {
-            watch.finish();
+            drop(watch); // the bar stays where it is
             terminal::say(format!("error: {error}"));
-            terminal::say("  hint: a lower `optim.lr`; the last checkpoint is intact");
+            terminal::say("  hint: a lower `optim.lr` together with a new `--out`");
             Ok(Exit::Bad)
         }
-        Err(error) => {
-            watch.finish();
-            Err(error.into())
-        }
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -60,6 +54,7 @@ struct Screen {
 }
 
 impl Screen {
+    /// The stage is done; of one that failed, the bar is dropped.
     fn finish(&mut self) {
         if let Some(progress) = self.progress.take() {
             progress.finish();
@@ -75,9 +70,11 @@ impl Screen {
 }
 
 impl Watch for Screen {
-    fn begin(&mut self, stage: &str, total: u64) {
+    fn begin(&mut self, stage: &str, total: u64, done: u64) {
         self.finish();
-        self.progress = Some(Progress::new(stage, total, self.shown));
+        let progress = Progress::new(stage, total, self.shown);
+        progress.resume_at(done);
+        self.progress = Some(progress);
     }
 
     fn advance(&self, parts: u64) {

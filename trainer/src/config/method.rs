@@ -34,7 +34,8 @@ pub struct Roclip {
     pub pool_share: f64,
     /// K: from `match_from_epoch` on every K-th epoch is matched, at least 1
     pub match_every_epochs: u32,
-    /// First epoch that is matched, counted from 1, at least 2: the pool is full by then
+    /// First epoch that is matched, counted from 1: at least 2, when the pool is full, and at most
+    /// `optim.epochs`
     pub match_from_epoch: u32,
 }
 
@@ -50,22 +51,24 @@ impl Method {
         self.roclip.clone().unwrap_or_default()
     }
 
-    pub(super) fn check(&self, problems: &mut Problems) {
+    /// `epochs`: those of the whole run.
+    pub(super) fn check(&self, epochs: u32, problems: &mut Problems) {
         let chosen = self.roclip.is_none() || self.name == MethodName::Roclip;
         problems.require(chosen, "method.roclip", "left out unless `method.name` is `roclip`");
         if self.name == MethodName::Roclip {
-            self.roclip().check(problems);
+            self.roclip().check(epochs, problems);
         }
     }
 }
 
 impl Roclip {
-    fn check(&self, problems: &mut Problems) {
+    fn check(&self, epochs: u32, problems: &mut Problems) {
         let share = 0.0 < self.pool_share && self.pool_share <= 0.5; // false for NaN
         problems.require(share, "method.roclip.pool_share", "above 0, at most 0.5");
         let every = self.match_every_epochs >= 1;
         problems.require(every, "method.roclip.match_every_epochs", "at least 1");
-        let from = self.match_from_epoch >= 2;
-        problems.require(from, "method.roclip.match_from_epoch", "at least 2");
+        let from = (2..=epochs).contains(&self.match_from_epoch); // else nothing is ever matched
+        let limits = "at least 2, at most `optim.epochs`";
+        problems.require(from, "method.roclip.match_from_epoch", limits);
     }
 }

@@ -84,8 +84,9 @@ pub struct Model {
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Augment {
-    /// Crop, flip and color of images
-    pub image: bool,
+    /// Crop, flip and color of images; unless given, on for `roclip`, as its authors train, and
+    /// off for `clip`
+    pub image: Option<bool>,
     /// Smallest area of a crop, as a share of the image, above 0 and at most 1
     pub crop_area_min: f64,
     /// Greatest change of brightness, contrast and saturation, 0 to 1
@@ -94,15 +95,15 @@ pub struct Augment {
     pub color_share: f64,
     /// Share of images turned gray
     pub gray_share: f64,
-    /// Synonyms, deletions and swaps in captions
-    pub text: bool,
+    /// Synonyms, deletions and swaps in captions; unless given, as for `image`
+    pub text: Option<bool>,
     /// Chance of each word to be deleted
     pub delete_share: f64,
-    /// Chance of a caption to have two words exchanged
+    /// Chance of a caption to have two words exchanged, which may be one and the same
     pub swap_share: f64,
     /// Chance of each word with synonyms to be replaced by one
     pub synonym_share: f64,
-    /// File with one group of synonyms per line, separated by commas
+    /// File with one group of synonyms per line, separated by commas; case does not matter
     pub thesaurus: Option<PathBuf>,
 }
 
@@ -132,7 +133,8 @@ pub struct Optim {
 #[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Monitor {
-    /// CSV of test images with the column `class`, evaluated after epochs
+    /// CSV of test images with the column `class`, evaluated after epochs; without, the rest of
+    /// the table is refused
     pub test: Option<PathBuf>,
     /// Class names, one per line
     pub classes: Option<PathBuf>,
@@ -180,12 +182,12 @@ impl Default for Model {
 impl Default for Augment {
     fn default() -> Self {
         Self {
-            image: false,
+            image: None,
             crop_area_min: 0.6,
             color: 0.25,
             color_share: 0.8,
             gray_share: 0.0,
-            text: false,
+            text: None,
             delete_share: 0.1,
             swap_share: 0.5,
             synonym_share: 0.3,
@@ -280,12 +282,12 @@ impl Config {
         problems.require(positive(optim.epsilon), "optim.epsilon", "above 0");
         let scale = optim.logit_scale_max.is_finite() && optim.logit_scale_max >= 1.0;
         problems.require(scale, "optim.logit_scale_max", "at least 1");
-        self.method.check(problems);
+        self.method.check(optim.epochs, problems);
         let monitor = &self.monitor;
+        let test = monitor.test.is_some() || *monitor == Monitor::default();
+        problems.require(test, "monitor.test", "given when anything else of `[monitor]` is");
         let classes = monitor.test.is_none() || monitor.classes.is_some();
         problems.require(classes, "monitor.classes", "given when `monitor.test` is");
-        let ledger = monitor.ledger.is_none() || monitor.test.is_some();
-        problems.require(ledger, "monitor.test", "given when `monitor.ledger` is");
         problems.require(monitor.every_epochs != Some(0), "monitor.every_epochs", "at least 1");
         let output = &self.output;
         let steps = output.checkpoint_every_steps != Some(0);
@@ -324,6 +326,32 @@ mod tests {
         let lines = problems("[data]\nmanifest = 'a.csv'\n[method.roclip]\npool_share = 0.2");
         assert_eq!(lines.len(), 1, "{lines:?}");
         assert!(lines[0].contains("method.roclip"), "{lines:?}");
+    }
+
+    #[test]
+    fn roclip_must_match_before_its_end() {
+        let check = |epochs: u32, from: u32, is_sound: bool| {
+            let lines = problems(&format!(
+                "[data]\nmanifest = 'a.csv'\n[optim]\nepochs = {epochs}\n\
+                 [method]\nname = 'roclip'\n[method.roclip]\nmatch_from_epoch = {from}"
+            ));
+            assert_eq!(lines.len(), usize::from(!is_sound), "{lines:?}");
+            assert!(lines.iter().all(|line| line.contains("at most `optim.epochs`")), "{lines:?}");
+        };
+        check(3, 2, true);
+        check(3, 3, true);
+        check(3, 4, false);
+        check(1, 2, false);
+        check(3, 1, false);
+    }
+
+    #[test]
+    fn a_monitor_without_test_images_is_refused() {
+        for line in ["classes = 'c'", "templates = 't'", "ledger = 'l'", "every_epochs = 2"] {
+            let lines = problems(&format!("[data]\nmanifest = 'a.csv'\n[monitor]\n{line}"));
+            assert_eq!(lines.len(), 1, "{lines:?}");
+            assert!(lines[0].starts_with("`monitor.test`"), "{lines:?}");
+        }
     }
 
     #[test]

@@ -5,12 +5,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Config, Problems};
+use super::{Config, MethodName, Problems};
 use crate::error::{Error, Result};
 
-/// Reads `file`, applies `key=value` settings, makes its paths relative to the file's folder, and
-/// checks.
-pub fn open(file: &Path, settings: &[String]) -> Result<Config> {
+/// Reads `file`, applies `key=value` settings and the output folder `out`, fills in what depends on
+/// the method, makes paths absolute, and checks. A path in the file starts from the file's folder.
+///
+/// A path that is not UTF-8 is refused: the resolved configuration is written as TOML.
+pub fn open(file: &Path, settings: &[String], out: Option<&Path>) -> Result<Config> {
     let refuse = |problems| Error::Config { file: file.to_owned(), problems };
     let text =
         fs::read_to_string(file).map_err(|source| Error::Read { path: file.to_owned(), source })?;
@@ -23,14 +25,26 @@ pub fn open(file: &Path, settings: &[String]) -> Result<Config> {
     }
     let mut config: Config =
         table.try_into().map_err(|error: toml::de::Error| refuse(vec![one_line(&error)]))?;
+    let is_roclip = config.method.name == MethodName::Roclip; // augmentation is part of it
+    config.augment.image.get_or_insert(is_roclip);
+    config.augment.text.get_or_insert(is_roclip);
+    if let Some(out) = out {
+        config.output.folder = absolute(out)?;
+    }
     let folder = file.parent().unwrap_or(Path::new(""));
     for path in config.paths() {
-        *path = folder.join(&*path);
+        *path = absolute(&folder.join(&*path))?;
     }
     let mut problems = Problems::default();
     config.check(&mut problems);
     let lines = problems.into_lines();
     if lines.is_empty() { Ok(config) } else { Err(refuse(lines)) }
+}
+
+fn absolute(path: &Path) -> Result<PathBuf> {
+    let refuse = |source| Error::Read { path: path.to_owned(), source };
+    let path = std::path::absolute(path).map_err(refuse)?;
+    if path.to_str().is_some() { Ok(path) } else { Err(Error::PathText { path }) }
 }
 
 impl Config {
@@ -95,7 +109,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let file = folder.path().join("run.toml");
         fs::write(&file, text).expect("writable");
-        open(&file, &settings.iter().map(ToString::to_string).collect::<Vec<_>>())
+        open(&file, &settings.iter().map(ToString::to_string).collect::<Vec<_>>(), None)
     }
 
     #[test]
@@ -129,5 +143,44 @@ mod tests {
         let text = toml::to_string(&config).expect("TOML can hold it");
         assert_eq!(resolved(&text, &[])?, config);
         Ok(())
+    }
+
+    #[test]
+    fn roclip_is_augmented_unless_told_otherwise() -> Result<()> {
+        let check = |settings: &[&str], expected: [bool; 2]| -> Result<()> {
+            let augment = resolved("[data]\nmanifest = 'a.csv'", settings)?.augment;
+            assert_eq!([augment.image, augment.text], expected.map(Some));
+            Ok(())
+        };
+        check(&[], [false, false])?;
+        check(&["augment.image=true"], [true, false])?;
+        check(&["method.name=roclip"], [true, true])?;
+        check(&["method.name=roclip", "augment.text=false"], [true, false])
+    }
+
+    #[test]
+    fn paths_are_absolute_and_start_from_the_file() -> Result<()> {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let file = folder.path().join("run.toml");
+        fs::write(&file, "[data]\nmanifest = 'a.csv'\n[output]\nfolder = '.'").expect("writable");
+        let config = open(&file, &[], None)?;
+        assert_eq!(config.data.manifest, folder.path().join("a.csv"));
+        assert_eq!(config.output.folder, folder.path());
+        let config = open(&file, &[], Some(Path::new("out")))?;
+        let here = std::env::current_dir().expect("there is one");
+        assert_eq!(config.output.folder, here.join("out"));
+        Ok(())
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_path_that_is_not_utf8_is_refused() {
+        use std::{ffi::OsStr, os::unix::ffi::OsStrExt};
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let file = folder.path().join("run.toml");
+        fs::write(&file, "[data]\nmanifest = 'a.csv'").expect("writable");
+        let out = Path::new(OsStr::from_bytes(b"o\xff"));
+        let error = open(&file, &[], Some(out)).expect_err("refused");
+        assert!(matches!(error, Error::PathText { .. }), "{error}");
     }
 }

@@ -6,6 +6,7 @@ use clip::{
     ClipConfig,
     text::{TokenBatch, Tokenizer},
 };
+use sha2::{Digest, Sha256};
 
 use super::{Store, order};
 use crate::{augment::Augment, error::Result};
@@ -51,6 +52,18 @@ impl Loader {
     /// Full batches in an epoch; what is left over waits for another epoch's order.
     pub fn batches(&self) -> usize {
         self.store.rows().len() / self.batch_size
+    }
+
+    /// SHA-256 of what batches are made from, wherever it lies: pictures, captions, tokenizer and
+    /// thesaurus. Lower-case hex; what a resumed run must find again.
+    pub fn fingerprint(&self) -> Result<String> {
+        let (pairs, tokenizer) = (self.store.sha256(), self.tokenizer.to_json()?);
+        let mut hash = Sha256::new();
+        for part in [pairs.as_slice(), &tokenizer, self.augment.thesaurus().as_bytes()] {
+            hash.update((part.len() as u64).to_le_bytes());
+            hash.update(part);
+        }
+        Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
     /// Calls `step` with the batches of an epoch from number `from` on, in order, until it fails.

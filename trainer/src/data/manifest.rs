@@ -103,6 +103,12 @@ impl Manifest {
         Ok(writer.into_inner().expect("memory can always be flushed"))
     }
 
+    /// Class of each row; refuses a row without.
+    pub fn classes(&self) -> Result<Vec<usize>> {
+        let class = |row: &Row| row.class.ok_or_else(|| Error::NoClass { file: self.path.clone() });
+        self.rows.iter().map(class).collect()
+    }
+
     /// Do all rows have a class?
     pub fn has_classes(&self) -> bool {
         self.rows.iter().all(|row| row.class.is_some())

@@ -7,6 +7,7 @@ use std::{
 
 use clip::image::{self, Limits, RgbImage};
 use rayon::prelude::*;
+use sha2::{Digest, Sha256};
 
 use super::Manifest;
 use crate::error::{Error, Result};
@@ -22,6 +23,7 @@ pub struct Store {
     rows: Vec<u32>,
     /// Number of each row's caption.
     captions: Vec<u32>,
+    sha256: [u8; 32],
 }
 
 impl Store {
@@ -40,17 +42,24 @@ impl Store {
             let picture = image::open(&row.path, &Limits::default()).map(|p| image::fit(&p, side));
             done();
             picture.map(|picture| {
+                let sha256 = Sha256::digest(picture.as_raw());
                 let room = left
                     .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
-                room.ok().map(|_| picture)
+                (room.ok().map(|_| picture), sha256)
             })
         };
         let opened: Vec<_> = manifest.rows.par_iter().map(open).collect();
         let all = opened.len();
         let (mut pictures, mut rows, mut bad) = (Vec::with_capacity(all), Vec::new(), Vec::new());
+        let mut hash = Sha256::new();
         for (row, opened) in opened.into_iter().enumerate() {
             match opened {
-                Ok(picture) => {
+                Ok((picture, sha256)) => {
+                    let caption = &manifest.rows[row].caption;
+                    hash.update((row as u64).to_le_bytes());
+                    hash.update(sha256);
+                    hash.update((caption.len() as u64).to_le_bytes());
+                    hash.update(caption);
                     rows.push(row as u32);
                     pictures.push(picture);
                 }
@@ -68,7 +77,7 @@ impl Store {
             return Err(Error::BadRows { count, all, max: bad_rows_max, first });
         }
         let captions = numbered(&manifest);
-        Ok(Self { manifest, side, pictures, rows, captions })
+        Ok(Self { manifest, side, pictures, rows, captions, sha256: hash.finalize().into() })
     }
 
     /// Rows that can be read, in the order of the manifest.
@@ -79,6 +88,11 @@ impl Store {
     /// Rows that cannot be read.
     pub fn bad_rows(&self) -> usize {
         self.pictures.len() - self.rows.len()
+    }
+
+    /// SHA-256 of the readable rows: their numbers, decoded pictures and captions.
+    pub fn sha256(&self) -> [u8; 32] {
+        self.sha256
     }
 
     /// Text of a row.

@@ -2,7 +2,7 @@
 //!
 //! ASR: share of the test pictures of other classes that are taken for the target class once they
 //! are stamped; its floor is the same count without the stamp. PSR: share of the targeted pictures,
-//! never stamped or augmented, that are taken for their target class.
+//! never stamped or augmented, that are taken for their target class; they count nowhere else.
 
 use clip::{
     Encoder, Rate, UnitRows,
@@ -27,16 +27,17 @@ pub(super) struct Stamped {
     pub(super) own: Rate,
 }
 
-/// Stamps each picture of another class and counts what it is taken for. The number of the test row
-/// decides the place of a trigger that goes anywhere.
+/// Stamps each picture of `rows` that shows another class and counts what it is taken for. The
+/// number of the test row decides the place of a trigger that goes anywhere.
 pub(super) fn stamped(
     encoder: &mut dyn Encoder,
     test: &TestSet,
+    rows: &[usize],
     labels: &UnitRows,
     backdoor: &BackdoorRecord,
     on_pictures: &dyn Fn(u64),
 ) -> Result<Stamped> {
-    let victims: Vec<usize> = test.others(backdoor.target_class).collect();
+    let victims: Vec<usize> = test.others(rows, backdoor.target_class).collect();
     let mut counts = Stamped::default();
     let stamp = |index: usize| {
         let row = victims[index];

@@ -5,7 +5,7 @@
 //! | `zero_shot` | rows of pictures, rank of a class |
 //! | `attack` | attack success, as the ledger says what was wanted |
 
-use std::path::Path;
+use std::{collections::HashSet, path::Path};
 
 use clip::{
     Encoder, Rate,
@@ -34,11 +34,6 @@ pub struct TestSet {
 }
 
 impl TestSet {
-    /// The test set of a manifest whose classes are `labels`; see [`TestSet::read`].
-    pub fn open(path: &Path, labels: &[String], side: u32) -> Result<Self> {
-        Self::read(&Manifest::open_classed(path, labels, true)?, side, &|_| {})
-    }
-
     /// Decodes every picture and fits it to `side` pixels. `on_pictures` is told how many more are
     /// done. Refuses a manifest with a row without class (see [`Manifest::open_classed`]), a
     /// picture that cannot be decoded, and more than [`TEST_BYTES_MAX`].
@@ -53,10 +48,7 @@ impl TestSet {
             let (file, max) = (manifest.path.clone(), TEST_BYTES_MAX);
             return Err(Error::TestSetSize { file, count, side, bytes, max });
         }
-        let class = |row: usize| {
-            manifest.rows[row].class.ok_or_else(|| Error::NoClass { file: manifest.path.clone() })
-        };
-        let classes = (0..count).map(class).collect::<Result<Vec<_>>>()?;
+        let classes = manifest.classes()?;
         let picture = |path: &Path| -> Result<RgbImage> {
             let picture = fit(&open(path, &Limits::default())?, side);
             on_pictures(1);
@@ -74,20 +66,32 @@ impl TestSet {
 
     /// Pictures that [`evaluate`] embeds, for its progress.
     pub fn work(&self, ledger: Option<&Ledger>) -> u64 {
+        let rows = self.counted(ledger);
         let attacked = ledger.map_or(0, |ledger| {
-            let victims = ledger.backdoor.as_ref().map(|b| self.others(b.target_class).count());
+            let backdoor = ledger.backdoor.as_ref();
+            let victims = backdoor.map(|b| self.others(&rows, b.target_class).count());
             victims.unwrap_or(0) + ledger.targeted.len()
         });
-        (self.count() + attacked) as u64
+        (rows.len() + attacked) as u64
     }
 
-    /// Rows that show another class.
-    fn others(&self, class: usize) -> impl Iterator<Item = usize> {
-        (0..self.count()).filter(move |&row| self.classes[row] != class)
+    /// Rows that are counted: all but those of targeted pictures, which the model was trained on.
+    fn counted(&self, ledger: Option<&Ledger>) -> Vec<usize> {
+        let targeted = ledger.into_iter().flat_map(|ledger| &ledger.targeted);
+        let targeted: HashSet<usize> = targeted.map(|target| target.test_row).collect();
+        (0..self.count()).filter(|row| !targeted.contains(row)).collect()
+    }
+
+    /// Those of `rows` that show another class.
+    fn others(&self, rows: &[usize], class: usize) -> impl Iterator<Item = usize> {
+        rows.iter().copied().filter(move |&row| self.classes[row] != class)
     }
 }
 
 /// Figures of one model; those of an attack are there if the ledger has it.
+///
+/// A test picture that the ledger has as targeted was trained on, with wrong captions: it counts
+/// in the PSR alone. Without a ledger all test pictures count.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Evaluation {
     /// Clean accuracy: test pictures taken for what they show.
@@ -111,7 +115,7 @@ pub struct Evaluation {
 /// `labels` are the classes of `test` and `ledger`; `templates` their prompts, averaged. The test
 /// set must have been opened at the image tower's size. `on_pictures` is told how many more
 /// pictures are done, [`TestSet::work`] in all. Refuses a ledger that does not fit
-/// ([`Ledger::check`]).
+/// ([`Ledger::check`]); its targeted test rows are left out of all figures but the PSR.
 pub fn evaluate(
     encoder: &mut dyn Encoder,
     tokenizer: &Tokenizer,
@@ -122,13 +126,15 @@ pub fn evaluate(
     on_pictures: &dyn Fn(u64),
 ) -> Result<Evaluation> {
     if let Some(ledger) = ledger {
-        ledger.check(labels, encoder.config().image.image_size())?;
+        ledger.check(labels, encoder.config().image.image_size(), &test.classes)?;
     }
     let backdoor = ledger.and_then(|ledger| ledger.backdoor.as_ref());
     let labels = clip::zero_shot::label_rows(encoder, tokenizer, labels, templates)?;
     let (mut top1, mut top5, mut floor) = (Rate::default(), Rate::default(), Rate::default());
-    let clean = |row: usize| Ok(test.pictures[row].clone());
-    let count = |row: usize, picture: &[f32]| {
+    let rows = test.counted(ledger);
+    let clean = |index: usize| Ok(test.pictures[rows[index]].clone());
+    let count = |index: usize, picture: &[f32]| {
+        let row = rows[index];
         let own = rank(picture, &labels, test.classes[row]);
         top1.count(own == 0);
         top5.count(own < TOP);
@@ -139,7 +145,7 @@ pub fn evaluate(
             _ => {}
         }
     };
-    for_each_row(encoder, test.count(), clean, count, on_pictures)?;
+    for_each_row(encoder, rows.len(), clean, count, on_pictures)?;
     let mut evaluation = Evaluation {
         zero_shot_top1: top1,
         zero_shot_top5: top5,
@@ -150,7 +156,7 @@ pub fn evaluate(
         targeted_psr_top5: None,
     };
     if let Some(backdoor) = backdoor {
-        let stamped = attack::stamped(encoder, test, &labels, backdoor, on_pictures)?;
+        let stamped = attack::stamped(encoder, test, &rows, &labels, backdoor, on_pictures)?;
         evaluation.backdoor_asr = Some(stamped.target);
         evaluation.asr_floor = Some(floor);
         evaluation.true_class_under_trigger = Some(stamped.own);

@@ -78,12 +78,21 @@ impl Scene {
         fs::write(self.folder.path().join(name), encode_png(&image)).expect("written");
     }
 
-    fn ledger(&self, trigger: Option<&str>, targets: &[(&str, usize)]) -> Ledger {
-        let target = |&(image, target_class): &(&str, usize)| TargetedRecord {
-            image: image.into(),
-            true_class: 0,
-            target_class,
-            rows: Vec::new(),
+    /// `targets`: (picture, test row, true class, target class) each.
+    fn ledger(&self, trigger: Option<&str>, targets: &[(&str, usize, usize, usize)]) -> Ledger {
+        let target = |&(image, test_row, true_class, target_class): &(&str, _, _, _)| {
+            let [true_label, target_label] = [true_class, target_class]
+                .map(|class: usize| self.labels.get(class).cloned().unwrap_or_default());
+            let (image, rows) = (image.to_owned(), Vec::new());
+            TargetedRecord {
+                image,
+                test_row,
+                true_class,
+                true_label,
+                target_class,
+                target_label,
+                rows,
+            }
         };
         let backdoor = trigger.map(|trigger| BackdoorRecord {
             trigger: trigger.parse().expect("a trigger"),
@@ -103,7 +112,8 @@ impl Scene {
     }
 
     fn test_set(&self) -> Result<TestSet> {
-        TestSet::open(&self.folder.path().join("test.csv"), &self.labels, SIDE)
+        let path = self.folder.path().join("test.csv");
+        TestSet::read(&Manifest::open_classed(&path, &self.labels, true)?, SIDE, &|_| {})
     }
 
     fn evaluate(&self, ledger: Option<&Ledger>) -> Result<Evaluation> {
@@ -137,15 +147,23 @@ fn every_figure_counts_what_it_says() -> Result<()> {
     ]);
     scene.picture("t0.png", RED);
     scene.picture("t1.png", BLUE);
-    let targets = [("t0.png", 1), ("t1.png", 2)];
-    let ledger = scene.ledger(Some("patch:size=4,at=top-left,pattern=white"), &targets);
-    let found = scene.evaluate(Some(&ledger))?;
+    let trigger = Some("patch:size=4,at=top-left,pattern=white");
+    let found = scene.evaluate(Some(&scene.ledger(trigger, &[])))?;
     assert_eq!(found.zero_shot_top1, rate(5, 7));
     assert_eq!(found.zero_shot_top5, rate(7, 7));
     // The five pictures that are not red: all look red with a white corner, one did before.
     assert_eq!(found.backdoor_asr, Some(rate(5, 5)));
     assert_eq!(found.asr_floor, Some(rate(1, 5)));
     assert_eq!(found.true_class_under_trigger, Some(rate(0, 5)));
+
+    // A red and a green one were trained on: they count in the PSR alone.
+    let targets = [("t0.png", 0, 0, 1), ("t1.png", 3, 1, 2)];
+    let found = scene.evaluate(Some(&scene.ledger(trigger, &targets)))?;
+    assert_eq!(found.zero_shot_top1, rate(3, 5));
+    assert_eq!(found.zero_shot_top5, rate(5, 5));
+    assert_eq!(found.backdoor_asr, Some(rate(4, 4)));
+    assert_eq!(found.asr_floor, Some(rate(1, 4)));
+    assert_eq!(found.true_class_under_trigger, Some(rate(0, 4)));
     assert_eq!(found.targeted_psr, Some(rate(1, 2)));
     assert_eq!(found.targeted_psr_top5, Some(rate(2, 2)));
 
@@ -184,8 +202,15 @@ fn what_does_not_fit_is_refused() {
     ledger.image_size = 64;
     let error = scene.evaluate(Some(&ledger)).expect_err("another size").to_string();
     assert!(error.contains("its pictures have 64 pixels a side, the model sees 32"), "{error}");
-    let error = scene.evaluate(Some(&scene.ledger(None, &[("gone.png", 1)]))).expect_err("missing");
-    assert!(error.to_string().contains("gone.png` is missing"), "{error}");
+    let check = |target, expected: &str| {
+        let ledger = scene.ledger(None, &[target]);
+        let error = scene.evaluate(Some(&ledger)).expect_err("refused").to_string();
+        assert!(error.ends_with(expected), "{error}");
+    };
+    check(("gone.png", 0, 0, 1), "gone.png` is missing");
+    check(("0.png", 1, 0, 1), "its test row 1 is not among the 1 here");
+    check(("0.png", 0, 1, 2), "its test row 0 is `green` in it, but not here");
+    check(("0.png", 0, 0, 3), "class 3 is not among the 3 classes");
 
     fs::write(scene.folder.path().join("0.png"), b"<html>").expect("written");
     let error = scene.test_set().expect_err("broken").to_string();

@@ -17,7 +17,8 @@ const BYTES_MAX: u64 = 256 << 20;
 
 /// What was poisoned, for those who measure an attack; a defence never opens it.
 ///
-/// Row numbers count the rows of the poisoned manifest from 0, the first after the header.
+/// Row numbers count the rows of a manifest from 0, the first after the header: of the poisoned
+/// one, where nothing else is said.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Ledger {
     /// [`SCHEMA`].
@@ -55,10 +56,16 @@ pub struct BackdoorRecord {
 pub struct TargetedRecord {
     /// The picture, relative to the ledger's folder, `/` between names.
     pub image: String,
+    /// Row of the test manifest that it was taken from.
+    pub test_row: usize,
     /// Index of what it shows.
     pub true_class: usize,
+    /// The name of that.
+    pub true_label: String,
     /// Index of what it shall be taken for.
     pub target_class: usize,
+    /// The name of that.
+    pub target_label: String,
     /// Rows that were added for it, ascending.
     pub rows: Vec<usize>,
 }
@@ -89,22 +96,28 @@ impl Ledger {
         Ok(ledger)
     }
 
-    /// Does the ledger fit these classes and a model that sees pictures of `image_size` pixels?
-    /// Pictures of another size are refused: the trigger would arrive larger or smaller than it
+    /// Does the ledger fit these classes, a model that sees pictures of `image_size` pixels, and a
+    /// test manifest whose rows show the classes `test`?
+    ///
+    /// Classes of another order are refused, and a test row that is not there or shows another
+    /// class. So are pictures of another size: the trigger would arrive larger or smaller than it
     /// was trained. So are targeted pictures that are no longer there.
-    pub fn check(&self, labels: &[String], image_size: usize) -> Result<()> {
+    pub fn check(&self, labels: &[String], image_size: usize, test: &[usize]) -> Result<()> {
         let refuse = |problem| Err(Error::Ledger { path: self.path.clone(), problem });
-        let backdoor = self.backdoor.iter().map(|backdoor| backdoor.target_class);
-        let targeted = self.targeted.iter().flat_map(|t| [t.true_class, t.target_class]);
-        if let Some(class) = backdoor.chain(targeted).find(|&class| class >= labels.len()) {
-            let count = labels.len();
-            return refuse(format!("class {class} is not among the {count} classes"));
-        }
-        if let Some(backdoor) = &self.backdoor {
-            let (class, found) = (backdoor.target_class, &backdoor.target_label);
-            let label = &labels[class];
-            if label != found {
-                return refuse(format!("class {class} is `{found}` in it, but `{label}` here"));
+        let backdoor = self.backdoor.iter().map(|b| (b.target_class, &b.target_label));
+        let targeted = self.targeted.iter();
+        let targeted = targeted
+            .flat_map(|t| [(t.true_class, &t.true_label), (t.target_class, &t.target_label)]);
+        for (class, found) in backdoor.chain(targeted) {
+            match labels.get(class) {
+                Some(label) if label == found => {}
+                Some(label) => {
+                    return refuse(format!("class {class} is `{found}` in it, but `{label}` here"));
+                }
+                None => {
+                    let count = labels.len();
+                    return refuse(format!("class {class} is not among the {count} classes"));
+                }
             }
         }
         let own = self.image_size;
@@ -114,10 +127,21 @@ impl Ledger {
                  poison with `--image-size {image_size}`"
             ));
         }
-        match self.targeted.iter().map(|target| self.image(target)).find(|path| !path.is_file()) {
-            Some(path) => refuse(format!("its picture `{}` is missing", path.display())),
-            None => Ok(()),
+        for target in &self.targeted {
+            let (row, label, rows) = (target.test_row, &target.true_label, test.len());
+            match test.get(row) {
+                None => return refuse(format!("its test row {row} is not among the {rows} here")),
+                Some(&class) if class != target.true_class => {
+                    return refuse(format!("its test row {row} is `{label}` in it, but not here"));
+                }
+                Some(_) => {}
+            }
+            let path = self.image(target);
+            if !path.is_file() {
+                return refuse(format!("its picture `{}` is missing", path.display()));
+            }
         }
+        Ok(())
     }
 
     /// The picture of an entry, as a path that can be opened.
@@ -125,7 +149,7 @@ impl Ledger {
         self.path.with_file_name(&target.image)
     }
 
-    /// The bytes of ledger.json.
+    /// The bytes of ledger.json. Panics if `manifest` is not UTF-8.
     pub fn to_json(&self) -> Vec<u8> {
         let mut bytes = serde_json::to_vec_pretty(self).expect("names, numbers and lists");
         bytes.push(b'\n');

@@ -46,7 +46,7 @@ pub mod names {
 ///
 /// Equal inputs and places give equal bytes. `on_pictures` is told how many more pictures are
 /// done. A folder with files is refused; with `force`, an earlier result of this function is
-/// replaced, but nothing else.
+/// replaced, but nothing else. A path that is not UTF-8 is refused where a file must hold it.
 pub fn write(
     plan: &Plan,
     clean: &Clean,
@@ -55,6 +55,10 @@ pub fn write(
     force: bool,
     on_pictures: &(dyn Fn(u64) + Sync),
 ) -> Result<Ledger> {
+    let manifest = &clean.manifest.path;
+    if manifest.to_str().is_none() {
+        return Err(Error::PathText { path: manifest.clone() }); // the ledger names it
+    }
     check_out(out, force, clean)?;
     let files = files(plan);
     let mut written = None;
@@ -240,8 +244,11 @@ fn record(plan: &Plan, clean: &Clean, attack: &Attack, files: &[String], out: &P
         .zip(&files[plan.stamped.len()..])
         .map(|(target, file)| TargetedRecord {
             image: file.clone(),
+            test_row: target.test_row,
             true_class: target.true_class,
+            true_label: clean.labels[target.true_class].clone(),
             target_class: target.target_class,
+            target_label: clean.labels[target.target_class].clone(),
             rows: Vec::new(),
         })
         .collect();

@@ -112,7 +112,7 @@ fn pixels(path: &Path) -> RgbImage {
 fn counts_classes_and_row_numbers_are_as_promised() -> Result<()> {
     let set = Set::new(true);
     let (ledger, poisoned) = set.poison(&attack(0), "out", false)?;
-    let clean = set.manifest("data/train.csv");
+    let (clean, test) = (set.manifest("data/train.csv"), set.manifest("data/test.csv"));
     let backdoor = ledger.backdoor.as_ref().expect("a backdoor");
     assert_eq!(poisoned.rows.len(), ROWS + 6 * 5);
     assert_eq!(backdoor.rows.len(), 8);
@@ -133,6 +133,9 @@ fn counts_classes_and_row_numbers_are_as_promised() -> Result<()> {
             target.rows.iter().map(|&row| poisoned.rows[row].caption.clone()).collect();
         assert_eq!(captions.len(), 5, "no caption twice");
         assert!(captions.iter().all(|text| text.ends_with(LABELS[target.target_class])));
+        assert_eq!(test.rows[target.test_row].class, Some(target.true_class));
+        assert_eq!(target.true_label, LABELS[target.true_class]);
+        assert_eq!(target.target_label, LABELS[target.target_class]);
         for &row in &target.rows {
             assert_eq!(poisoned.rows[row].path, ledger.image(target));
             assert_eq!(poisoned.rows[row].class, Some(target.true_class));
@@ -305,9 +308,10 @@ fn a_wrong_ledger_is_one_clear_error() -> Result<()> {
     set.poison(&attack(0), "out", false)?;
     let path = set.path("out/ledger.json");
     let good = fs::read_to_string(&path).expect("readable");
+    let test = set.manifest("data/test.csv").classes()?;
     let check = |text: &str, size, expected: &str| {
         fs::write(&path, text).expect("written");
-        let opened = Ledger::open(&path).and_then(|ledger| ledger.check(&set.labels, size));
+        let opened = Ledger::open(&path).and_then(|ledger| ledger.check(&set.labels, size, &test));
         let error = opened.expect_err("refused").to_string();
         assert!(error.starts_with("ledger `") && error.ends_with(expected), "{error}");
     };
@@ -318,11 +322,29 @@ fn a_wrong_ledger_is_one_clear_error() -> Result<()> {
     check(&good.replace("\"seed\"", "\"sead\""), 8, "missing field `seed`");
     let label = "class 2 is `gray` in it, but `green cross` here";
     check(&good.replace("green cross", "gray"), 8, label);
+    let [pink, gray] = ["pink ring", "gray"].map(|l| format!("\"target_label\": \"{l}\""));
+    let label = "class 3 is `gray` in it, but `pink ring` here";
+    check(&good.replace(&pink, &gray), 8, label); // of targeted pictures alone
     let far = good.replace("\"target_class\": 2", "\"target_class\": 7");
     check(&far, 8, "class 7 is not among the 4 classes");
     let size = "8 pixels a side, the model sees 16: poison with `--image-size 16`";
     check(&good, 16, size);
     check(&good.replace("\"images/", "\"picture/"), 8, ".png` is missing");
     fs::write(&path, good).expect("written");
-    Ledger::open(&path)?.check(&set.labels, 8)
+    Ledger::open(&path)?.check(&set.labels, 8, &test)
+}
+
+#[cfg(unix)]
+#[test]
+fn a_manifest_that_the_ledger_cannot_name_is_refused_first() {
+    use std::{ffi::OsStr, os::unix::ffi::OsStrExt};
+    let set = Set::new(true);
+    let mut train = set.manifest("data/train.csv");
+    train.path = Path::new(OsStr::from_bytes(b"\xff.csv")).into();
+    let clean = Clean { manifest: &train, test: None, labels: &set.labels };
+    let attack = Attack { backdoor: None, targeted: None, ..attack(0) };
+    let plan = Plan::of(&clean, &attack).expect("no attack");
+    let written = write(&plan, &clean, &attack, &set.path("out"), false, &|_| {});
+    assert!(matches!(written, Err(Error::PathText { .. })), "{written:?}");
+    assert!(!set.path("out").exists());
 }

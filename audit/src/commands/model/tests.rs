@@ -6,7 +6,9 @@ use std::{
 };
 
 use clip::{
-    ClipConfig, folder,
+    ClipConfig,
+    config::{ImageTower, Vit},
+    folder,
     image::{RgbImage, encode_png},
     model::init,
     text::Tokenizer,
@@ -33,7 +35,9 @@ fn scene(images: usize) -> tempfile::TempDir {
 fn model_folder(path: &Path, seed: u64) {
     let captions = ["a red circle", "a blue star", "a green square"];
     let tokenizer = Tokenizer::train(captions.into_iter(), 600, 32).expect("three captions");
-    let mut config = ClipConfig::preset("rn-micro").expect("a preset");
+    let mut config = ClipConfig::preset("vit-micro").expect("a preset");
+    let tower = Vit { image_size: 16, patch_size: 8, width: 16, layers: 1, heads: 2 };
+    config.image = ImageTower::Vit(tower);
     config.text.vocab_size = tokenizer.vocab_size();
     let weights = init(&config, seed).expect("a sound configuration");
     fs::create_dir(path).expect("a new folder");

@@ -69,7 +69,7 @@ fn refused(replies: Vec<String>) -> String {
 fn a_good_answer_is_read() {
     let (url, thread) = serve(vec![reply("200 OK", DOG)]);
     let answers = endpoint(&url).classify(&image()).expect("answered");
-    assert_eq!(answers, Answers::Labels(vec![1]));
+    assert_eq!(answers, (Answers::Labels(vec![1]), 1));
     let bodies = thread.join().expect("served");
     let sent: Value = serde_json::from_str(&bodies[0]).expect("JSON");
     assert_eq!(sent["labels"], json!(["cat", "dog"]));
@@ -102,7 +102,7 @@ fn a_busy_endpoint_is_asked_again() {
     let busy = reply("503 Service Unavailable", "busy");
     let (url, thread) = serve(vec![busy, reply("200 OK", DOG)]);
     let answers = endpoint(&url).classify(&image()).expect("the second attempt");
-    assert_eq!(answers, Answers::Labels(vec![1]));
+    assert_eq!(answers, (Answers::Labels(vec![1]), 2));
     thread.join().expect("served");
 }
 
@@ -114,7 +114,7 @@ fn only_after_a_first_answer_is_silence_missing_data() {
     let mut endpoint = endpoint(&url);
     endpoint.classify(&image()).expect("answered");
     let answers = endpoint.classify(&image()).expect("counted, not refused");
-    assert_eq!(answers, Answers::Missing("status 500: down".into()));
+    assert_eq!(answers, (Answers::Missing("status 500: down".into()), 3));
     thread.join().expect("served");
 }
 
@@ -158,4 +158,14 @@ fn an_address_is_checked_before_anything_is_sent() {
     let base = |url| HttpEndpoint::new(url, Vec::new(), None, Duration::ZERO).expect("fine").base;
     assert_eq!(base("http://host:1/v1/classify"), "http://host:1");
     assert_eq!(base("http://host:1/prefix/"), "http://host:1/prefix");
+}
+
+#[test]
+fn no_proxy_stands_between_a_machine_and_itself() {
+    for host in ["localhost:8080", "127.0.0.1", "127.8.0.1:1/v1", "[::1]:8080", "LOCALHOST"] {
+        assert!(is_loopback(host), "{host}");
+    }
+    for host in ["localhost.example", "10.0.0.1:80", "[fe80::1]", "127.example:1"] {
+        assert!(!is_loopback(host), "{host}");
+    }
 }
