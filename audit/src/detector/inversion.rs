@@ -30,7 +30,8 @@ pub struct Recipe {
     pub patch: usize,
     /// Images that the search may see.
     pub search_images: usize,
-    /// Adam's learning rate, on the parameters before the logistic function.
+    /// Adam's learning rate, on the parameters before the logistic function; large, so that colors
+    /// are saturated, as triggers are, within the few steps after which places are dropped.
     pub learning_rate: f32,
     /// What is done with how many places.
     pub rounds: Vec<Round>,
@@ -54,13 +55,13 @@ impl Recipe {
     pub fn new(side: usize, search_images: usize) -> Self {
         let round = |places, images, steps| Round { places, images, steps };
         Self {
-            detector: "inversion-1".into(),
+            detector: "inversion-2".into(),
             patch: (side * 3 / 16).max(1),
             search_images,
-            learning_rate: 0.3,
+            learning_rate: 1.0,
             rounds: vec![
-                round(usize::MAX, 4, 5),
-                round(4, 8, 10),
+                round(usize::MAX, 4, 8),
+                round(8, 8, 10),
                 round(2, 16, 16),
                 round(1, 24, 40),
             ],
