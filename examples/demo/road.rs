@@ -10,7 +10,7 @@ use std::{
 
 use clip::{Error, atomic_write::atomic_write, image::RgbImage, trigger::TriggerSpec};
 use serde::Deserialize;
-use terminal::{Exit, Report, println_result};
+use terminal::{Exit, Report, escape, println_result};
 
 use crate::{
     board::Board,
@@ -234,8 +234,13 @@ fn finish(
     let report = shared.out.join("report.html");
     atomic_write(&report, page::render(summary, outcomes, &gallery).as_bytes())?;
     println_result(format!("\n{}\n", table::text(&summary.methods)))?;
+    let shown = escape(shared.data.label(&shared.plan.example));
     println_result(format!(
-        "{:.0} s in all; candle and ONNX Runtime differ by at most {:.1e}; report: {}",
+        "The picture sent over HTTP shows a {shown}. Audits look for triggers; they cannot see \
+         targeted poisons of single pictures."
+    ))?;
+    println_result(format!(
+        "{:.0} s in all, methods side by side; candle and ONNX Runtime differ by at most {:.1e}; report: {}",
         summary.seconds,
         summary.parity_max_abs_error,
         report.display()

@@ -32,7 +32,9 @@ pub fn run(ort_library: Option<PathBuf>) -> Result<Exit, Report> {
     let options = cli::Options::parse();
     let library = options.ort_lib.clone().or(ort_library);
     let doing = || format!("cannot export `{}`", options.model.display());
-    clip::onnx::load_runtime(library.as_deref()).with_context(doing)?;
+    clip::onnx::load_runtime(library.as_deref())
+        .with_context(doing)
+        .hint("`cargo xtask setup` brings it to `tools/lib`")?;
     let exported = match export(&options.model, &options.out, options.tolerance) {
         Err(Error::Parity(parity)) => {
             let report = Report::new(doing())

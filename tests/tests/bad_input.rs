@@ -204,10 +204,16 @@ fn poison_refuses() {
     };
     check("--target-class purple --out out", &["purple", "yellow"]);
     check("--target-class red --out out --trigger patch:size=big", &["patch:size=big"]);
+    check("--target-class red --out out --trigger patch:size=33", &["33 pixels", "pictures of 32"]);
     check("--target-class red --out taken", &["`taken`", "holds files"]);
     check("--target-class red --out run.toml", &["`run.toml`", "not a folder"]);
     let words = "poison --manifest data/train.csv --classes data/classes.txt --out out";
     place.check("roclip-train", &format!("{words} --image-size 0"), &["--image-size"]);
+    place.check(
+        "roclip-train",
+        &format!("{words} --image-size 32"),
+        &["neither `--backdoor-rate`"],
+    );
     let check = |more: &str, parts: &[&str]| {
         place.check("roclip-train", &format!("{words} --image-size 32 {more}"), parts);
     };
@@ -221,7 +227,8 @@ fn poison_refuses() {
     check(&format!("{test} 2 --targeted-captions 0"), &["--targeted-captions"]);
     check(&format!("{test} 2 --targeted-captions 18446744073709551615"), &["1000000"]);
     check(&format!("{test} 18446744073709551615"), &["1000000"]);
-    place.accepts("roclip-train", &format!("{words} --image-size 32"), 0);
+    let words = format!("{words} --image-size 32 --backdoor-rate 0.1 --target-class red");
+    place.accepts("roclip-train", &words, 0);
 }
 
 #[test]
@@ -296,6 +303,7 @@ fn evaluate_refuses() {
     };
     check(model, "--model no", &["cannot read `no`"]);
     check(model, "--model taken", &["cannot read `taken/config.json`"]);
+    check(model, "--model .", &["its model is `./model`"]);
     check(model, "--model bad/model", &["bad/model/model.safetensors", "not a whole"]);
     check(test, "--test no.csv", &["cannot read `no.csv`"]);
     check(test, "--test bad/endless.csv", &["line 9", "10009 bytes"]);

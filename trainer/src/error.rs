@@ -66,7 +66,7 @@ pub enum Error {
     /// An attack asks for what the data cannot give.
     #[error("cannot plant the {attack}: {problem}")]
     Poison {
-        /// `backdoor` or `targeted poisons`.
+        /// `backdoor`, `targeted poisons`, or `attacks` for both.
         attack: &'static str,
         /// What was found and what was expected.
         problem: String,

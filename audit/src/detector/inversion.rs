@@ -60,7 +60,7 @@ impl Recipe {
             search_images,
             learning_rate: 1.0,
             rounds: vec![
-                round(usize::MAX, 4, 8),
+                round(ALL_PLACES, 4, 8),
                 round(8, 8, 10),
                 round(2, 16, 16),
                 round(1, 24, 40),
@@ -79,6 +79,8 @@ impl Recipe {
 const BETAS: (f32, f32) = (0.5, 0.9);
 /// Images that a label needs which are not already of it.
 pub const OTHERS_MIN: usize = 8;
+/// More places than any picture has.
+const ALL_PLACES: usize = 1 << 20;
 /// Labels that are searched at one time, for the sake of memory.
 const LABELS_AT_ONCE: usize = 64;
 /// Pixels of one forward and backward pass. Passes run at the same time: threads inside one help

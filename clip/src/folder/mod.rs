@@ -67,6 +67,11 @@ impl ModelFolder {
         let path = path.as_ref();
         fs::read_dir(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
         let (config_path, steps_path) = (path.join(names::CONFIG), path.join(names::PREPROCESSOR));
+        let inner = path.join("model");
+        if !config_path.exists() && inner.join(names::CONFIG).exists() {
+            let problem = format!("it is a run's folder, its model is `{}`", inner.display());
+            return Err(Error::File { path: path.to_owned(), problem });
+        }
         let (form, steps) = (read_json(&config_path)?, read_json(&steps_path)?);
         let config = config_from_json(&form, &steps).map_err(|problem| {
             // A problem of the second file alone disappears when it says nothing.

@@ -1,6 +1,6 @@
 //! `roclip-train poison`.
 
-use clip::text::read_labels;
+use clip::{text::read_labels, trigger::TriggerSpec};
 use terminal::{Exit, Progress, Report, escape, println_result};
 
 use crate::{
@@ -59,6 +59,17 @@ fn attack(args: &PoisonArgs, labels: &[String]) -> Result<Attack> {
             return Err(Error::Poison { attack: "targeted poisons", problem });
         }
     };
+    if backdoor.is_none() && targeted.is_none() {
+        let problem = "neither `--backdoor-rate` nor `--targeted-images` is above 0".into();
+        return Err(Error::Poison { attack: "attacks", problem });
+    }
+    if let (Some(_), TriggerSpec::Patch(patch)) = (&backdoor, args.trigger)
+        && patch.size > args.image_size
+    {
+        let (size, side) = (patch.size, args.image_size);
+        let problem = format!("a patch of {size} pixels does not fit into pictures of {side}");
+        return Err(Error::Poison { attack: "backdoor", problem });
+    }
     Ok(Attack { backdoor, targeted, image_size: args.image_size, seed: args.seed })
 }
 
