@@ -21,7 +21,7 @@ pub trait Endpoint {
 pub enum Answers {
     /// One index into the label list per image.
     Labels(Vec<usize>),
-    /// Nothing, after all attempts: timeouts, refusals for now, lost connections.
+    /// Nothing after all attempts: timeouts, overload (429 or 5xx), lost connections.
     Missing(String),
 }
 
