@@ -6,7 +6,7 @@
 
 use std::{fs, path::Path};
 
-use clip::text::PromptTemplate;
+use clip::{folder::hex, text::PromptTemplate};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -124,7 +124,7 @@ pub fn prompts_sha256(labels: &[String], templates: &[PromptTemplate]) -> String
         hash.update((line.len() as u64).to_le_bytes());
         hash.update(line);
     }
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&hash.finalize())
 }
 
 /// The audited model's place among the comparable null models of all `files`; `None` without any.

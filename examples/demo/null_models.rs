@@ -26,7 +26,7 @@ const PROBE_SEED: u64 = 999_999;
 
 /// Trains what is not there yet, searches all, and writes the statistics.
 pub(crate) fn train_and_search(args: &cli::NullModels) -> Result<Exit, Report> {
-    let programs = Programs::find(METHODS.len())?;
+    let programs = Programs::find(None)?;
     fs::create_dir_all(&args.out)
         .map_err(|source| Error::Write { path: args.out.clone(), source })?;
     let probe = Data::generate(&args.out.join("probe-data"), PROBE_SEED, None)?;

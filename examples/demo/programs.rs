@@ -24,7 +24,7 @@ const ERROR_LINES_MAX: usize = 12;
 #[derive(Debug)]
 pub(crate) struct Programs {
     folder: PathBuf,
-    /// Methods that are worked on at one time.
+    /// Programs that run at one time.
     pub(crate) workers: usize,
     /// Threads of each program.
     threads: usize,
@@ -71,8 +71,9 @@ impl Job {
 }
 
 impl Programs {
-    /// Looks beside this program; names what is not there.
-    pub(crate) fn find(methods: usize) -> Result<Self, Report> {
+    /// Looks beside this program; names what is not there. `workers`: how many run at one time, which
+    /// share the cores; as many as there are cores unless told.
+    pub(crate) fn find(workers: Option<usize>) -> Result<Self, Report> {
         let here =
             env::current_exe().map_err(|source| Error::Read { path: "demo".into(), source })?;
         let folder = here.parent().unwrap_or(Path::new(".")).to_owned();
@@ -83,8 +84,9 @@ impl Programs {
                 .hint("`cargo xtask demo` builds all programs first"));
         }
         let cores = thread::available_parallelism().map_or(1, |cores| cores.get());
-        let workers = methods.min(cores);
-        Ok(Self { folder, workers, threads: cores / workers, stopped: AtomicBool::new(false) })
+        let workers = workers.unwrap_or(cores);
+        let threads = (cores / workers).max(1);
+        Ok(Self { folder, workers, threads, stopped: AtomicBool::new(false) })
     }
 
     /// Where the demo puts its results unless told otherwise: `demo` in cargo's build folder.

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    panic::resume_unwind,
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
     thread,
@@ -19,7 +20,7 @@ use crate::{
     method::{Outcome, Shared, work},
     page,
     programs::{Job, Programs},
-    recipe::{METHODS, Method},
+    recipe::METHODS,
     summary::{SCHEMA, Summary},
     table,
 };
@@ -72,7 +73,7 @@ impl Plan {
 pub(crate) fn walk(args: &cli::Road) -> Result<Exit, Report> {
     let began = Instant::now();
     let users = Data::users(args)?;
-    let programs = Programs::find(METHODS.len())?;
+    let programs = Programs::find(Some(METHODS.len()))?;
     let out = args.out.clone().unwrap_or_else(|| programs.default_out());
     clear(&out, users.as_ref())?;
     let out = fs::canonicalize(&out).map_err(|source| Error::Read { path: out, source })?;
@@ -115,39 +116,26 @@ pub(crate) fn walk(args: &cli::Road) -> Result<Exit, Report> {
     finish(&summary, &outcomes, &shared, &clean)
 }
 
-/// Works on as many methods at one time as there are cores, the longest first.
+/// Works on all methods at one time: where there are fewer cores they share them, and none rests
+/// while the last method is still on its way.
 fn all_methods(shared: &Shared<'_>) -> Result<Vec<Outcome>, Report> {
-    let mut order: Vec<(usize, &Method)> = METHODS.iter().enumerate().collect();
-    order.sort_by_key(|(_, method)| method.epochs(shared.epochs)); // the last is taken first
-    let (waiting, done, failed) = (Mutex::new(order), Mutex::new(Vec::new()), Mutex::new(None));
-    thread::scope(|scope| {
-        for _ in 0..shared.programs.workers {
-            scope.spawn(|| {
-                loop {
-                    let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).pop();
-                    let Some((place, method)) = next else { break };
-                    match shared.walk(method) {
-                        Ok(outcome) => {
-                            let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
-                            done.push((place, outcome));
-                        }
-                        Err(report) => {
-                            let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
-                            failed.get_or_insert(report); // later ones only say that they stopped
-                            shared.programs.stop();
-                            break;
-                        }
-                    }
-                }
-            });
-        }
+    let failed = Mutex::new(None);
+    let walk = |method| {
+        let outcome = shared.walk(method).map_err(|report| {
+            let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
+            failed.get_or_insert(report); // later ones only say that they stopped
+            shared.programs.stop();
+        });
+        outcome.ok()
+    };
+    let outcomes: Vec<Option<Outcome>> = thread::scope(|scope| {
+        let threads = METHODS.each_ref().map(|method| scope.spawn(|| walk(method)));
+        threads.map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic))).into()
     });
-    if let Some(report) = failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
-        return Err(report);
+    match failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        Some(report) => Err(report),
+        None => Ok(outcomes.into_iter().flatten().collect()),
     }
-    let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
-    done.sort_by_key(|(place, _)| *place);
-    Ok(done.into_iter().map(|(_, outcome)| outcome).collect())
 }
 
 /// Plants both attacks into `out/poisoned`.

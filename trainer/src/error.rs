@@ -121,6 +121,9 @@ pub enum Error {
     /// No GPU, or a build without the feature for it.
     #[error("`device` is `cuda`, which this machine or this build does not have")]
     Cuda(#[source] candle_core::Error),
+    /// The machine gives no more threads.
+    #[error("cannot start the threads that train")]
+    Threads(#[source] rayon::ThreadPoolBuildError),
     /// A gradient holds a number that is not finite.
     #[error("the gradient is not finite")]
     NotFinite,

@@ -9,6 +9,7 @@ use clip::{
     model::Clip,
     text::{PromptTemplate, Tokenizer},
 };
+use rayon::{ThreadPool, ThreadPoolBuilder};
 use serde::Serialize;
 use serde_json::json;
 
@@ -27,7 +28,7 @@ use crate::{
 };
 
 /// What a run tells while it goes on.
-pub trait Watch: Sync {
+pub trait Watch: Send + Sync {
     /// A stage of `total` parts begins, of which `done` were done in an earlier run.
     fn begin(&mut self, stage: &str, total: u64, done: u64);
     /// Parts of the stage are done.
@@ -69,7 +70,7 @@ pub fn train(config: &Config, resume: bool, watch: &mut dyn Watch) -> Result<Sum
     sweep(folder)?;
     let resolved = toml::to_string(config).expect("`config::open` refused paths that are no text");
     atomic_write(&folder.join(RESOLVED), resolved.as_bytes())?;
-    let summary = run.epochs(watch)?;
+    let summary = threads()?.install(|| run.epochs(watch))?;
     let Run { loader, trainer, .. } = &run;
     atomic_folder(&folder.join(MODEL), |model| {
         let weights = trainer.model.weights()?;
@@ -78,6 +79,13 @@ pub fn train(config: &Config, resume: bool, watch: &mut dyn Watch) -> Result<Sum
     let text = serde_json::to_vec_pretty(&summary).expect("numbers and names");
     atomic_write(&folder.join("summary.json"), &text)?;
     Ok(summary)
+}
+
+/// As many threads as `RAYON_NUM_THREADS` asks for, or cores. The steps run on one of them: from
+/// outside, each parallel loop would wait until another thread has woken up. Not rayon's global
+/// ones, on which the loader's tokenizer would wait for a step that waits for the loader.
+fn threads() -> Result<ThreadPool> {
+    ThreadPoolBuilder::new().build().map_err(Error::Threads)
 }
 
 fn device(config: &Config) -> Result<Device> {

@@ -98,7 +98,7 @@ impl ModelFolder {
         let hash = || -> io::Result<String> {
             let (mut file, mut hasher) = (File::open(&path)?, Sha256::new());
             io::copy(&mut file, &mut hasher)?;
-            Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+            Ok(hex(&hasher.finalize()))
         };
         hash().map_err(|source| Error::Read { path: path.clone(), source })
     }
@@ -147,6 +147,11 @@ fn read_json(path: &Path) -> Result<Value> {
         return Err(refuse(format!("is over {JSON_BYTES_MAX} bytes")));
     }
     serde_json::from_str(&text).map_err(|error| refuse(format!("not valid JSON: {error}")))
+}
+
+/// Bytes of a hash in lower-case hex, as all our files write them.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::{ROWS, add_up, borrow, is_fused, values};
+use super::{ROWS, add_up, borrow, cpu::vectorized, is_fused, values};
 
 /// Added to the variance, as in every CLIP.
 const EPSILON: f64 = 1e-5;
@@ -68,37 +68,96 @@ struct BatchNorm {
     seen: Arc<Mutex<Moments>>,
 }
 
-/// Sums over all rows, chunk by chunk: `add(row, sums)`.
-fn sums(
-    x: &[f32],
-    columns: usize,
-    count: usize,
-    add: impl Fn(usize, &[f32], &mut [f32]) + Sync,
-) -> Vec<f32> {
-    let chunks = x.par_chunks(columns * ROWS).enumerate().map(|(chunk, rows)| {
-        let mut sums = vec![0.0; count];
-        for (row, values) in rows.chunks_exact(columns).enumerate() {
-            add(chunk * ROWS + row, values, &mut sums);
-        }
-        sums
-    });
-    add_up(chunks.collect(), count)
-}
-
 /// Two passes: the variance about the mean, so that nothing cancels.
 fn moments(x: &[f32], columns: usize) -> Moments {
     let rows = (x.len() / columns) as f32;
-    let mut mean = sums(x, columns, columns, |_, row, sums| {
-        sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
-    });
+    let mut mean = sums(x, columns, add_rows);
     mean.iter_mut().for_each(|sum| *sum /= rows);
-    let mut variance = sums(x, columns, columns, |_, row, sums| {
-        for ((sum, x), mean) in sums.iter_mut().zip(row).zip(&mean) {
-            *sum += (x - mean) * (x - mean);
-        }
-    });
+    let mut variance = sums(x, columns, |x, sums| add_squares(x, &mean, sums));
     variance.iter_mut().for_each(|sum| *sum /= rows);
     (mean, variance)
+}
+
+/// Sums over all rows, chunk by chunk, of what `add` finds in a chunk.
+fn sums(x: &[f32], columns: usize, add: impl Fn(&[f32], &mut [f32]) + Sync) -> Vec<f32> {
+    let chunks = x.par_chunks(columns * ROWS).map(|x| {
+        let mut sums = vec![0.0; columns];
+        vectorized(|| add(x, &mut sums));
+        sums
+    });
+    add_up(chunks.collect(), columns)
+}
+
+#[inline(always)]
+fn add_rows(x: &[f32], sums: &mut [f32]) {
+    for row in x.chunks_exact(sums.len()) {
+        sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
+    }
+}
+
+#[inline(always)]
+fn add_squares(x: &[f32], mean: &[f32], sums: &mut [f32]) {
+    for row in x.chunks_exact(sums.len()) {
+        for ((sum, x), mean) in sums.iter_mut().zip(row).zip(mean) {
+            *sum += (x - mean) * (x - mean);
+        }
+    }
+}
+
+/// `y = max(x a + c, floor)`
+#[inline(always)]
+fn affine(x: &[f32], a: &[f32], c: &[f32], floor: f32, y: &mut [f32]) {
+    for (y, x) in y.chunks_exact_mut(a.len()).zip(x.chunks_exact(a.len())) {
+        for (((y, x), a), c) in y.iter_mut().zip(x).zip(a).zip(c) {
+            *y = (x * a + c).max(floor);
+        }
+    }
+}
+
+/// Input, output and its gradient in some rows.
+#[derive(Clone, Copy)]
+struct Rows<'a> {
+    x: &'a [f32],
+    y: &'a [f32],
+    dy: &'a [f32],
+    relu: bool,
+}
+
+impl Rows<'_> {
+    /// Adds to the gradients of weight and bias.
+    #[inline(always)]
+    fn add_gradients(&self, (mean, scale): (&[f32], &[f32]), dw: &mut [f32], db: &mut [f32]) {
+        let columns = mean.len();
+        let (scale, dw, db) = (&scale[..columns], &mut dw[..columns], &mut db[..columns]);
+        for at in (0..self.x.len()).step_by(columns) {
+            let [x, y, dy] = [self.x, self.y, self.dy].map(|values| &values[at..][..columns]);
+            for i in 0..columns {
+                let g = self.passed(y[i], dy[i]);
+                dw[i] += g * (x[i] - mean[i]) * scale[i];
+                db[i] += g;
+            }
+        }
+    }
+
+    /// `dx = p g + q x + r`, per channel
+    #[inline(always)]
+    fn dx(&self, p: &[f32], q: &[f32], r: &[f32], dx: &mut [f32]) {
+        let columns = p.len();
+        let (q, r) = (&q[..columns], &r[..columns]);
+        for at in (0..self.x.len()).step_by(columns) {
+            let [x, y, dy] = [self.x, self.y, self.dy].map(|values| &values[at..][..columns]);
+            let dx = &mut dx[at..][..columns];
+            for i in 0..columns {
+                dx[i] = p[i] * self.passed(y[i], dy[i]) + q[i] * x[i] + r[i];
+            }
+        }
+    }
+
+    /// Gradient before the ReLU: where it cut, y is 0 and so is the gradient.
+    #[inline(always)]
+    fn passed(&self, y: f32, dy: f32) -> f32 {
+        if !self.relu || y > 0.0 { dy } else { 0.0 }
+    }
 }
 
 fn scales(variance: &[f32]) -> Vec<f32> {
@@ -133,11 +192,7 @@ impl CustomOp3 for BatchNorm {
         let floor = if self.relu { 0.0 } else { f32::NEG_INFINITY };
         let mut y = vec![0.0; x.len()];
         y.par_chunks_mut(columns * ROWS).zip(x.par_chunks(columns * ROWS)).for_each(|(y, x)| {
-            for (y, x) in y.chunks_exact_mut(columns).zip(x.chunks_exact(columns)) {
-                for (((y, x), a), c) in y.iter_mut().zip(x).zip(&a).zip(&c) {
-                    *y = (x * a + c).max(floor);
-                }
-            }
+            vectorized(|| affine(x, &a, &c, floor, y));
         });
         *self.seen.lock().expect("no thread panics with it") = (mean, variance);
         Ok((CpuStorage::F32(y), x_layout.shape().clone()))
@@ -159,34 +214,30 @@ impl CustomOp3 for BatchNorm {
         let columns = weights.len();
         let (mean, variance) = self.seen.lock().expect("no thread panics with it").clone();
         let scale = scales(&variance);
-        // Where the ReLU cut, y is 0 and so is the gradient.
-        let passes = |y: f32| if self.relu { f32::from(u8::from(y > 0.0)) } else { 1.0 };
-        let mut dw = sums(&xs, columns, 2 * columns, |row, x, sums| {
-            let (dw, db) = sums.split_at_mut(columns);
-            let (dy, y) = (&dys[row * columns..][..columns], &ys[row * columns..][..columns]);
-            for i in 0..columns {
-                let g = dy[i] * passes(y[i]);
-                dw[i] += g * (x[i] - mean[i]) * scale[i];
-                db[i] += g;
-            }
-        });
-        let db = dw.split_off(columns);
+        let chunk = columns * ROWS;
+        let part = |at: usize| {
+            let end = (at * chunk + chunk).min(xs.len());
+            let [x, y, dy] = [&*xs, &*ys, &*dys].map(|values| &values[at * chunk..end]);
+            Rows { x, y, dy, relu: self.relu }
+        };
+        // A frozen tower's weights are constants, and with fixed statistics nothing else asks.
+        let (mut dw, mut db) = (vec![0.0; columns], vec![0.0; columns]);
+        if weight.track_op() || self.fixed.is_none() {
+            let parts = (0..xs.len().div_ceil(chunk)).into_par_iter().map(|at| {
+                let (mut dw, mut db) = (vec![0.0; columns], vec![0.0; columns]);
+                vectorized(|| part(at).add_gradients((&mean, &scale), &mut dw, &mut db));
+                (dw, db)
+            });
+            let (dws, dbs) = parts.unzip();
+            (dw, db) = (add_up(dws, columns), add_up(dbs, columns));
+        }
         let rows = if self.fixed.is_some() { f32::INFINITY } else { (xs.len() / columns) as f32 };
-        // dx = p g + q x + r, per channel
         let p: Vec<f32> = (0..columns).map(|i| weights[i] * scale[i]).collect();
         let q: Vec<f32> = (0..columns).map(|i| -p[i] * scale[i] * dw[i] / rows).collect();
         let r: Vec<f32> = (0..columns).map(|i| -p[i] * db[i] / rows - q[i] * mean[i]).collect();
         let mut dx = vec![0.0; xs.len()];
-        dx.par_chunks_mut(columns * ROWS).enumerate().for_each(|(chunk, dx)| {
-            let start = chunk * columns * ROWS;
-            for (row, dx) in dx.chunks_exact_mut(columns).enumerate() {
-                let at = start + row * columns;
-                let (x, y) = (&xs[at..][..columns], &ys[at..][..columns]);
-                let dy = &dys[at..][..columns];
-                for i in 0..columns {
-                    dx[i] = p[i] * dy[i] * passes(y[i]) + q[i] * x[i] + r[i];
-                }
-            }
+        dx.par_chunks_mut(chunk).enumerate().for_each(|(at, dx)| {
+            vectorized(|| part(at).dx(&p, &q, &r, dx));
         });
         Ok((
             Some(Tensor::from_vec(dx, x.shape(), x.device())?),

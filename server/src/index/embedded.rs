@@ -8,7 +8,7 @@ use std::{
     collections::BTreeMap,
     path::Path,
     sync::{
-        Arc, Condvar, Mutex, PoisonError, RwLock,
+        Arc, Mutex, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc::{SyncSender, TrySendError, sync_channel},
     },
@@ -18,10 +18,11 @@ use std::{
 
 use tokio::sync::oneshot;
 
+use self::tender::Tending;
 pub use super::store::{Item, ModelId, StoreError};
 use super::{
     IndexName, ItemId, UnitRow, VectorRead, VectorWrite,
-    hnsw::{self, Hnsw},
+    hnsw::Hnsw,
     store::{Record, Store},
 };
 use crate::{
@@ -168,20 +169,6 @@ enum Contents {
 struct Recall {
     found: u64,
     exact: u64,
-}
-
-#[derive(Debug, Default)]
-struct Tending {
-    state: Mutex<TendState>,
-    ready: Condvar,
-    /// Held by whoever tends: a row enters a graph once.
-    at_work: Mutex<()>,
-}
-
-#[derive(Debug, Default)]
-struct TendState {
-    asked: bool,
-    stopped: bool,
 }
 
 struct Command {
@@ -394,58 +381,9 @@ impl Shelf {
             self.metrics.index(name.as_str(), items, tombstones);
         }
     }
-
-    /// The tender's thread.
-    fn tend(&self) {
-        while self.tending.wait() {
-            while self.tend_all() && !self.tending.is_stopped() {}
-            self.report();
-        }
-    }
-
-    /// One piece of upkeep for each index; false when nothing was left to do.
-    fn tend_all(&self) -> bool {
-        let _alone = self.tending.at_work.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut worked = false;
-        for (_, opened) in self.all() {
-            if let Contents::Usable(vectors) = &opened.contents {
-                worked |= hnsw::tend(vectors);
-            }
-        }
-        worked
-    }
 }
 
-impl Tending {
-    fn ask(&self) {
-        self.lock().asked = true;
-        self.ready.notify_all();
-    }
-
-    fn stop(&self) {
-        self.lock().stopped = true;
-        self.ready.notify_all();
-    }
-
-    fn is_stopped(&self) -> bool {
-        self.lock().stopped
-    }
-
-    /// Until there may be work; false at the end.
-    fn wait(&self) -> bool {
-        let mut state = self.lock();
-        while !state.asked && !state.stopped {
-            state = self.ready.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-        state.asked = false;
-        !state.stopped
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, TendState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
+mod tender;
 mod writer;
 
 #[cfg(test)]

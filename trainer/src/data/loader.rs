@@ -4,6 +4,7 @@ use std::{sync::mpsc, thread};
 
 use clip::{
     ClipConfig,
+    folder::hex,
     text::{TokenBatch, Tokenizer},
 };
 use sha2::{Digest, Sha256};
@@ -63,7 +64,7 @@ impl Loader {
             hash.update((part.len() as u64).to_le_bytes());
             hash.update(part);
         }
-        Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+        Ok(hex(&hash.finalize()))
     }
 
     /// Calls `step` with the batches of an epoch from number `from` on, in order, until it fails.

@@ -3,3 +3,9 @@
 mod matmul;
 
 pub(super) use matmul::{Matrix, matmul};
+
+/// Runs loops with the widest vectors that this processor has; the results are those of any other.
+#[inline(always)]
+pub(super) fn vectorized<R>(loops: impl FnOnce() -> R) -> R {
+    pulp::Arch::new().dispatch(loops)
+}
