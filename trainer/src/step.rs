@@ -54,15 +54,30 @@ impl Trainer {
             Error::NotFinite => Error::Diverged { epoch, step },
             other => other,
         };
-        let pairs = self.embed(batch)?;
-        let scale = self.model.logit_scale();
-        let MethodLoss { loss, trained, report } = self.method.loss(&pairs, scale)?;
-        let lr = self.schedule.lr(step);
+        let side = self.model.config().image.image_size();
+        let (device, count) = (self.model.device(), batch.rows.len());
+        let pixels = Tensor::from_vec(batch.pixels, (count, 3, side, side), device)?;
+        let ids = Tensor::from_slice(batch.tokens.ids(), (count, batch.tokens.length()), device)?;
+
+        let image = self.model.image_pass(&pixels, Mode::Train)?;
+        let text = self.model.text_pass(&ids)?;
+        let pairs = Pairs {
+            image: image.rows().clone(), // [B, D], unit rows
+            text: text.rows().clone(),   // [B, D]
+            rows: batch.rows,
+            captions: batch.captions,
+            epoch,
+        };
+        let MethodLoss { loss, trained, report } =
+            self.method.loss(&pairs, self.model.logit_scale())?;
         let value = loss.to_scalar::<f32>()?;
         if !value.is_finite() {
             return Err(Error::Diverged { epoch, step });
         }
-        let grads = loss.backward()?;
+        let mut grads = loss.backward()?; // at the rows
+        text.backward(&mut grads)?; // and on through the towers; one that rests frees its memory
+        image.backward(&mut grads)?;
+        let lr = self.schedule.lr(step);
         let grad_norm = self
             .optimizer
             .update(self.model.parameters(), &grads, trained, lr)
@@ -70,21 +85,6 @@ impl Trainer {
         let logit_scale = self.clamp_logit_scale()?;
         self.step += 1;
         Ok(StepReport { loss: value, lr, grad_norm, logit_scale, method: report })
-    }
-
-    fn embed(&self, batch: Batch) -> Result<Pairs> {
-        let side = self.model.config().image.image_size();
-        let device = self.model.device();
-        let count = batch.rows.len();
-        let pixels = Tensor::from_vec(batch.pixels, (count, 3, side, side), device)?;
-        let ids = Tensor::from_slice(batch.tokens.ids(), (count, batch.tokens.length()), device)?;
-        Ok(Pairs {
-            image: self.model.image_rows(&pixels, Mode::Train)?, // [B, D], unit rows
-            text: self.model.text_rows(&ids)?,                   // [B, D]
-            rows: batch.rows,
-            captions: batch.captions,
-            epoch: batch.epoch,
-        })
     }
 
     /// Keeps the factor between 1 and its maximum (CLIP, section 2.5).

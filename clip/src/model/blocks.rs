@@ -1,9 +1,12 @@
 //! The transformer block of both towers: pre-norm attention and MLP (CLIP, section 2.4).
 
-use candle_core::{D, Tensor};
+use candle_core::{Result, Tensor};
 
 use super::params::Source;
-use crate::{Result, config::Activation, ops};
+use crate::{
+    config::Activation,
+    ops::{self, Columns, Graph, Seen},
+};
 
 /// Scale and shift of a layer normalisation.
 #[derive(Debug)]
@@ -13,14 +16,14 @@ pub(super) struct LayerNorm {
 }
 
 impl LayerNorm {
-    pub(super) fn new(name: &str, width: usize, source: &Source<'_>) -> Result<Self> {
+    pub(super) fn new(name: &str, width: usize, source: &Source<'_>) -> crate::Result<Self> {
         let (weight, bias) = source.pair(name, &[width])?;
         Ok(Self { weight, bias })
     }
 
     /// `[.., W]` -> `[.., W]`.
-    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(ops::layer_norm(x, &self.weight, &self.bias)?)
+    pub(super) fn forward<G: Graph>(&self, graph: &G, x: &G::Value) -> Result<G::Value> {
+        graph.layer_norm(x, &self.weight, &self.bias)
     }
 }
 
@@ -37,42 +40,32 @@ impl Linear {
         inputs: usize,
         outputs: usize,
         source: &Source<'_>,
-    ) -> Result<Self> {
+    ) -> crate::Result<Self> {
         let (weight, bias) = source.pair(name, &[outputs, inputs])?;
         Ok(Self { weight, bias })
     }
 
-    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(ops::linear(x, &self.weight, Some(&self.bias))?)
+    pub(super) fn forward<G: Graph>(&self, graph: &G, x: &G::Value) -> Result<G::Value> {
+        graph.linear(x, ops::Linear::new(&self.weight, Some(&self.bias)), None)
     }
-}
 
-/// `softmax(q k^T / sqrt(d)) v` per head: `[B, Q, W]`, `[B, K, W]`, `[B, K, W]` -> `[B, Q, W]`.
-pub(super) fn attention(
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
-    heads: usize,
-    causal: bool,
-) -> Result<Tensor> {
-    let (batch, queries, width) = q.dims3()?;
-    let head = width / heads;
-    let split = |x: &Tensor| x.reshape((batch, (), heads, head))?.transpose(1, 2)?.contiguous();
-    let (q, k, v) = (split(q)?, split(k)?, split(v)?);
-    let scores = q.matmul(&k.t()?)?; // [B, heads, Q, K]
-    let shares = ops::softmax(&scores, 1.0 / (head as f64).sqrt(), causal)?;
-    Ok(shares.matmul(&v)?.transpose(1, 2)?.reshape((batch, queries, width))?)
+    /// The product on top of `residual`.
+    fn on<G: Graph>(&self, graph: &G, x: &G::Value, residual: &G::Value) -> Result<G::Value> {
+        graph.linear(x, ops::Linear::new(&self.weight, Some(&self.bias)), Some(residual))
+    }
 }
 
 /// One pre-norm block.
 #[derive(Debug)]
 pub(super) struct Block {
     ln_1: LayerNorm,
-    in_proj: (Tensor, Tensor),
+    /// Queries, keys and values, one after the other.
+    in_proj: Linear,
     out_proj: Linear,
     ln_2: LayerNorm,
     c_fc: Linear,
     c_proj: Linear,
+    width: usize,
     heads: usize,
     causal: bool,
     activation: Activation,
@@ -86,16 +79,17 @@ impl Block {
         causal: bool,
         activation: Activation,
         source: &Source<'_>,
-    ) -> Result<Self> {
+    ) -> crate::Result<Self> {
         let weight = source.tensor(&format!("{name}.attn.in_proj_weight"), &[3 * width, width])?;
         let bias = source.tensor(&format!("{name}.attn.in_proj_bias"), &[3 * width])?;
         Ok(Self {
             ln_1: LayerNorm::new(&format!("{name}.ln_1"), width, source)?,
-            in_proj: (weight, bias),
+            in_proj: Linear { weight, bias },
             out_proj: Linear::new(&format!("{name}.attn.out_proj"), width, width, source)?,
             ln_2: LayerNorm::new(&format!("{name}.ln_2"), width, source)?,
             c_fc: Linear::new(&format!("{name}.mlp.c_fc"), width, 4 * width, source)?,
             c_proj: Linear::new(&format!("{name}.mlp.c_proj"), 4 * width, width, source)?,
+            width,
             heads,
             causal,
             activation,
@@ -103,35 +97,78 @@ impl Block {
     }
 
     /// `[B, T, W]` -> `[B, T, W]`.
-    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let width = x.dim(D::Minus1)?;
-        let (weight, bias) = &self.in_proj;
-        let qkv = ops::linear(&self.ln_1.forward(x)?, weight, Some(bias))?; // [B, T, 3 W]
-        let part = |index: usize| qkv.narrow(D::Minus1, index * width, width)?.contiguous();
-        let attended = attention(&part(0)?, &part(1)?, &part(2)?, self.heads, self.causal)?;
-        let x = (x + self.out_proj.forward(&attended)?)?;
-        let hidden = self.c_fc.forward(&self.ln_2.forward(&x)?)?;
-        let hidden = match self.activation {
-            Activation::QuickGelu => ops::quick_gelu(&hidden)?,
-            Activation::Gelu => ops::gelu(&hidden)?,
+    fn forward<G: Graph>(&self, graph: &G, x: &G::Value) -> Result<G::Value> {
+        let qkv = self.in_proj.forward(graph, &self.ln_1.forward(graph, x)?)?; // [B, T, 3 W]
+        let part = |index| Columns { of: &qkv, start: index * self.width };
+        let seen = if self.causal { Seen::Causal } else { Seen::All };
+        let attended =
+            graph.attention([part(0), part(1), part(2)], self.width, self.heads, seen)?;
+        self.mlp(graph, &self.out_proj.on(graph, &attended, x)?)
+    }
+
+    /// The outputs of one token of each sequence alone, `[B, T, W]` -> `[B, W]`: what follows the
+    /// attention is computed for no other.
+    fn forward_to<G: Graph>(&self, graph: &G, x: &G::Value, tokens: &[u32]) -> Result<G::Value> {
+        let width = self.width;
+        let some = |outputs| ops::Linear {
+            weight: &self.in_proj.weight,
+            bias: Some(&self.in_proj.bias),
+            outputs,
         };
-        Ok((&x + self.c_proj.forward(&hidden)?)?)
+        let normed = self.ln_1.forward(graph, x)?;
+        let q = graph.linear(&graph.pick(&normed, tokens)?, some(0..width), None)?; // [B, W]
+        let q = graph.reshape(&q, &[tokens.len(), 1, width])?;
+        let kv = graph.linear(&normed, some(width..3 * width), None)?; // [B, T, 2 W]
+        let part = |of, start| Columns { of, start };
+        let qkv = [part(&q, 0), part(&kv, 0), part(&kv, width)];
+        let seen = if self.causal { Seen::UpTo(tokens) } else { Seen::All };
+        let attended = graph.attention(qkv, width, self.heads, seen)?;
+        let attended = graph.reshape(&attended, &[tokens.len(), width])?;
+        let x = graph.pick(x, tokens)?;
+        self.mlp(graph, &self.out_proj.on(graph, &attended, &x)?)
+    }
+
+    /// `[.., W]` -> `[.., W]`.
+    fn mlp<G: Graph>(&self, graph: &G, x: &G::Value) -> Result<G::Value> {
+        let hidden = self.c_fc.forward(graph, &self.ln_2.forward(graph, x)?)?;
+        self.c_proj.on(graph, &graph.activate(&hidden, self.activation)?, x)
     }
 }
 
-/// `count` blocks in a row.
-pub(super) fn blocks(
-    name: &str,
-    count: usize,
-    width: usize,
-    heads: usize,
-    causal: bool,
-    activation: Activation,
-    source: &Source<'_>,
-) -> Result<Vec<Block>> {
-    let block = |i| {
-        let name = format!("{name}.resblocks.{i}");
-        Block::new(&name, width, heads, causal, activation, source)
-    };
-    (0..count).map(block).collect()
+/// Blocks in a row, of whose outputs one token of each sequence is used.
+#[derive(Debug)]
+pub(super) struct Blocks(Vec<Block>);
+
+impl Blocks {
+    /// `count` blocks, at least one.
+    pub(super) fn new(
+        name: &str,
+        count: usize,
+        width: usize,
+        heads: usize,
+        causal: bool,
+        activation: Activation,
+        source: &Source<'_>,
+    ) -> crate::Result<Self> {
+        let block = |i| {
+            let name = format!("{name}.resblocks.{i}");
+            Block::new(&name, width, heads, causal, activation, source)
+        };
+        (0..count).map(block).collect::<crate::Result<_>>().map(Self)
+    }
+
+    /// `[B, T, W]`, B numbers of tokens -> `[B, W]`.
+    pub(super) fn forward_to<G: Graph>(
+        &self,
+        graph: &G,
+        x: &G::Value,
+        tokens: &[u32],
+    ) -> Result<G::Value> {
+        let (last, others) = self.0.split_last().expect("`config` asks for a layer");
+        let mut x = x.clone();
+        for block in others {
+            x = block.forward(graph, &x)?;
+        }
+        last.forward_to(graph, &x, tokens)
+    }
 }

@@ -5,14 +5,18 @@
 //! | `params` | where a tower's tensors come from, and their names; running statistics |
 //! | `init` | seeded initial weights |
 //! | `blocks` | attention, MLP, pre-norm block |
+//! | `pass` | embeddings of a step and the way back from them |
 //! | `resnet` · `vit` · `text` | one tower each |
 
 mod blocks;
 mod init;
 mod params;
+mod pass;
 mod resnet;
 mod text;
 mod vit;
+
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor, Var};
 
@@ -21,13 +25,14 @@ use crate::{
     config::ImageTower,
     folder::ModelFolder,
     image::PixelBatch,
-    ops,
+    ops::{Arena, Composed, Graph, Tape, is_fused},
     text::TokenBatch,
     weights::{Array, Weights},
 };
 use params::{Running, Source};
 
 pub use init::init;
+pub use pass::Pass;
 
 /// Whether batch normalisation uses the batch's statistics and updates the running ones, or uses
 /// the running ones.
@@ -75,17 +80,35 @@ enum Image {
     Vit(vit::Vit),
 }
 
+impl Image {
+    /// `[B, 3, H, W]` -> `[B, D]` unit rows.
+    fn rows<G: Graph>(
+        &self,
+        graph: &G,
+        pixels: &Tensor,
+        mode: Mode,
+    ) -> candle_core::Result<G::Value> {
+        let rows = match self {
+            Self::Resnet(tower) => tower.forward(graph, pixels, mode)?,
+            Self::Vit(tower) => tower.forward(graph, pixels)?,
+        };
+        graph.normalize(&rows)
+    }
+}
+
 /// A CLIP in candle.
 #[derive(Debug)]
 pub struct Clip {
     config: ClipConfig,
-    image: Image,
+    image: Arc<Image>,
     text: text::Text,
     logit_scale: Tensor,
     tensors: Vec<(String, Tensor)>,
     parameters: Vec<Parameter>,
     running: Vec<(String, Running)>,
     device: Device,
+    /// Memory that passes with a way back hand on.
+    arena: Arc<Arena>,
 }
 
 impl Clip {
@@ -133,8 +156,17 @@ impl Clip {
         let logit_scale = source.tensor(LOGIT_SCALE, &[])?;
         let device = source.device().clone();
         let (tensors, parameters, running) = source.finish();
-        let config = config.clone();
-        Ok(Self { config, image, text, logit_scale, tensors, parameters, running, device })
+        Ok(Self {
+            config: config.clone(),
+            image: Arc::new(image),
+            text,
+            logit_scale,
+            tensors,
+            parameters,
+            running,
+            device,
+            arena: Arc::default(),
+        })
     }
 
     /// Sizes of the towers.
@@ -157,18 +189,48 @@ impl Clip {
         &self.parameters
     }
 
-    /// `[B, 3, H, W]` normalised pixels -> `[B, D]` unit rows.
-    pub fn image_rows(&self, pixels: &Tensor, mode: Mode) -> Result<Tensor> {
-        let rows = match &self.image {
-            Image::Resnet(tower) => tower.forward(pixels, mode)?,
-            Image::Vit(tower) => tower.forward(pixels)?,
-        };
-        Ok(ops::normalize(&rows)?)
+    /// `[B, 3, H, W]` normalised pixels -> `[B, D]` unit rows, for a step of training.
+    pub fn image_pass(&self, pixels: &Tensor, mode: Mode) -> Result<Pass> {
+        if !is_fused(pixels) {
+            return Ok(Pass::composed(self.image.rows(&Composed, pixels, mode)?)?);
+        }
+        let tape = Tape::new(self.arena.clone());
+        let rows = self.image.rows(&tape, pixels, mode)?;
+        Ok(Pass::taped(tape, rows, self.config.dim)?)
     }
 
-    /// `[B, T]` token ids (u32), any length up to the context -> `[B, D]` unit rows.
-    pub fn text_rows(&self, ids: &Tensor) -> Result<Tensor> {
-        Ok(ops::normalize(&self.text.forward(ids)?)?)
+    /// `[B, T]` token ids (u32), any length up to the context -> `[B, D]` unit rows, for a step of
+    /// training.
+    pub fn text_pass(&self, ids: &Tensor) -> Result<Pass> {
+        if !is_fused(&self.logit_scale) {
+            return Ok(Pass::composed(self.text_rows(&Composed, ids)?)?);
+        }
+        let tape = Tape::new(self.arena.clone());
+        let rows = self.text_rows(&tape, ids)?;
+        Ok(Pass::taped(tape, rows, self.config.dim)?)
+    }
+
+    /// `[B, 3, H, W]` normalised pixels -> `[B, D]` unit rows, differentiable at the pixels; to
+    /// train, take [`Clip::image_pass`].
+    pub fn image_rows(&self, pixels: &Tensor, mode: Mode) -> Result<Tensor> {
+        match is_fused(pixels) {
+            true => Ok(pass::image_rows(&self.image, pixels, mode, &self.arena)?),
+            false => Ok(self.image.rows(&Composed, pixels, mode)?),
+        }
+    }
+
+    /// `[B, T]` token ids -> `[B, D]` unit rows, without a way back.
+    fn evaluated_texts(&self, ids: &Tensor) -> Result<Tensor> {
+        if !is_fused(&self.logit_scale) {
+            return Ok(self.text_rows(&Composed, ids)?.detach());
+        }
+        let rows = self.text_rows(&Tape::forgetful(Arc::default()), ids)?;
+        let shape = (ids.dim(0)?, self.config.dim);
+        Ok(Tensor::from_slice(rows.values(), shape, &self.device)?)
+    }
+
+    fn text_rows<G: Graph>(&self, graph: &G, ids: &Tensor) -> candle_core::Result<G::Value> {
+        graph.normalize(&self.text.forward(graph, ids)?)
     }
 
     /// All parameters and running statistics under OpenAI's names.
@@ -210,7 +272,7 @@ impl Encoder for Clip {
         let length = tokens.length();
         self.embed(tokens.ids().chunks(EVALUATION_ROWS * length), |model, ids| {
             let ids = Tensor::from_slice(ids, (ids.len() / length, length), &model.device)?;
-            model.text_rows(&ids)
+            model.evaluated_texts(&ids)
         })
     }
 

@@ -95,7 +95,7 @@ impl Running {
 
     /// Moves a tenth of the way to the statistics of a batch of `rows`; the running variance is
     /// the unbiased one, as in PyTorch.
-    pub(super) fn update(&self, batch: &BatchStatistics, rows: usize) -> Result<()> {
+    pub(super) fn update(&self, batch: &BatchStatistics, rows: usize) -> candle_core::Result<()> {
         let unbiased = rows as f64 / (rows.max(2) - 1) as f64;
         let blend = |old: &Tensor, new: &Tensor, factor: f64| {
             (old * (1.0 - MOMENTUM))? + (new * (MOMENTUM * factor))?

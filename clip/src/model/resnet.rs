@@ -1,53 +1,27 @@
 //! OpenAI's ModifiedResNet (CLIP, section 2.4): pixels become `[B, H, W, C]` at once, so that a
 //! 1x1 convolution is a matmul and normalisation runs along rows.
 
-use candle_core::Tensor;
+use candle_core::{Result, Tensor};
 
 use super::{
     Mode,
-    blocks::{Linear, attention},
+    blocks::Linear,
     params::{Running, Source},
 };
 use crate::{
-    Result, config,
-    ops::{self, ONE, Window},
+    config,
+    ops::{self, Columns, Graph, ONE, Seen, Window},
 };
-
-/// A convolution without a bias.
-#[derive(Debug)]
-struct Conv {
-    /// `[O, I, K, K]`
-    weight: Tensor,
-    window: Window,
-}
-
-impl Conv {
-    fn new(
-        name: &str,
-        inputs: usize,
-        outputs: usize,
-        window: Window,
-        source: &Source<'_>,
-    ) -> Result<Self> {
-        let shape = [outputs, inputs, window.side, window.side];
-        Ok(Self { weight: source.tensor(&format!("{name}.weight"), &shape)?, window })
-    }
-
-    /// `[B, H, W, I]` -> `[B, H', W', O]`.
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let outputs = self.weight.dim(0)?;
-        let weight = self.weight.permute((0, 2, 3, 1))?.reshape((outputs, ()))?;
-        Ok(ops::conv(x, &weight, self.window)?)
-    }
-}
 
 const THREE: Window = Window { side: 3, stride: 1, padding: 1 };
 const THREE_BY_TWO: Window = Window { side: 3, stride: 2, padding: 1 };
 
-/// A convolution and the batch normalisation that follows it.
+/// A convolution without a bias and the batch normalisation that follows it.
 #[derive(Debug)]
 struct ConvNorm {
-    conv: Conv,
+    /// `[O, I, K, K]`
+    kernel: Tensor,
+    window: Window,
     weight: Tensor,
     bias: Tensor,
     running: Running,
@@ -62,24 +36,24 @@ impl ConvNorm {
         window: Window,
         relu: bool,
         source: &Source<'_>,
-    ) -> Result<Self> {
+    ) -> crate::Result<Self> {
         let (weight, bias) = source.pair(&norm, &[outputs])?;
         let running = source.running(&norm, outputs)?;
-        let conv = Conv::new(&conv, inputs, outputs, window, source)?;
-        Ok(Self { conv, weight, bias, running, relu })
+        let shape = [outputs, inputs, window.side, window.side];
+        let kernel = source.tensor(&format!("{conv}.weight"), &shape)?;
+        Ok(Self { kernel, window, weight, bias, running, relu })
     }
 
-    fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        let x = self.conv.forward(x)?;
-        let (weight, bias) = (&self.weight, &self.bias);
+    /// `[B, H, W, I]` -> `[B, H', W', O]`.
+    fn forward<G: Graph>(&self, graph: &G, x: &G::Value, mode: Mode) -> Result<G::Value> {
+        let Self { kernel, window, weight, bias, running, relu } = self;
+        let layer = ops::ConvNorm { kernel, window: *window, weight, bias, relu: *relu };
         match mode {
-            Mode::Evaluate => {
-                let fixed = self.running.statistics();
-                Ok(ops::batch_norm(&x, weight, bias, Some(&fixed), self.relu)?.0)
-            }
+            Mode::Evaluate => Ok(graph.conv_norm(x, layer, Some(&running.statistics()))?.0),
             Mode::Train => {
-                let (y, batch) = ops::batch_norm(&x, weight, bias, None, self.relu)?;
-                self.running.update(&batch, x.elem_count() / weight.elem_count())?;
+                let (y, batch) = graph.conv_norm(x, layer, None)?;
+                let values: usize = graph.dims(&y).iter().product();
+                running.update(&batch, values / weight.elem_count())?;
                 Ok(y)
             }
         }
@@ -106,7 +80,7 @@ impl Bottleneck {
         planes: usize,
         stride: usize,
         source: &Source<'_>,
-    ) -> Result<Self> {
+    ) -> crate::Result<Self> {
         let names = |i: usize| (format!("{name}.conv{i}"), format!("{name}.bn{i}"));
         let outputs = planes * EXPANSION;
         let shortcut = (format!("{name}.downsample.0"), format!("{name}.downsample.1"));
@@ -122,14 +96,17 @@ impl Bottleneck {
         })
     }
 
-    fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        let y = self.conv2.forward(&self.conv1.forward(x, mode)?, mode)?;
-        let y = self.conv3.forward(&ops::avg_pool(&y, self.stride)?, mode)?;
+    fn forward<G: Graph>(&self, graph: &G, x: &G::Value, mode: Mode) -> Result<G::Value> {
+        let y = self.conv1.forward(graph, x, mode)?;
+        let y = self.conv2.forward(graph, &y, mode)?;
+        let y = self.conv3.forward(graph, &graph.avg_pool(&y, self.stride)?, mode)?;
         let shortcut = match &self.downsample {
-            Some(downsample) => downsample.forward(&ops::avg_pool(x, self.stride)?, mode)?,
+            Some(downsample) => {
+                downsample.forward(graph, &graph.avg_pool(x, self.stride)?, mode)?
+            }
             None => x.clone(),
         };
-        Ok(ops::add_relu(&y, &shortcut)?)
+        graph.add_relu(&y, &shortcut)
     }
 }
 
@@ -146,7 +123,7 @@ struct AttentionPool {
 }
 
 impl AttentionPool {
-    fn new(tower: &config::Resnet, dim: usize, source: &Source<'_>) -> Result<Self> {
+    fn new(tower: &config::Resnet, dim: usize, source: &Source<'_>) -> crate::Result<Self> {
         let channels = tower.channels();
         let positions = [1 + tower.grid().pow(2), channels];
         let linear = |name: &str, outputs| {
@@ -164,16 +141,16 @@ impl AttentionPool {
     }
 
     /// `[B, H, W, C]` -> `[B, D]`.
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let (batch, height, width, channels) = x.dims4()?;
-        let cells = x.reshape((batch, height * width, channels))?;
-        let tokens = Tensor::cat(&[&cells.mean_keepdim(1)?, &cells], 1)?;
-        let tokens = tokens.broadcast_add(&self.positional_embedding)?;
-        let mean = tokens.narrow(1, 0, 1)?.contiguous()?; // [B, 1, C]
-        let q = self.q_proj.forward(&mean)?;
-        let (k, v) = (self.k_proj.forward(&tokens)?, self.v_proj.forward(&tokens)?);
-        let pooled = attention(&q, &k, &v, self.heads, false)?;
-        self.c_proj.forward(&pooled.reshape((batch, channels))?)
+    fn forward<G: Graph>(&self, graph: &G, x: &G::Value) -> Result<G::Value> {
+        let &[batch, height, width, channels] = graph.dims(x) else { panic!("`[B, H, W, C]`") };
+        let cells = graph.reshape(x, &[batch, height * width, channels])?;
+        let tokens = graph.with_mean(&cells, &self.positional_embedding)?;
+        let mean = graph.reshape(&graph.pick(&tokens, &vec![0; batch])?, &[batch, 1, channels])?;
+        let q = self.q_proj.forward(graph, &mean)?;
+        let (k, v) = (self.k_proj.forward(graph, &tokens)?, self.v_proj.forward(graph, &tokens)?);
+        let qkv = [&q, &k, &v].map(|of| Columns { of, start: 0 });
+        let pooled = graph.attention(qkv, channels, self.heads, Seen::All)?;
+        self.c_proj.forward(graph, &graph.reshape(&pooled, &[batch, channels])?)
     }
 }
 
@@ -186,7 +163,11 @@ pub(super) struct Resnet {
 }
 
 impl Resnet {
-    pub(super) fn new(tower: &config::Resnet, dim: usize, source: &Source<'_>) -> Result<Self> {
+    pub(super) fn new(
+        tower: &config::Resnet,
+        dim: usize,
+        source: &Source<'_>,
+    ) -> crate::Result<Self> {
         let (width, half) = (tower.width, tower.width / 2);
         let stem = |i: usize, inputs, outputs, window| {
             let names = (format!("visual.conv{i}"), format!("visual.bn{i}"));
@@ -215,15 +196,20 @@ impl Resnet {
     }
 
     /// `[B, 3, H, W]` -> `[B, D]`, not normalised.
-    pub(super) fn forward(&self, pixels: &Tensor, mode: Mode) -> Result<Tensor> {
-        let mut x = pixels.permute((0, 2, 3, 1))?.contiguous()?;
+    pub(super) fn forward<G: Graph>(
+        &self,
+        graph: &G,
+        pixels: &Tensor,
+        mode: Mode,
+    ) -> Result<G::Value> {
+        let mut x = graph.image(pixels)?;
         for conv in &self.stem {
-            x = conv.forward(&x, mode)?;
+            x = conv.forward(graph, &x, mode)?;
         }
-        x = ops::avg_pool(&x, 2)?;
+        x = graph.avg_pool(&x, 2)?;
         for block in &self.stages {
-            x = block.forward(&x, mode)?;
+            x = block.forward(graph, &x, mode)?;
         }
-        self.attnpool.forward(&x)
+        self.attnpool.forward(graph, &x)
     }
 }

@@ -1,13 +1,13 @@
 //! Every parameter of every tower learns, and learns the right thing.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device, Tensor, backprop::GradStore};
 use rand::Rng;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
 use super::*;
 use crate::{
     config::{Activation, Resnet, TextTower, Vit},
-    ops::cross_entropy,
+    ops::{cross_entropy, proof::numbers},
 };
 
 /// Towers so small that finite differences over every parameter take a second.
@@ -36,19 +36,24 @@ fn weights(config: &ClipConfig) -> Result<Weights> {
     Ok(weights)
 }
 
-/// Symmetric cross-entropy of four pairs.
-fn loss(model: &Clip, dtype: DType, mode: Mode) -> Result<Tensor> {
+/// Symmetric cross-entropy of four pairs, and the gradient of every parameter.
+fn loss(model: &Clip, dtype: DType, mode: Mode) -> Result<(f64, GradStore)> {
     let side = model.config().image.image_size();
     let mut rng = ChaCha8Rng::seed_from_u64(6);
     let pixels: Vec<f64> = (0..4 * 3 * side * side).map(|_| rng.random_range(-1.0..1.0)).collect();
     let pixels = Tensor::from_vec(pixels, (4, 3, side, side), &Device::Cpu)?.to_dtype(dtype)?;
     let ids: [[u32; 5]; 4] =
         [[9, 1, 2, 10, 0], [9, 3, 10, 0, 0], [9, 4, 5, 6, 10], [9, 7, 8, 10, 0]];
-    let text = model.text_rows(&Tensor::new(&ids, &Device::Cpu)?)?;
-    let cosines = model.image_rows(&pixels, mode)?.matmul(&text.t()?)?;
+    let text = model.text_pass(&Tensor::new(&ids, &Device::Cpu)?)?;
+    let image = model.image_pass(&pixels, mode)?;
+    let cosines = image.rows().matmul(&text.rows().t()?)?;
     let logits = cosines.broadcast_mul(&model.logit_scale().exp()?)?;
     let loss = (cross_entropy(&logits, None)? + cross_entropy(&logits.t()?.contiguous()?, None)?)?;
-    Ok((loss * 0.5)?)
+    let loss = (loss * 0.5)?;
+    let mut grads = loss.backward()?;
+    image.backward(&mut grads)?;
+    text.backward(&mut grads)?;
+    Ok((loss.to_dtype(DType::F64)?.to_scalar()?, grads))
 }
 
 #[test]
@@ -59,8 +64,8 @@ fn every_parameter_gets_the_gradient_of_finite_differences() -> Result<()> {
         let weights = weights(&config)?;
         let exact = Clip::with_dtype(&config, &weights, &Device::Cpu, DType::F64)?;
         let fast = Clip::from_weights(&config, &weights, &Device::Cpu)?;
-        let exact_grads = loss(&exact, DType::F64, Mode::Train)?.backward()?;
-        let fast_grads = loss(&fast, DType::F32, Mode::Train)?.backward()?;
+        let exact_grads = loss(&exact, DType::F64, Mode::Train)?.1;
+        let fast_grads = loss(&fast, DType::F32, Mode::Train)?.1;
         assert_eq!(exact.parameters().len(), fast.parameters().len());
         for (exact_parameter, fast_parameter) in exact.parameters().iter().zip(fast.parameters()) {
             let name = &exact_parameter.name;
@@ -85,7 +90,7 @@ fn every_parameter_gets_the_gradient_of_finite_differences() -> Result<()> {
                     values[element] += delta;
                     let moved = Tensor::from_vec(values, original.shape(), &Device::Cpu)?;
                     exact_parameter.var.set(&moved)?;
-                    Ok(loss(&exact, DType::F64, Mode::Train)?.to_scalar()?)
+                    Ok(loss(&exact, DType::F64, Mode::Train)?.0)
                 };
                 let numeric = (at(STEP)? - at(-STEP)?) / (2.0 * STEP);
                 exact_parameter.var.set(&original)?;
@@ -99,16 +104,62 @@ fn every_parameter_gets_the_gradient_of_finite_differences() -> Result<()> {
 }
 
 #[test]
+fn gradients_of_several_passes_add_up() -> Result<()> {
+    let config = &towers()[1];
+    for dtype in [DType::F32, DType::F64] {
+        let model = Clip::with_dtype(config, &weights(config)?, &Device::Cpu, dtype)?;
+        let pixels = Tensor::from_vec(numbers(4 * 3 * 64, 1), (4, 3, 8, 8), &Device::Cpu)?;
+        let pixels = pixels.to_dtype(dtype)?;
+        let found = |parts: &[Tensor]| -> Result<Vec<f64>> {
+            let passes: Result<Vec<_>> =
+                parts.iter().map(|part| model.image_pass(part, Mode::Train)).collect();
+            let passes = passes?;
+            let rows: Vec<&Tensor> = passes.iter().map(Pass::rows).collect();
+            let rows = Tensor::cat(&rows, 0)?;
+            let shares = Tensor::from_vec(numbers(24, 2), (4, 6), &Device::Cpu)?.to_dtype(dtype)?;
+            let mut grads = (rows * shares)?.sum_all()?.backward()?;
+            for pass in passes {
+                pass.backward(&mut grads)?;
+            }
+            let grad = grads.get(&model.parameters()[0].var).expect("an image tower's");
+            Ok(grad.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?)
+        };
+        let whole = found(std::slice::from_ref(&pixels))?;
+        let halves = found(&[pixels.narrow(0, 0, 1)?, pixels.narrow(0, 1, 3)?])?;
+        let size = whole.iter().fold(0.0, |max: f64, g| max.max(g.abs()));
+        assert!(size > 1e-3 && model.parameters()[0].is_image());
+        for (whole, halves) in whole.iter().zip(halves) {
+            assert!((whole - halves).abs() < 1e-4 * size, "{whole} vs {halves}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
 fn a_frozen_tower_passes_the_gradient_to_the_pixels() -> Result<()> {
     for config in towers() {
-        let source = |weights| Source::new(weights, &Device::Cpu, DType::F32, false);
-        let model = Clip::build(&config, source(&weights(&config)?))?;
-        assert!(model.parameters().is_empty());
+        let weights = weights(&config)?;
         let side = config.image.image_size();
-        let pixels = candle_core::Var::zeros((2, 3, side, side), DType::F32, &Device::Cpu)?;
-        let grads = model.image_rows(&pixels, Mode::Evaluate)?.sum_all()?.backward()?;
-        let grad = grads.get(&pixels).expect("the pixels get a gradient");
-        assert!(grad.abs()?.sum_all()?.to_scalar::<f32>()? > 0.0);
+        let shape = [2, 3, side, side];
+        let pixels = Tensor::from_vec(numbers(6 * side * side, 1), &shape, &Device::Cpu)?;
+        let gradient = |dtype| -> Result<Vec<f64>> {
+            let source = Source::new(&weights, &Device::Cpu, dtype, false);
+            let model = Clip::build(&config, source)?;
+            assert!(model.parameters().is_empty());
+            let pixels = Var::from_tensor(&pixels.to_dtype(dtype)?)?;
+            let rows = model.image_rows(&pixels, Mode::Evaluate)?;
+            let shares =
+                Tensor::from_vec(numbers(rows.elem_count(), 2), rows.shape(), &Device::Cpu)?;
+            let grads = (rows * shares.to_dtype(dtype)?)?.sum_all()?.backward()?;
+            let grad = grads.get(&pixels).expect("the pixels get a gradient");
+            Ok(grad.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?)
+        };
+        let (fast, exact) = (gradient(DType::F32)?, gradient(DType::F64)?);
+        let size = exact.iter().fold(0.0, |max: f64, g| max.max(g.abs()));
+        assert!(size > 1e-9);
+        for (fast, exact) in fast.iter().zip(&exact) {
+            assert!((fast - exact).abs() < 2e-3 * size, "{fast} vs {exact}");
+        }
     }
     Ok(())
 }

@@ -1,12 +1,15 @@
 //! The vision transformer.
 
-use candle_core::Tensor;
+use candle_core::{Result, Tensor};
 
 use super::{
-    blocks::{Block, LayerNorm, blocks},
+    blocks::{Blocks, LayerNorm},
     params::Source,
 };
-use crate::{ClipConfig, Result, config, ops};
+use crate::{
+    ClipConfig, config,
+    ops::{Graph, Linear},
+};
 
 /// Patches -> class token and positions -> `ln_pre` -> blocks -> `ln_post` of the class token ->
 /// projection.
@@ -20,7 +23,7 @@ pub(super) struct Vit {
     /// `[1 + N, W]`
     positional_embedding: Tensor,
     ln_pre: LayerNorm,
-    blocks: Vec<Block>,
+    blocks: Blocks,
     ln_post: LayerNorm,
     /// `[W, D]`
     proj: Tensor,
@@ -31,11 +34,11 @@ impl Vit {
         tower: &config::Vit,
         config: &ClipConfig,
         source: &Source<'_>,
-    ) -> Result<Self> {
+    ) -> crate::Result<Self> {
         let (width, patch) = (tower.width, tower.patch_size);
         let name = "visual.transformer";
         let blocks =
-            blocks(name, tower.layers, width, tower.heads, false, config.activation, source)?;
+            Blocks::new(name, tower.layers, width, tower.heads, false, config.activation, source)?;
         let positions = [1 + tower.patches(), width];
         Ok(Self {
             patch_size: patch,
@@ -50,22 +53,13 @@ impl Vit {
     }
 
     /// `[B, 3, H, W]` -> `[B, D]`, not normalised.
-    pub(super) fn forward(&self, pixels: &Tensor) -> Result<Tensor> {
-        let (batch, channels, height, _) = pixels.dims4()?;
-        let (patch, width) = (self.patch_size, self.class_embedding.dim(0)?);
-        let grid = height / patch;
-        let patches = pixels
-            .reshape(&[batch, channels, grid, patch, grid, patch][..])?
-            .permute(&[0, 2, 4, 1, 3, 5][..])?
-            .reshape((batch, grid * grid, channels * patch * patch))?;
-        let tokens = ops::linear(&patches, &self.conv1.reshape((width, ()))?, None)?;
-        let class = self.class_embedding.reshape((1, 1, width))?.broadcast_as((batch, 1, width))?;
-        let tokens = Tensor::cat(&[&class.contiguous()?, &tokens], 1)?; // [B, 1 + N, W]
-        let mut x = self.ln_pre.forward(&tokens.broadcast_add(&self.positional_embedding)?)?;
-        for block in &self.blocks {
-            x = block.forward(&x)?;
-        }
-        let class = x.narrow(1, 0, 1)?.reshape((batch, width))?;
-        Ok(ops::project(&self.ln_post.forward(&class)?, &self.proj)?)
+    pub(super) fn forward<G: Graph>(&self, graph: &G, pixels: &Tensor) -> Result<G::Value> {
+        let patches = graph.patches(pixels, self.patch_size)?; // [B, N, 3 P P]
+        let tokens = graph.linear(&patches, Linear::new(&self.conv1, None), None)?;
+        let tokens =
+            graph.with_class(&tokens, &self.class_embedding, &self.positional_embedding)?;
+        let class = vec![0; pixels.dim(0)?];
+        let x = self.blocks.forward_to(graph, &self.ln_pre.forward(graph, &tokens)?, &class)?;
+        graph.project(&self.ln_post.forward(graph, &x)?, &self.proj)
     }
 }

@@ -1,8 +1,10 @@
 //! One gradient proof for every operator.
 
-use candle_core::{DType, Device, Result, Tensor, Var};
+use candle_core::{DType, Device, Result, Tensor, Var, backprop::GradStore};
 use rand::Rng;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
+
+use super::{Tape, Value};
 
 /// Seeded values in -1..1.
 pub(crate) fn numbers(count: usize, seed: u64) -> Vec<f64> {
@@ -10,23 +12,23 @@ pub(crate) fn numbers(count: usize, seed: u64) -> Vec<f64> {
     (0..count).map(|_| rng.random_range(-1.0..1.0)).collect()
 }
 
-type Operator<'a> = &'a dyn Fn(&[Tensor]) -> Result<Tensor>;
-
-/// `sum(f(x) * w)` with fixed seeded weights w, so that no gradient cancels.
-fn weighed(f: Operator<'_>, inputs: &[Tensor]) -> Result<Tensor> {
-    let y = f(inputs)?;
-    let weights = Tensor::new(numbers(y.elem_count(), 99), y.device())?;
-    y.flatten_all()?.mul(&weights.to_dtype(y.dtype())?)?.sum_all()
-}
-
-fn gradients(f: Operator<'_>, shapes: &[&[usize]], dtype: DType) -> Result<Vec<Vec<f64>>> {
+fn inputs(shapes: &[&[usize]], dtype: DType) -> Result<Vec<Var>> {
     let vars = shapes.iter().enumerate().map(|(index, shape)| {
         let values = numbers(shape.iter().product(), index as u64);
         Var::from_tensor(&Tensor::from_vec(values, *shape, &Device::Cpu)?.to_dtype(dtype)?)
     });
-    let vars = vars.collect::<Result<Vec<_>>>()?;
-    let inputs: Vec<_> = vars.iter().map(|var| var.as_tensor().clone()).collect();
-    let grads = weighed(f, &inputs)?.backward()?;
+    vars.collect()
+}
+
+fn tensors(vars: &[Var]) -> Vec<Tensor> {
+    vars.iter().map(|var| var.as_tensor().clone()).collect()
+}
+
+/// An output, and the gradient at each input of its sum with fixed seeded weights, so that no
+/// gradient cancels.
+type Proved = (Vec<f64>, Vec<Vec<f64>>);
+
+fn found(vars: &[Var], grads: &GradStore) -> Result<Vec<Vec<f64>>> {
     let flat = |var: &Var| {
         let grad = grads.get(var).expect("every input gets a gradient");
         grad.to_dtype(DType::F64)?.flatten_all()?.to_vec1()
@@ -34,14 +36,47 @@ fn gradients(f: Operator<'_>, shapes: &[&[usize]], dtype: DType) -> Result<Vec<V
     vars.iter().map(flat).collect()
 }
 
-/// Holds the composed f64 gradients against central differences, the fused f32 ones against them.
-pub(crate) fn assert_gradients(
-    shapes: &[&[usize]],
+fn weighed(y: &Tensor) -> Result<Tensor> {
+    let weights = Tensor::new(numbers(y.elem_count(), 99), y.device())?;
+    y.flatten_all()?.mul(&weights.to_dtype(y.dtype())?)?.sum_all()
+}
+
+/// By candle.
+fn composed(
     f: impl Fn(&[Tensor]) -> Result<Tensor>,
+    shapes: &[&[usize]],
+    dtype: DType,
+) -> Result<Proved> {
+    let vars = inputs(shapes, dtype)?;
+    let y = f(&tensors(&vars))?;
+    let grads = weighed(&y)?.backward()?;
+    Ok((y.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?, found(&vars, &grads)?))
+}
+
+/// By hand.
+fn taped(f: impl Fn(&Tape, &[Tensor]) -> Result<Value>, shapes: &[&[usize]]) -> Result<Proved> {
+    let vars = inputs(shapes, DType::F32)?;
+    let tape = Tape::new(Default::default());
+    let y = f(&tape, &tensors(&vars))?;
+    let values: Vec<f64> = y.values().iter().map(|&value| f64::from(value)).collect();
+    let weights: Vec<f32> = numbers(values.len(), 99).iter().map(|&value| value as f32).collect();
+    let mut grads = GradStore::default();
+    tape.backward(&y, &weights, &mut grads)?;
+    Ok((values, found(&vars, &grads)?))
+}
+
+/// Holds the composed f64 gradients against central differences, the fast f32 ones against them.
+fn compare(
+    f: impl Fn(&[Tensor]) -> Result<Tensor>,
+    (values, gradients): Proved,
+    shapes: &[&[usize]],
 ) -> Result<()> {
     const STEP: f64 = 1e-5;
-    let composed = gradients(&f, shapes, DType::F64)?;
-    let fused = gradients(&f, shapes, DType::F32)?;
+    let (exact_values, exact_gradients) = composed(&f, shapes, DType::F64)?;
+    assert_eq!(values.len(), exact_values.len());
+    for (fast, exact) in values.iter().zip(&exact_values) {
+        assert!((exact - fast).abs() < 1e-5 * (1.0 + exact.abs()), "{fast} vs {exact}");
+    }
     for (input, shape) in shapes.iter().enumerate() {
         for element in 0..shape.iter().product() {
             let at = |delta: f64| -> Result<f64> {
@@ -52,10 +87,10 @@ pub(crate) fn assert_gradients(
                     }
                     Tensor::from_vec(values, *shape, &Device::Cpu)
                 });
-                weighed(&f, &moved.collect::<Result<Vec<_>>>()?)?.to_scalar()
+                weighed(&f(&moved.collect::<Result<Vec<_>>>()?)?)?.to_scalar()
             };
             let numeric = (at(STEP)? - at(-STEP)?) / (2.0 * STEP);
-            let (exact, fast) = (composed[input][element], fused[input][element]);
+            let (exact, fast) = (exact_gradients[input][element], gradients[input][element]);
             let place = format!("input {input}, element {element}");
             assert!(
                 (exact - numeric).abs() < 1e-6 * (1.0 + numeric.abs()),
@@ -67,17 +102,22 @@ pub(crate) fn assert_gradients(
             );
         }
     }
-    let inputs = |dtype| {
-        let tensors = shapes.iter().enumerate().map(|(index, shape)| {
-            let values = numbers(shape.iter().product(), index as u64);
-            Tensor::from_vec(values, *shape, &Device::Cpu)?.to_dtype(dtype)
-        });
-        tensors.collect::<Result<Vec<_>>>()
-    };
-    let exact = f(&inputs(DType::F64)?)?.flatten_all()?.to_vec1::<f64>()?;
-    let fast = f(&inputs(DType::F32)?)?.flatten_all()?.to_vec1::<f32>()?;
-    for (exact, fast) in exact.iter().zip(fast) {
-        assert!((exact - f64::from(fast)).abs() < 1e-5 * (1.0 + exact.abs()), "{fast} vs {exact}");
-    }
     Ok(())
+}
+
+/// For an operator on candle's tensors that has a path of its own for f32.
+pub(crate) fn assert_gradients(
+    shapes: &[&[usize]],
+    f: impl Fn(&[Tensor]) -> Result<Tensor>,
+) -> Result<()> {
+    compare(&f, composed(&f, shapes, DType::F32)?, shapes)
+}
+
+/// For an operation of both graphs.
+pub(crate) fn assert_graphs(
+    shapes: &[&[usize]],
+    exact: impl Fn(&[Tensor]) -> Result<Tensor>,
+    fast: impl Fn(&Tape, &[Tensor]) -> Result<Value>,
+) -> Result<()> {
+    compare(exact, taped(fast, shapes)?, shapes)
 }

@@ -1,10 +1,13 @@
 //! AdamW (Loshchilov & Hutter 2019) with decay groups, towers at rest, and state that can be saved.
 
+use std::cell::Cell;
+
 use candle_core::{
-    CpuStorage, DType, InplaceOp2, InplaceOp3, Layout, Result as CandleResult, Tensor,
-    backprop::GradStore,
+    CpuStorage, CustomOp1, DType, InplaceOp1, Layout, Result as CandleResult, Shape, Storage,
+    Tensor, backprop::GradStore,
 };
 use clip::model::Parameter;
+use rayon::prelude::*;
 
 use crate::{
     config::Optim,
@@ -72,8 +75,7 @@ impl AdamW {
             match grads.get(&parameter.var) {
                 Some(grad) if !rests => {
                     let grad = grad.contiguous()?;
-                    square +=
-                        f64::from(grad.sqr()?.sum_all()?.to_dtype(DType::F32)?.to_scalar::<f32>()?);
+                    square += square_sum(&grad)?;
                     moving.push((parameter, moments, grad));
                 }
                 None if rests => {}
@@ -101,16 +103,25 @@ impl Optim {
         moments.updates += 1;
         let correction = |beta: f64| 1.0 - beta.powi(moments.updates as i32);
         let step = Step {
+            betas: [self.beta1, self.beta2],
             size: lr / correction(self.beta1),
             square: 1.0 / correction(self.beta2),
             epsilon: self.epsilon,
             kept: 1.0 - if parameter.decays() { lr * self.weight_decay } else { 0.0 },
         };
         let var = parameter.var.as_tensor();
-        if var.device().is_cpu() && var.dtype() == DType::F32 {
-            moments.mean.inplace_op2(grad, &Mean(self.beta1 as f32))?;
-            moments.square.inplace_op2(grad, &Square(self.beta2 as f32))?;
-            return var.inplace_op3(&moments.mean, &moments.square, &step);
+        if is_fused(var) {
+            let (storage, layout) = grad.storage_and_layout();
+            let Storage::Cpu(storage) = &*storage else { unreachable!("as the parameter's") };
+            let grad = source(storage, layout);
+            return change(&moments.mean, |mean| {
+                change(&moments.square, |square| {
+                    change(var, |weight| {
+                        step.all(weight, mean, square, grad);
+                        Ok(())
+                    })
+                })
+            });
         }
         let blend = |old: &Tensor, new: &Tensor, beta: f64| (old * beta)? + (new * (1.0 - beta))?;
         moments.mean = blend(&moments.mean, grad, self.beta1)?;
@@ -121,25 +132,94 @@ impl Optim {
     }
 }
 
-/// `mean = beta mean + (1 - beta) grad`
-struct Mean(f32);
+/// Sum of the squares of all values.
+fn square_sum(grad: &Tensor) -> CandleResult<f64> {
+    if is_fused(grad) {
+        return grad.apply_op1_no_bwd(&SquareSum)?.to_scalar();
+    }
+    Ok(f64::from(grad.sqr()?.sum_all()?.to_dtype(DType::F32)?.to_scalar::<f32>()?))
+}
 
-/// `square = beta square + (1 - beta) grad^2`
-struct Square(f32);
+fn is_fused(tensor: &Tensor) -> bool {
+    tensor.device().is_cpu() && tensor.dtype() == DType::F32
+}
 
-/// `weight = kept weight - size mean / (sqrt(square' square) + epsilon)`
+/// Values in one unit of parallel work: fixed, so that sums do not depend on the number of threads.
+const CHUNK: usize = 1 << 14;
+
+struct SquareSum;
+
+/// One update: `mean = b1 mean + (1 - b1) grad`, `square = b2 square + (1 - b2) grad^2`,
+/// `weight = kept weight - size mean / (sqrt(factor square) + epsilon)`.
 struct Step {
+    betas: [f64; 2],
     size: f64,
     square: f64,
     epsilon: f64,
     kept: f64,
 }
 
+impl Step {
+    /// In one pass over memory.
+    fn all(&self, weight: &mut [f32], mean: &mut [f32], square: &mut [f32], grad: &[f32]) {
+        let moments = mean.par_chunks_mut(CHUNK).zip(square.par_chunks_mut(CHUNK));
+        let chunks = weight.par_chunks_mut(CHUNK).zip(moments).zip(grad.par_chunks(CHUNK));
+        chunks.for_each(|((weight, (mean, square)), grad)| {
+            pulp::Arch::new().dispatch(Chunk { step: self, weight, mean, square, grad });
+        });
+    }
+}
+
+/// A part of a parameter, its moments and its gradient.
+struct Chunk<'a> {
+    step: &'a Step,
+    weight: &'a mut [f32],
+    mean: &'a mut [f32],
+    square: &'a mut [f32],
+    grad: &'a [f32],
+}
+
+/// Compiled for each width of vectors; the widest is chosen at run time.
+impl pulp::NullaryFnOnce for Chunk<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let Self { step, weight, mean, square, grad } = self;
+        let [b1, b2] = step.betas.map(|beta| beta as f32);
+        let (size, factor) = (step.size as f32, step.square as f32);
+        let (epsilon, kept) = (step.epsilon as f32, step.kept as f32);
+        let moments = mean.iter_mut().zip(square);
+        for ((weight, (mean, square)), grad) in weight.iter_mut().zip(moments).zip(grad) {
+            *mean = b1 * *mean + (1.0 - b1) * grad;
+            *square = b2 * *square + (1.0 - b2) * grad * grad;
+            *weight = kept * *weight - size * *mean / ((*square * factor).sqrt() + epsilon);
+        }
+    }
+}
+
+/// Lends the values of a tensor to `f`, which may change them.
+fn change(tensor: &Tensor, f: impl FnOnce(&mut [f32]) -> CandleResult<()>) -> CandleResult<()> {
+    tensor.inplace_op1(&Change(Cell::new(Some(f))))
+}
+
+struct Change<F>(Cell<Option<F>>);
+
+impl<F: FnOnce(&mut [f32]) -> CandleResult<()>> InplaceOp1 for Change<F> {
+    fn name(&self) -> &'static str {
+        "adamw"
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> CandleResult<()> {
+        self.0.take().expect("candle calls it once")(target(storage, layout))
+    }
+}
+
 fn target<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> &'a mut [f32] {
     let (start, end) = layout.contiguous_offsets().expect("state and weights are contiguous");
     match storage {
         CpuStorage::F32(all) => &mut all[start..end],
-        _ => unreachable!("`Optim::step` asks for f32"),
+        _ => unreachable!("`is_fused` asks for f32"),
     }
 }
 
@@ -147,73 +227,30 @@ fn source<'a>(storage: &'a CpuStorage, layout: &Layout) -> &'a [f32] {
     let (start, end) = layout.contiguous_offsets().expect("gradients were made contiguous");
     match storage {
         CpuStorage::F32(all) => &all[start..end],
-        _ => unreachable!("`Optim::step` asks for f32"),
+        _ => unreachable!("`is_fused` asks for f32"),
     }
 }
 
-impl InplaceOp2 for Mean {
+impl CustomOp1 for SquareSum {
     fn name(&self) -> &'static str {
-        "adamw_mean"
+        "square_sum"
     }
 
-    fn cpu_fwd(
-        &self,
-        mean: &mut CpuStorage,
-        mean_layout: &Layout,
-        grad: &CpuStorage,
-        grad_layout: &Layout,
-    ) -> CandleResult<()> {
-        let grads = source(grad, grad_layout);
-        for (mean, grad) in target(mean, mean_layout).iter_mut().zip(grads) {
-            *mean = self.0 * *mean + (1.0 - self.0) * grad;
-        }
-        Ok(())
+    fn cpu_fwd(&self, grad: &CpuStorage, layout: &Layout) -> CandleResult<(CpuStorage, Shape)> {
+        let chunks = source(grad, layout).par_chunks(CHUNK);
+        let sums: Vec<f64> = chunks.map(|chunk| f64::from(dot(chunk))).collect();
+        Ok((CpuStorage::F64(vec![sums.iter().sum()]), Shape::from(())))
     }
 }
 
-impl InplaceOp2 for Square {
-    fn name(&self) -> &'static str {
-        "adamw_square"
+/// `<x, x>`, in parts that a processor adds at one time.
+fn dot(x: &[f32]) -> f32 {
+    let (lanes, rest) = x.as_chunks::<16>();
+    let mut sums = [0.0; 16];
+    for lane in lanes {
+        sums.iter_mut().zip(lane).for_each(|(sum, x)| *sum += x * x);
     }
-
-    fn cpu_fwd(
-        &self,
-        square: &mut CpuStorage,
-        square_layout: &Layout,
-        grad: &CpuStorage,
-        grad_layout: &Layout,
-    ) -> CandleResult<()> {
-        let grads = source(grad, grad_layout);
-        for (square, grad) in target(square, square_layout).iter_mut().zip(grads) {
-            *square = self.0 * *square + (1.0 - self.0) * grad * grad;
-        }
-        Ok(())
-    }
-}
-
-impl InplaceOp3 for Step {
-    fn name(&self) -> &'static str {
-        "adamw_step"
-    }
-
-    fn cpu_fwd(
-        &self,
-        weight: &mut CpuStorage,
-        weight_layout: &Layout,
-        mean: &CpuStorage,
-        mean_layout: &Layout,
-        square: &CpuStorage,
-        square_layout: &Layout,
-    ) -> CandleResult<()> {
-        let (means, squares) = (source(mean, mean_layout), source(square, square_layout));
-        let (size, factor) = (self.size as f32, self.square as f32);
-        let (epsilon, kept) = (self.epsilon as f32, self.kept as f32);
-        let weights = target(weight, weight_layout).iter_mut();
-        for ((weight, mean), square) in weights.zip(means).zip(squares) {
-            *weight = kept * *weight - size * mean / ((square * factor).sqrt() + epsilon);
-        }
-        Ok(())
-    }
+    sums.iter().sum::<f32>() + rest.iter().map(|x| x * x).sum::<f32>()
 }
 
 #[cfg(test)]

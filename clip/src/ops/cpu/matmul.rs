@@ -4,19 +4,31 @@
 use gemm::Parallelism;
 
 /// A view of row-major values.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub(in super::super) struct Matrix<'a> {
     values: &'a [f32],
     rows: usize,
     columns: usize,
+    stride: usize,
     transposed: bool,
 }
 
 impl<'a> Matrix<'a> {
-    /// `rows` rows of `columns` values.
+    /// `rows` rows of `columns` values, one after the other.
     pub(in super::super) fn new(values: &'a [f32], rows: usize, columns: usize) -> Self {
-        assert_eq!(values.len(), rows * columns, "a full matrix");
-        Self { values, rows, columns, transposed: false }
+        assert_eq!(Some(values.len()), rows.checked_mul(columns), "a full matrix");
+        Self::within(values, rows, columns, columns)
+    }
+
+    /// `rows` rows of `columns` values that begin `stride` values apart.
+    pub(in super::super) fn within(
+        values: &'a [f32],
+        rows: usize,
+        columns: usize,
+        stride: usize,
+    ) -> Self {
+        check(values.len(), rows, columns, stride);
+        Self { values, rows, columns, stride, transposed: false }
     }
 
     /// The transposed view.
@@ -31,29 +43,79 @@ impl<'a> Matrix<'a> {
 
     /// From one row of the view to the next, and from one column to the next.
     fn strides(&self) -> (isize, isize) {
-        let stride = self.columns as isize;
+        let stride = self.stride as isize;
         if self.transposed { (1, stride) } else { (stride, 1) }
     }
 }
 
-/// `c = a b`, or `c += a b`; c is row-major.
-pub(in super::super) fn matmul(c: &mut [f32], a: Matrix<'_>, b: Matrix<'_>, add: bool) {
+/// Where a product goes.
+#[derive(Debug)]
+pub(in super::super) struct MatrixMut<'a> {
+    values: &'a mut [f32],
+    rows: usize,
+    columns: usize,
+    stride: usize,
+}
+
+impl<'a> MatrixMut<'a> {
+    /// `rows` rows of `columns` values, one after the other.
+    pub(in super::super) fn new(values: &'a mut [f32], rows: usize, columns: usize) -> Self {
+        assert_eq!(Some(values.len()), rows.checked_mul(columns), "a full matrix");
+        Self::within(values, rows, columns, columns)
+    }
+
+    /// `rows` rows of `columns` values that begin `stride` values apart.
+    pub(in super::super) fn within(
+        values: &'a mut [f32],
+        rows: usize,
+        columns: usize,
+        stride: usize,
+    ) -> Self {
+        check(values.len(), rows, columns, stride);
+        Self { values, rows, columns, stride }
+    }
+}
+
+fn check(length: usize, rows: usize, columns: usize, stride: usize) {
+    assert!(columns <= stride, "rows that do not overlap");
+    let fits = rows == 0 || columns <= length && (rows - 1) <= (length - columns) / stride.max(1);
+    assert!(fits, "all rows inside");
+}
+
+/// Whether a product may use all threads of the pool, or is one of many that run at one time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in super::super) enum Threads {
+    /// All of the pool
+    All,
+    /// The one that calls
+    One,
+}
+
+/// `c = factor a b`, or `c += factor a b`.
+pub(in super::super) fn matmul(
+    c: MatrixMut<'_>,
+    a: Matrix<'_>,
+    b: Matrix<'_>,
+    factor: f32,
+    add: bool,
+    threads: Threads,
+) {
     let ((m, k), (inner, n)) = (a.size(), b.size());
     assert_eq!(k, inner, "as many columns of a as rows of b");
-    assert_eq!(c.len(), m * n, "room for the product");
+    assert_eq!((c.rows, c.columns), (m, n), "room for the product");
     let ((a_row, a_column), (b_row, b_column)) = (a.strides(), b.strides());
-    let threads = rayon::current_num_threads();
-    let parallelism = if threads > 1 { Parallelism::Rayon(threads) } else { Parallelism::None };
-    // SAFETY: `Matrix::new` and the assertions above hold every index (i, j) below the sizes
+    let count = if threads == Threads::All { rayon::current_num_threads() } else { 1 };
+    let parallelism = if count > 1 { Parallelism::Rayon(count) } else { Parallelism::None };
+    // SAFETY: the constructors and the assertions above hold every index (i, j) below the sizes
     // inside its slice at `i * row + j * column`; `c` is borrowed alone.
     unsafe {
         gemm::gemm(
             m,
             n,
             k,
-            c.as_mut_ptr(),
+            c.values.as_mut_ptr(),
             1,
-            n as isize,
+            c.stride as isize,
             add,
             a.values.as_ptr(),
             a_column,
@@ -62,7 +124,7 @@ pub(in super::super) fn matmul(c: &mut [f32], a: Matrix<'_>, b: Matrix<'_>, add:
             b_column,
             b_row,
             1.0,
-            1.0,
+            factor,
             false,
             false,
             false,
@@ -101,11 +163,43 @@ mod tests {
             let a = if flip_a { Matrix::new(&left, k, m).t() } else { Matrix::new(&left, m, k) };
             let b = if flip_b { Matrix::new(&right, n, k).t() } else { Matrix::new(&right, k, n) };
             let mut c = vec![2.0; m * n];
-            matmul(&mut c, a, b, add);
+            matmul(MatrixMut::new(&mut c, m, n), a, b, 0.5, add, Threads::All);
             for (fast, exact) in c.iter().zip(product(a, b)) {
-                let exact = if add { exact + 2.0 } else { exact };
+                let exact = exact * 0.5 + if add { 2.0 } else { 0.0 };
                 prop_assert!((fast - exact).abs() < 1e-4, "{fast} vs {exact}");
             }
         }
+    }
+
+    /// Some columns of wider arrays, and more work than one thread takes.
+    #[test]
+    fn windows_and_threads() {
+        let (m, k, n, wide) = (96, 300, 80, 331);
+        let values = |count: usize| (0..count).map(|i| (i as f32 * 0.37).sin()).collect::<Vec<_>>();
+        let (left, right) = (values(m * wide), values(k * wide));
+        let (a, b) = (&left[7..], &right[11..]);
+        let (a, b) = (Matrix::within(a, m, k, wide), Matrix::within(b, k, n, wide));
+        let exact = product(a, b);
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().expect("threads");
+        for threads in [Threads::One, Threads::All] {
+            let mut c = vec![2.0; m * wide];
+            let target = MatrixMut::within(&mut c[5..], m, n, wide);
+            pool.install(|| matmul(target, a, b, 1.0, false, threads));
+            for (row, exact) in exact.chunks(n).enumerate() {
+                let (before, after) = c[row * wide..][..wide].split_at(5);
+                assert!(before.iter().chain(&after[n..]).all(|value| *value == 2.0));
+                let near = |(fast, exact): (&f32, &f32)| (fast - exact).abs() < 1e-3;
+                assert!(after.iter().zip(exact).all(near));
+            }
+        }
+    }
+
+    #[test]
+    fn rows_that_do_not_fit_are_refused() {
+        let refused = |rows, columns, stride| {
+            std::panic::catch_unwind(|| Matrix::within(&[0.0; 6], rows, columns, stride)).is_err()
+        };
+        assert!(!refused(2, 3, 3) && !refused(2, 2, 4) && !refused(0, 9, 9));
+        assert!(refused(2, 3, 4) && refused(3, 2, 1) && refused(1 << 63, 2, 2));
     }
 }

@@ -1,0 +1,137 @@
+//! Layer normalisation and unit length: rows on their own.
+
+use candle_core::{Result, Tensor};
+use rayon::prelude::*;
+
+use super::{Tape, Value};
+use crate::ops::{
+    borrow,
+    cpu::{ROWS, vectorized},
+    graph::{EPSILON, SQUARE_MIN},
+};
+
+impl Tape {
+    pub(super) fn layer_norm(&self, x: &Value, weight: &Tensor, bias: &Tensor) -> Result<Value> {
+        let chunk = x.columns() * ROWS;
+        let mut y = self.arena.take(x.data.len());
+        let (w, b) = (borrow("layer_norm", weight)?, borrow("layer_norm", bias)?);
+        y.par_chunks_mut(chunk).zip(x.data.par_chunks(chunk)).for_each(|(y, x)| {
+            vectorized(layer_norm, (x, &*w, &*b, y));
+        });
+        drop((w, b));
+        let (step, input) = (x.step, x.data.clone());
+        let parameters = (weight.clone(), bias.clone());
+        Ok(self.output(y, x.dims.clone(), &[x], &[weight, bias], move |mut gradient, gradients| {
+            let (weight, bias) = parameters;
+            let w = borrow("layer_norm", &weight)?;
+            let columns = w.len();
+            let chunks = gradient.par_chunks_mut(chunk).zip(input.par_chunks(chunk));
+            let parts = chunks.map(|(gradient, x)| {
+                let mut sums = vec![0.0; 2 * columns];
+                let (dw, db) = sums.split_at_mut(columns);
+                vectorized(layer_norm_back, (x, &*w, gradient, dw, db));
+                sums
+            });
+            let mut sums = vec![0.0; 2 * columns];
+            for part in parts.collect::<Vec<_>>() {
+                sums.iter_mut().zip(part).for_each(|(sum, value)| *sum += value);
+            }
+            drop(w);
+            gradients.add(&weight, 0, &sums[..columns]);
+            gradients.add(&bias, 0, &sums[columns..]);
+            gradients.give(step, gradient);
+            Ok(())
+        }))
+    }
+
+    pub(super) fn normalize(&self, x: &Value) -> Result<Value> {
+        let columns = x.columns();
+        let mut y = self.arena.copy(&x.data);
+        for row in y.chunks_exact_mut(columns) {
+            let length = length(row);
+            row.iter_mut().for_each(|value| *value /= length);
+        }
+        let (step, input) = (x.step, x.data.clone());
+        // dx = (dy - y <y, dy>) / |x|, y = x / |x|
+        Ok(self.output(y, x.dims.clone(), &[x], &[], move |mut gradient, gradients| {
+            let rows = gradient.chunks_exact_mut(columns).zip(input.chunks_exact(columns));
+            for (gradient, x) in rows {
+                let length = length(x);
+                let dot: f32 = x.iter().zip(&*gradient).map(|(x, dy)| x * dy).sum();
+                let share = dot / (length * length);
+                for (dy, x) in gradient.iter_mut().zip(x) {
+                    *dy = (*dy - x * share) / length;
+                }
+            }
+            gradients.give(step, gradient);
+            Ok(())
+        }))
+    }
+}
+
+fn length(row: &[f32]) -> f32 {
+    (row.iter().map(|x| x * x).sum::<f32>() + SQUARE_MIN as f32).sqrt()
+}
+
+/// Sums are taken in so many parts, which a processor adds at one time.
+const LANES: usize = 16;
+
+/// Sum of `term` over the places of a row.
+#[inline(always)]
+fn sum(count: usize, term: impl Fn(usize) -> f32) -> f32 {
+    let mut lanes = [0.0; LANES];
+    let whole = count / LANES * LANES;
+    for start in (0..whole).step_by(LANES) {
+        for (lane, sum) in lanes.iter_mut().enumerate() {
+            *sum += term(start + lane);
+        }
+    }
+    let rest: f32 = (whole..count).map(&term).sum();
+    lanes.iter().sum::<f32>() + rest
+}
+
+/// Mean and 1 / standard deviation of a row.
+#[inline(always)]
+fn moments(row: &[f32]) -> (f32, f32) {
+    let count = row.len() as f32;
+    let mean = sum(row.len(), |i| row[i]) / count;
+    let variance = sum(row.len(), |i| (row[i] - mean) * (row[i] - mean)) / count;
+    (mean, 1.0 / (variance + EPSILON as f32).sqrt())
+}
+
+#[inline(always)]
+fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], y: &mut [f32]) {
+    let columns = weight.len();
+    for (y, x) in y.chunks_exact_mut(columns).zip(x.chunks_exact(columns)) {
+        let (mean, scale) = moments(x);
+        for (((y, x), w), b) in y.iter_mut().zip(x).zip(weight).zip(bias) {
+            *y = (x - mean) * scale * w + b;
+        }
+    }
+}
+
+/// With n = (x - mean) / std and g = dy * weight: dx = (g - mean(g) - n mean(g n)) / std, written
+/// over dy.
+#[inline(always)]
+fn layer_norm_back(
+    x: &[f32],
+    weight: &[f32],
+    gradient: &mut [f32],
+    dw: &mut [f32],
+    db: &mut [f32],
+) {
+    let columns = weight.len();
+    let (dw, db) = (&mut dw[..columns], &mut db[..columns]);
+    for (dy, x) in gradient.chunks_exact_mut(columns).zip(x.chunks_exact(columns)) {
+        let (mean, scale) = moments(x);
+        let count = columns as f32;
+        let mean_g = sum(columns, |i| dy[i] * weight[i]) / count;
+        let mean_gn = sum(columns, |i| dy[i] * weight[i] * (x[i] - mean)) * scale / count;
+        for i in 0..columns {
+            let n = (x[i] - mean) * scale;
+            dw[i] += dy[i] * n;
+            db[i] += dy[i];
+            dy[i] = (dy[i] * weight[i] - mean_g - n * mean_gn) * scale;
+        }
+    }
+}
