@@ -5,9 +5,11 @@
 //! | [`tools`] | protoc and ONNX Runtime out of pinned Python wheels |
 //! | [`python`] | Python environments for the tests that ask other software |
 //! | [`build`] · [`test`] · [`peers`] | release binaries · gates and tests · live peers |
+//! | [`bench_train`] | a training step beside PyTorch's |
 //! | [`layering`] | which crate may know which |
 //! | [`command`] | running other programs |
 
+mod bench_train;
 mod build;
 mod command;
 mod layering;
@@ -34,6 +36,7 @@ Commands:
   demo         Set up, build, and walk the whole road; arguments go to the demo (`demo --help`)
   test         Set up, build, and run the gates and all tests
   peers        Compare with torch, transformers and open_clip, live, in an environment of their own
+  bench-train  Time a training step beside PyTorch's, on the CPU; `bench-train --help`
   null-models  Train the clean models whose statistics the audit ships
   layering     Check which crate knows which
 ";
@@ -85,6 +88,10 @@ fn run(command: &str, arguments: Vec<OsString>) -> Result<(), Failure> {
         "peers" => {
             tools::set_up()?;
             return peers::compare(arguments);
+        }
+        "bench-train" => {
+            tools::set_up()?;
+            return bench_train::compare(arguments);
         }
         _ => {}
     }

@@ -9,7 +9,8 @@ use crate::{
     root,
 };
 
-const PEERS: Environment = Environment {
+/// Torch and what is compared with it.
+pub(crate) const PEERS: Environment = Environment {
     name: "peers-python",
     requirements: "scripts/peers/requirements.txt",
     keeps_wheels: false, // torch alone is gigabytes

@@ -1,0 +1,227 @@
+//! What both halves train on, and the files that tell PyTorch of it.
+
+use std::{fs, path::Path};
+
+use candle_core::{Device, Tensor};
+use clip::{
+    ClipConfig,
+    config::TextTower,
+    model::Clip,
+    text::TokenBatch,
+    weights::{Array, Weights},
+};
+use rand::Rng;
+use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use serde::{Deserialize, Serialize};
+use terminal::{Context, Report};
+use trainer::{
+    config::Optim,
+    data::Batch,
+    method,
+    optim::{AdamW, Schedule},
+    step::Trainer,
+};
+
+/// Learning rate of every step: so small that roundings do not grow apart while steps are checked.
+const LR: f64 = 3e-5;
+
+pub(crate) const CASE: &str = "case.json";
+pub(crate) const WEIGHTS: &str = "weights.safetensors";
+pub(crate) const CHECKED: &str = "weights-checked.safetensors";
+pub(crate) const BATCH: &str = "batch.safetensors";
+pub(crate) const GRADIENTS: &str = "gradients.safetensors";
+
+/// `case.json`
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Case {
+    pub(crate) schema: String,
+    pub(crate) name: String,
+    pub(crate) config: ClipConfig,
+    /// B
+    pub(crate) batch: usize,
+    pub(crate) captions: Lengths,
+    pub(crate) optimizer: Optimizer,
+    /// Parameters with weight decay.
+    pub(crate) decays: Vec<String>,
+    /// In nats, of the checked weights.
+    pub(crate) checked_loss: f32,
+    /// In nats, of the timed weights before each of their first updates.
+    pub(crate) losses: Vec<f32>,
+}
+
+/// Tokens per caption, both end marks included.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Lengths {
+    pub(crate) min: usize,
+    pub(crate) mean: f64,
+    pub(crate) max: usize,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Optimizer {
+    pub(crate) lr: f64,
+    pub(crate) weight_decay: f64,
+    pub(crate) beta1: f64,
+    pub(crate) beta2: f64,
+    pub(crate) epsilon: f64,
+    /// Greatest *logarithm* of the factor on cosines
+    pub(crate) logit_scale_max: f64,
+}
+
+impl Optimizer {
+    pub(crate) fn new() -> Self {
+        let Optim { weight_decay, beta1, beta2, epsilon, logit_scale_max, .. } = Optim::default();
+        let logit_scale_max = logit_scale_max.ln();
+        Self { lr: LR, weight_decay, beta1, beta2, epsilon, logit_scale_max }
+    }
+
+    fn settings(&self) -> Optim {
+        let Self { lr, weight_decay, beta1, beta2, epsilon, .. } = *self;
+        Optim { lr, weight_decay, beta1, beta2, epsilon, ..Optim::default() }
+    }
+
+    pub(crate) fn trainer(
+        &self,
+        config: &ClipConfig,
+        weights: &Weights,
+    ) -> Result<Trainer, Report> {
+        let model = Clip::from_weights(config, weights, &Device::Cpu)?;
+        Ok(Trainer {
+            method: Box::new(method::Clip),
+            optimizer: AdamW::new(model.parameters(), &self.settings())?,
+            schedule: Schedule::new(self.lr, 0.0, u64::MAX), // as good as constant
+            logit_scale_max: self.logit_scale_max,
+            model,
+            step: 0,
+        })
+    }
+}
+
+/// What every step trains on.
+pub(crate) struct Pairs {
+    /// `[B, 3, H, W]`, normalised
+    pixels: Vec<f32>,
+    /// `[B, T]`, padded to the context
+    tokens: TokenBatch,
+}
+
+impl Pairs {
+    pub(crate) fn draw(config: &ClipConfig, count: usize, seed: u64) -> Self {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let pixels = (0..count).flat_map(|_| picture(config, &mut rng)).collect();
+        let ids = (0..count).flat_map(|_| caption(&config.text, &mut rng)).collect();
+        Self { pixels, tokens: TokenBatch::from_ids(ids, config.text.context_length) }
+    }
+
+    /// As the loader hands it out: cut to the longest caption.
+    pub(crate) fn batch(&self, end: u32) -> Batch {
+        let rows: Vec<u32> = (0..self.tokens.count() as u32).collect();
+        let tokens = self.tokens.trimmed(end);
+        Batch { pixels: self.pixels.clone(), tokens, captions: rows.clone(), rows, epoch: 1 }
+    }
+
+    pub(crate) fn lengths(&self, end: u32) -> Lengths {
+        let length =
+            |row: &[u32]| row.iter().position(|&id| id == end).map_or(row.len(), |i| i + 1);
+        let all: Vec<_> = self.tokens.rows().map(length).collect();
+        let mean = all.iter().sum::<usize>() as f64 / all.len() as f64;
+        let (min, max) = (all.iter().min(), all.iter().max());
+        Lengths { min: min.copied().unwrap_or(0), mean, max: max.copied().unwrap_or(0) }
+    }
+
+    pub(crate) fn write(&self, path: &Path, side: usize) -> Result<(), Report> {
+        let (count, length) = (self.tokens.count(), self.tokens.length());
+        let ids = self.tokens.ids().iter().flat_map(|&id| i64::from(id).to_le_bytes()).collect();
+        let tensors = [
+            ("pixels".into(), vec![count, 3, side, side], Dtype::F32, f32_bytes(&self.pixels)),
+            ("ids".into(), vec![count, length], Dtype::I64, ids),
+        ];
+        write_tensors(path, &tensors)
+    }
+
+    pub(crate) fn read(path: &Path) -> Result<Self, Report> {
+        let bytes = fs::read(path).with_context(|| cannot_read(path))?;
+        let file = SafeTensors::deserialize(&bytes).with_context(|| cannot_read(path))?;
+        let (pixels, ids) = (file.tensor("pixels")?, file.tensor("ids")?);
+        let (pixels, _) = pixels.data().as_chunks();
+        let (values, _) = ids.data().as_chunks();
+        let length = ids.shape().last().copied().unwrap_or(0);
+        if length == 0 || !values.len().is_multiple_of(length) {
+            return Err(Report::new(format!("`{}` holds no captions", path.display())));
+        }
+        let values = values.iter().map(|&bytes| i64::from_le_bytes(bytes) as u32).collect();
+        Ok(Self {
+            pixels: pixels.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect(),
+            tokens: TokenBatch::from_ids(values, length),
+        })
+    }
+}
+
+/// A slope of one color with noise, normalised: pictures that differ in more than noise keep the
+/// statistics of deep layers away from zero.
+fn picture(config: &ClipConfig, rng: &mut ChaCha8Rng) -> Vec<f32> {
+    let side = config.image.image_size();
+    let mut values = Vec::with_capacity(3 * side * side);
+    for (mean, std) in config.mean.into_iter().zip(config.std) {
+        let [base, right, down] = std::array::from_fn(|_| rng.random_range(0.0..0.3f32));
+        for at in 0..side * side {
+            let [x, y] = [at % side, at / side].map(|part| part as f32 / side as f32);
+            let value = base + right * x + down * y + rng.random_range(0.0..0.1f32);
+            values.push((value - mean) / std);
+        }
+    }
+    values
+}
+
+/// `[T]`: about 10 words, seldom more than 25, as photographs' captions are; padded with 0.
+fn caption(text: &TextTower, rng: &mut ChaCha8Rng) -> Vec<u32> {
+    let normal = (0..12).map(|_| rng.random_range(0.0..1.0f64)).sum::<f64>() - 6.0;
+    let words = (10.0 * (0.35 * normal).exp()).round() as usize;
+    let words = words.clamp(1, text.context_length - 2);
+    let mut ids = vec![text.start()];
+    ids.extend((0..words).map(|_| rng.random_range(1..text.start())));
+    ids.push(text.end());
+    ids.resize(text.context_length, 0);
+    ids
+}
+
+/// Name, shape, type, little-endian bytes.
+pub(crate) type Encoded = (String, Vec<usize>, Dtype, Vec<u8>);
+
+/// The gradients of the one step that `trainer` has made.
+pub(crate) fn gradients(trainer: &Trainer, beta1: f64) -> Result<Vec<Encoded>, Report> {
+    let share = 1.0 - beta1 as f32; // mean = beta1 * 0 + (1 - beta1) * gradient
+    let parameters = trainer.model.parameters().iter().zip(trainer.optimizer.moments());
+    let encoded = parameters.map(|(parameter, moments)| {
+        let mean: &Tensor = &moments.mean;
+        let values: Vec<f32> = mean.flatten_all()?.to_vec1()?;
+        let values: Vec<f32> = values.into_iter().map(|value| value / share).collect();
+        Ok((parameter.name.clone(), mean.dims().to_vec(), Dtype::F32, f32_bytes(&values)))
+    });
+    encoded.collect()
+}
+
+pub(crate) fn encoded(weights: &Weights) -> Vec<Encoded> {
+    let one = |(name, array): (&String, &Array)| {
+        (name.clone(), array.shape.clone(), Dtype::F32, f32_bytes(&array.values))
+    };
+    weights.iter().map(one).collect()
+}
+
+fn f32_bytes(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+pub(crate) fn write_tensors(path: &Path, tensors: &[Encoded]) -> Result<(), Report> {
+    let mut views = Vec::with_capacity(tensors.len());
+    for (name, shape, dtype, bytes) in tensors {
+        views.push((name, TensorView::new(*dtype, shape.clone(), bytes)?));
+    }
+    safetensors::serialize_to_file(views, None, path)
+        .with_context(|| format!("cannot write `{}`", path.display()))
+}
+
+pub(crate) fn cannot_read(path: &Path) -> String {
+    format!("cannot read `{}`", path.display())
+}
