@@ -12,10 +12,7 @@ use std::{
 };
 
 use candle_core::{DType, Device, Tensor};
-use clip::{
-    model::Clip,
-    weights::{Array, Weights},
-};
+use clip::weights::{Array, Weights};
 use safetensors::{Dtype, SafeTensors, View, serialize};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -169,9 +166,9 @@ pub fn write(
     }
     let moments = trainer.optimizer.moments();
     for (parameter, moments) in trainer.model.parameters().iter().zip(moments) {
-        let name = &parameter.name;
-        tensors.push((format!("mean/{name}"), Bytes::tensor(&moments.mean)?));
-        tensors.push((format!("square/{name}"), Bytes::tensor(&moments.square)?));
+        let (name, shape) = (&parameter.name, parameter.var.dims());
+        tensors.push((format!("mean/{name}"), Bytes::floats(shape, &moments.mean)));
+        tensors.push((format!("square/{name}"), Bytes::floats(shape, &moments.square)));
     }
     let pool = trainer.method.state()?;
     if let Some(pool) = &pool {
@@ -261,19 +258,17 @@ impl Checkpoint {
     }
 
     /// Puts moments and pool back into a trainer whose model was made from the same weights.
-    pub fn restore(self, folder: &Path, trainer: &mut Trainer) -> Result<()> {
+    pub fn restore(mut self, folder: &Path, trainer: &mut Trainer) -> Result<()> {
         let refuse = || {
             let problem = "does not fit the model or the method".into();
             Error::Checkpoint { path: folder.join(FILE), problem }
         };
-        let model: &Clip = &trainer.model;
         let mut restored = Vec::new();
-        for (index, parameter) in model.parameters().iter().enumerate() {
-            let part = |kind: &str| -> Result<Tensor> {
-                let array = self.moments.get(&format!("{kind}/{}", parameter.name));
+        for (index, parameter) in trainer.model.parameters().iter().enumerate() {
+            let mut part = |kind: &str| -> Result<Vec<f32>> {
+                let array = self.moments.remove(&format!("{kind}/{}", parameter.name));
                 let array = array.filter(|array| array.shape == parameter.var.dims());
-                let Array { shape, values } = array.ok_or_else(refuse)?;
-                Ok(Tensor::from_slice(values, shape.as_slice(), model.device())?)
+                Ok(array.ok_or_else(refuse)?.values)
             };
             let updates = *self.updates.get(index).ok_or_else(refuse)?;
             restored.push(Moments { mean: part("mean")?, square: part("square")?, updates });

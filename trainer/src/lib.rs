@@ -13,7 +13,7 @@
 //! | [`augment`] | one augmentation each, seeded by (seed, epoch, row) |
 //! | [`poison`] | which rows are poisoned and with what, written as a whole |
 //! | [`step`] · [`train`] | one optimizer step for any method · epochs around it |
-//! | [`method`] · [`loss`] · [`pool`] | CLIP and RoCLIP · InfoNCE · FIFO of caption embeddings |
+//! | [`method`] · [`pool`] | CLIP and RoCLIP · FIFO of caption embeddings |
 //! | [`optim`] | AdamW with its state, schedule |
 //! | [`checkpoint`] · [`journal`] | what makes a resumed run the same run · step records |
 //! | [`evaluate`] | zero-shot accuracy, attack success, each with its interval |
@@ -33,7 +33,6 @@ pub mod data;
 pub mod error;
 pub mod evaluate;
 pub mod journal;
-pub mod loss;
 pub mod method;
 pub mod optim;
 pub mod poison;

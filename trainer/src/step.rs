@@ -1,7 +1,10 @@
 //! One optimizer step, the same for every method.
 
 use candle_core::{DType, Tensor};
-use clip::model::{Clip, Mode};
+use clip::{
+    model::{Clip, Mode},
+    ops::Gradients,
+};
 use serde::Serialize;
 
 use crate::{
@@ -18,6 +21,8 @@ pub struct Trainer {
     pub model: Clip,
     /// The loss and its state
     pub method: Box<dyn Method>,
+    /// Of the last step
+    pub gradients: Gradients,
     /// Moments
     pub optimizer: AdamW,
     /// Learning rate
@@ -74,13 +79,15 @@ impl Trainer {
         if !value.is_finite() {
             return Err(Error::Diverged { epoch, step });
         }
-        let mut grads = loss.backward()?; // at the rows
-        text.backward(&mut grads)?; // and on through the towers; one that rests frees its memory
-        image.backward(&mut grads)?;
+        let at_rows = loss.backward()?;
+        self.gradients.clear();
+        self.gradients.extend(&at_rows)?; // of the logit scale
+        text.backward(&at_rows, &mut self.gradients)?; // a tower that rests frees its memory
+        image.backward(&at_rows, &mut self.gradients)?;
         let lr = self.schedule.lr(step);
         let grad_norm = self
             .optimizer
-            .update(self.model.parameters(), &grads, trained, lr)
+            .update(self.model.parameters(), &self.gradients, trained, lr)
             .map_err(diverged)?;
         let logit_scale = self.clamp_logit_scale()?;
         self.step += 1;

@@ -255,7 +255,8 @@ impl<'a> Run<'a> {
         let rows = loader.store.rows().len();
         let mut trainer = Trainer {
             method: method::new(config, rows, loader.clip.dim, device)?,
-            optimizer: AdamW::new(model.parameters(), &config.optim)?,
+            gradients: model.gradients(),
+            optimizer: AdamW::new(model.parameters(), &config.optim),
             schedule: Schedule::new(config.optim.lr, config.optim.warmup_share, steps),
             logit_scale_max: config.optim.logit_scale_max.ln(),
             model,

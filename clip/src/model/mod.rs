@@ -25,7 +25,7 @@ use crate::{
     config::ImageTower,
     folder::ModelFolder,
     image::PixelBatch,
-    ops::{Arena, Composed, Graph, Tape, is_fused},
+    ops::{Arena, Composed, Gradients, Graph, Tape, is_fused},
     text::TokenBatch,
     weights::{Array, Weights},
 };
@@ -187,6 +187,11 @@ impl Clip {
     /// Everything that is trained; empty for frozen towers.
     pub fn parameters(&self) -> &[Parameter] {
         &self.parameters
+    }
+
+    /// Room for the gradients of all parameters, in their order.
+    pub fn gradients(&self) -> Gradients {
+        Gradients::new(self.parameters.iter().map(|parameter| parameter.var.as_tensor()))
     }
 
     /// `[B, 3, H, W]` normalised pixels -> `[B, D]` unit rows, for a step of training.

@@ -11,7 +11,7 @@ use candle_core::{
 };
 
 use super::{Image, Mode};
-use crate::ops::{Arena, Tape, Value};
+use crate::ops::{Arena, Gradients, Tape, Value};
 
 /// Rows that a tower has computed, and what it takes to go back through it.
 #[derive(Debug)]
@@ -43,17 +43,18 @@ impl Pass {
         self.rows.as_tensor()
     }
 
-    /// Takes the gradient of the rows out of `grads` and adds those of the tower's parameters.
-    /// A loss that does not depend on the rows leaves the tower at rest.
-    pub fn backward(self, grads: &mut GradStore) -> Result<()> {
-        let Some(gradient) = grads.remove(self.rows()) else { return Ok(()) };
+    /// Carries the gradient of the rows, which `loss` holds, on through the tower, and adds what its
+    /// parameters get to `gradients`. A loss that does not depend on the rows leaves the tower at
+    /// rest.
+    pub fn backward(self, loss: &GradStore, gradients: &mut Gradients) -> Result<()> {
+        let Some(gradient) = loss.get(self.rows()) else { return Ok(()) };
         let gradient = gradient.detach(); // candle would go back through what made it, too
         match self.way {
             Way::Tape(tape, rows) => {
                 let gradient = gradient.flatten_all()?.to_vec1::<f32>()?;
-                tape.backward(&rows, &gradient, grads)
+                tape.backward(&rows, &gradient, gradients)
             }
-            Way::Candle(rows) => grads.extend((rows * gradient)?.sum_all()?.backward()?),
+            Way::Candle(rows) => gradients.extend(&(rows * gradient)?.sum_all()?.backward()?),
         }
     }
 }

@@ -1,13 +1,13 @@
 //! Every parameter of every tower learns, and learns the right thing.
 
-use candle_core::{DType, Device, Tensor, backprop::GradStore};
+use candle_core::{DType, Device, Tensor};
 use rand::Rng;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
 use super::*;
 use crate::{
     config::{Activation, Resnet, TextTower, Vit},
-    ops::{cross_entropy, proof::numbers},
+    ops::{info_nce, proof::numbers},
 };
 
 /// Towers so small that finite differences over every parameter take a second.
@@ -37,7 +37,7 @@ fn weights(config: &ClipConfig) -> Result<Weights> {
 }
 
 /// Symmetric cross-entropy of four pairs, and the gradient of every parameter.
-fn loss(model: &Clip, dtype: DType, mode: Mode) -> Result<(f64, GradStore)> {
+fn loss(model: &Clip, dtype: DType, mode: Mode) -> Result<(f64, Gradients)> {
     let side = model.config().image.image_size();
     let mut rng = ChaCha8Rng::seed_from_u64(6);
     let pixels: Vec<f64> = (0..4 * 3 * side * side).map(|_| rng.random_range(-1.0..1.0)).collect();
@@ -46,14 +46,12 @@ fn loss(model: &Clip, dtype: DType, mode: Mode) -> Result<(f64, GradStore)> {
         [[9, 1, 2, 10, 0], [9, 3, 10, 0, 0], [9, 4, 5, 6, 10], [9, 7, 8, 10, 0]];
     let text = model.text_pass(&Tensor::new(&ids, &Device::Cpu)?)?;
     let image = model.image_pass(&pixels, mode)?;
-    let cosines = image.rows().matmul(&text.rows().t()?)?;
-    let logits = cosines.broadcast_mul(&model.logit_scale().exp()?)?;
-    let loss = (cross_entropy(&logits, None)? + cross_entropy(&logits.t()?.contiguous()?, None)?)?;
-    let loss = (loss * 0.5)?;
-    let mut grads = loss.backward()?;
-    image.backward(&mut grads)?;
-    text.backward(&mut grads)?;
-    Ok((loss.to_dtype(DType::F64)?.to_scalar()?, grads))
+    let loss = info_nce(image.rows(), text.rows(), model.logit_scale(), None)?;
+    let (at_rows, mut gradients) = (loss.backward()?, model.gradients());
+    gradients.extend(&at_rows)?; // of the logit scale
+    image.backward(&at_rows, &mut gradients)?;
+    text.backward(&at_rows, &mut gradients)?;
+    Ok((loss.to_dtype(DType::F64)?.to_scalar()?, gradients))
 }
 
 #[test]
@@ -67,14 +65,12 @@ fn every_parameter_gets_the_gradient_of_finite_differences() -> Result<()> {
         let exact_grads = loss(&exact, DType::F64, Mode::Train)?.1;
         let fast_grads = loss(&fast, DType::F32, Mode::Train)?.1;
         assert_eq!(exact.parameters().len(), fast.parameters().len());
-        for (exact_parameter, fast_parameter) in exact.parameters().iter().zip(fast.parameters()) {
+        for (number, exact_parameter) in exact.parameters().iter().enumerate() {
             let name = &exact_parameter.name;
-            let flat = |grad: Option<&Tensor>| -> Result<Vec<f64>> {
-                let grad = grad.expect(name).to_dtype(DType::F64)?;
-                Ok(grad.flatten_all()?.to_vec1()?)
+            let wide = |gradients: &Gradients| -> Vec<f64> {
+                gradients.get(number).expect(name).iter().map(|&g| f64::from(g)).collect()
             };
-            let exact_grad = flat(exact_grads.get(&exact_parameter.var))?;
-            let fast_grad = flat(fast_grads.get(&fast_parameter.var))?;
+            let (exact_grad, fast_grad) = (wide(&exact_grads), wide(&fast_grads));
             let size = exact_grad.iter().fold(0.0, |max: f64, g| max.max(g.abs()));
             // A shift of a key, or of what a batch normalisation centres, changes nothing.
             let idle = name.ends_with("k_proj.bias");
@@ -110,23 +106,23 @@ fn gradients_of_several_passes_add_up() -> Result<()> {
         let model = Clip::with_dtype(config, &weights(config)?, &Device::Cpu, dtype)?;
         let pixels = Tensor::from_vec(numbers(4 * 3 * 64, 1), (4, 3, 8, 8), &Device::Cpu)?;
         let pixels = pixels.to_dtype(dtype)?;
-        let found = |parts: &[Tensor]| -> Result<Vec<f64>> {
+        let found = |parts: &[Tensor]| -> Result<Vec<f32>> {
             let passes: Result<Vec<_>> =
                 parts.iter().map(|part| model.image_pass(part, Mode::Train)).collect();
             let passes = passes?;
             let rows: Vec<&Tensor> = passes.iter().map(Pass::rows).collect();
             let rows = Tensor::cat(&rows, 0)?;
             let shares = Tensor::from_vec(numbers(24, 2), (4, 6), &Device::Cpu)?.to_dtype(dtype)?;
-            let mut grads = (rows * shares)?.sum_all()?.backward()?;
+            let at_rows = (rows * shares)?.sum_all()?.backward()?;
+            let mut gradients = model.gradients();
             for pass in passes {
-                pass.backward(&mut grads)?;
+                pass.backward(&at_rows, &mut gradients)?;
             }
-            let grad = grads.get(&model.parameters()[0].var).expect("an image tower's");
-            Ok(grad.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?)
+            Ok(gradients.get(0).expect("an image tower's").to_vec())
         };
         let whole = found(std::slice::from_ref(&pixels))?;
         let halves = found(&[pixels.narrow(0, 0, 1)?, pixels.narrow(0, 1, 3)?])?;
-        let size = whole.iter().fold(0.0, |max: f64, g| max.max(g.abs()));
+        let size = whole.iter().fold(0.0, |max: f32, g| max.max(g.abs()));
         assert!(size > 1e-3 && model.parameters()[0].is_image());
         for (whole, halves) in whole.iter().zip(halves) {
             assert!((whole - halves).abs() < 1e-4 * size, "{whole} vs {halves}");

@@ -6,7 +6,8 @@
 //! | `composed` | out of candle's own differentiable primitives: any device, any precision; in f64 it is the proof |
 //! | `tape` | by hand for f32 on the CPU: larger steps, buffers that are used again, each with its backward pass |
 //! | `cpu` | loops and matrix products on slices, the only place for `unsafe` |
-//! | `cross_entropy` | the loss over a similarity matrix, on candle's tensors |
+//! | `info_nce` | the loss over a similarity matrix, on candle's tensors |
+//! | `gradients` | what parameters get, in one buffer |
 //!
 //! The tests hold the composition in f64 against central differences, and the tape against it.
 //!
@@ -15,8 +16,9 @@
 
 mod composed;
 mod cpu;
-mod cross_entropy;
+mod gradients;
 mod graph;
+mod info_nce;
 #[cfg(test)]
 pub(crate) mod proof;
 mod tape;
@@ -26,8 +28,9 @@ use std::ops::Deref;
 use candle_core::{CpuStorage, DType, Error, Layout, Result, Storage, Tensor};
 
 pub(crate) use composed::Composed;
-pub use cross_entropy::cross_entropy;
+pub use gradients::Gradients;
 pub(crate) use graph::{BatchStatistics, Columns, ConvNorm, Graph, Linear, ONE, Seen, Window};
+pub use info_nce::info_nce;
 pub(crate) use tape::{Arena, Tape, Value};
 
 /// Whether the paths by hand apply.

@@ -1,10 +1,10 @@
 //! One gradient proof for every operator.
 
-use candle_core::{DType, Device, Result, Tensor, Var, backprop::GradStore};
+use candle_core::{DType, Device, Result, Tensor, Var};
 use rand::Rng;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
-use super::{Tape, Value};
+use super::{Gradients, Tape, Value};
 
 /// Seeded values in -1..1.
 pub(crate) fn numbers(count: usize, seed: u64) -> Vec<f64> {
@@ -28,13 +28,7 @@ fn tensors(vars: &[Var]) -> Vec<Tensor> {
 /// gradient cancels.
 type Proved = (Vec<f64>, Vec<Vec<f64>>);
 
-fn found(vars: &[Var], grads: &GradStore) -> Result<Vec<Vec<f64>>> {
-    let flat = |var: &Var| {
-        let grad = grads.get(var).expect("every input gets a gradient");
-        grad.to_dtype(DType::F64)?.flatten_all()?.to_vec1()
-    };
-    vars.iter().map(flat).collect()
-}
+const LEARNS: &str = "every input gets a gradient";
 
 fn weighed(y: &Tensor) -> Result<Tensor> {
     let weights = Tensor::new(numbers(y.elem_count(), 99), y.device())?;
@@ -50,7 +44,9 @@ fn composed(
     let vars = inputs(shapes, dtype)?;
     let y = f(&tensors(&vars))?;
     let grads = weighed(&y)?.backward()?;
-    Ok((y.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?, found(&vars, &grads)?))
+    let flat = |tensor: &Tensor| tensor.to_dtype(DType::F64)?.flatten_all()?.to_vec1();
+    let found = vars.iter().map(|var| flat(grads.get(var).expect(LEARNS)));
+    Ok((flat(&y)?, found.collect::<Result<_>>()?))
 }
 
 /// By hand.
@@ -60,9 +56,10 @@ fn taped(f: impl Fn(&Tape, &[Tensor]) -> Result<Value>, shapes: &[&[usize]]) -> 
     let y = f(&tape, &tensors(&vars))?;
     let values: Vec<f64> = y.values().iter().map(|&value| f64::from(value)).collect();
     let weights: Vec<f32> = numbers(values.len(), 99).iter().map(|&value| value as f32).collect();
-    let mut grads = GradStore::default();
-    tape.backward(&y, &weights, &mut grads)?;
-    Ok((values, found(&vars, &grads)?))
+    let mut gradients = Gradients::new(vars.iter().map(Var::as_tensor));
+    tape.backward(&y, &weights, &mut gradients)?;
+    let wide = |number| gradients.get(number).expect(LEARNS).iter().map(|&g| f64::from(g));
+    Ok((values, (0..vars.len()).map(|number| wide(number).collect()).collect()))
 }
 
 /// Holds the composed f64 gradients against central differences, the fast f32 ones against them.

@@ -2,11 +2,11 @@
 
 use std::{fs, path::Path};
 
-use candle_core::{Device, Tensor};
+use candle_core::Device;
 use clip::{
     ClipConfig,
     config::TextTower,
-    model::Clip,
+    model::{Clip, Parameter},
     text::TokenBatch,
     weights::{Array, Weights},
 };
@@ -89,7 +89,8 @@ impl Optimizer {
         let model = Clip::from_weights(config, weights, &Device::Cpu)?;
         Ok(Trainer {
             method: Box::new(method::Clip),
-            optimizer: AdamW::new(model.parameters(), &self.settings())?,
+            gradients: model.gradients(),
+            optimizer: AdamW::new(model.parameters(), &self.settings()),
             schedule: Schedule::new(self.lr, 0.0, u64::MAX), // as good as constant
             logit_scale_max: self.logit_scale_max,
             model,
@@ -189,17 +190,14 @@ fn caption(text: &TextTower, rng: &mut ChaCha8Rng) -> Vec<u32> {
 /// Name, shape, type, little-endian bytes.
 pub(crate) type Encoded = (String, Vec<usize>, Dtype, Vec<u8>);
 
-/// The gradients of the one step that `trainer` has made.
-pub(crate) fn gradients(trainer: &Trainer, beta1: f64) -> Result<Vec<Encoded>, Report> {
-    let share = 1.0 - beta1 as f32; // mean = beta1 * 0 + (1 - beta1) * gradient
-    let parameters = trainer.model.parameters().iter().zip(trainer.optimizer.moments());
-    let encoded = parameters.map(|(parameter, moments)| {
-        let mean: &Tensor = &moments.mean;
-        let values: Vec<f32> = mean.flatten_all()?.to_vec1()?;
-        let values: Vec<f32> = values.into_iter().map(|value| value / share).collect();
-        Ok((parameter.name.clone(), mean.dims().to_vec(), Dtype::F32, f32_bytes(&values)))
-    });
-    encoded.collect()
+/// The gradients of the last step.
+pub(crate) fn gradients(trainer: &Trainer) -> Vec<Encoded> {
+    let encoded = |(number, parameter): (usize, &Parameter)| {
+        let values = trainer.gradients.get(number).expect("every parameter is trained");
+        let shape = parameter.var.dims().to_vec();
+        (parameter.name.clone(), shape, Dtype::F32, f32_bytes(values))
+    };
+    trainer.model.parameters().iter().enumerate().map(encoded).collect()
 }
 
 pub(crate) fn encoded(weights: &Weights) -> Vec<Encoded> {

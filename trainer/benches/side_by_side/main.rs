@@ -2,7 +2,7 @@
 //!
 //! `prepare` makes a seeded model and batch, trains a few steps, and writes what PyTorch needs to do
 //! and to check the same; `time` opens that folder and times steps. Both go through
-//! [`Trainer::step`], gradients included: after one step AdamW's mean is a fixed share of them.
+//! [`Trainer::step`], gradients included.
 //!
 //! | file of the folder | holds |
 //! |---|---|
@@ -129,7 +129,7 @@ fn prepare(asked: &Prepare) -> Result<Exit, Report> {
     let optimizer = Optimizer::new();
     let mut trainer = optimizer.trainer(&config, &checked)?;
     let checked_loss = in_pool(|| Ok(trainer.step(pairs.batch(end))?.loss))?;
-    let gradients = gradients(&trainer, optimizer.beta1)?;
+    let gradients = gradients(&trainer);
     let mut trainer = optimizer.trainer(&config, &weights)?;
     let steps = || (0..CHECKED_STEPS).map(|_| Ok(trainer.step(pairs.batch(end))?.loss)).collect();
     let losses = in_pool(steps)?;

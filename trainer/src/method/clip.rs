@@ -1,9 +1,10 @@
 //! CLIP (Radford et al. 2021, section 2.3): each image and its own caption.
 
 use candle_core::Tensor;
+use clip::ops::info_nce;
 
 use super::{Method, MethodLoss, MethodReport, Pairs, Phase, Towers};
-use crate::{error::Result, loss::info_nce, pool::PoolState};
+use crate::{error::Result, pool::PoolState};
 
 /// Keeps nothing.
 #[derive(Debug)]

@@ -4,12 +4,12 @@
 use std::collections::BTreeSet;
 
 use candle_core::{Device, Tensor};
+use clip::ops::info_nce;
 
 use super::{Method, MethodLoss, MethodReport, Pairs, Phase, Towers};
 use crate::{
     config,
     error::{Error, Result},
-    loss::info_nce,
     pool::{Pool, PoolState},
 };
 

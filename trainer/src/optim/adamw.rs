@@ -3,10 +3,9 @@
 use std::cell::Cell;
 
 use candle_core::{
-    CpuStorage, CustomOp1, DType, InplaceOp1, Layout, Result as CandleResult, Shape, Storage,
-    Tensor, backprop::GradStore,
+    CpuStorage, DType, Device, InplaceOp1, Layout, Result as CandleResult, Tensor, Var,
 };
-use clip::model::Parameter;
+use clip::{model::Parameter, ops::Gradients};
 use rayon::prelude::*;
 
 use crate::{
@@ -18,10 +17,10 @@ use crate::{
 /// Running means of a parameter's gradient and of its square, and its updates so far.
 #[derive(Debug, Clone)]
 pub struct Moments {
-    /// Same shape as the parameter
-    pub mean: Tensor,
-    /// Same shape as the parameter
-    pub square: Tensor,
+    /// As many values as the parameter has, row-major
+    pub mean: Vec<f32>,
+    /// As many values as the parameter has, row-major
+    pub square: Vec<f32>,
     /// Updates of this parameter: a tower at rest does not count
     pub updates: u32,
 }
@@ -36,12 +35,14 @@ pub struct AdamW {
 
 impl AdamW {
     /// All moments zero.
-    pub fn new(parameters: &[Parameter], settings: &Optim) -> Result<Self> {
-        let moments = parameters.iter().map(|parameter| {
-            let mean = parameter.var.as_tensor().zeros_like()?;
-            Ok(Moments { square: mean.zeros_like()?, mean, updates: 0 })
+    pub fn new(parameters: &[Parameter], settings: &Optim) -> Self {
+        let zeros = |parameter: &Parameter| vec![0.0; parameter.var.elem_count()];
+        let moments = parameters.iter().map(|parameter| Moments {
+            mean: zeros(parameter),
+            square: zeros(parameter),
+            updates: 0,
         });
-        Ok(Self { settings: settings.clone(), moments: moments.collect::<Result<_>>()? })
+        Self { settings: settings.clone(), moments: moments.collect() }
     }
 
     /// The state, in the order of the model's parameters.
@@ -63,30 +64,26 @@ impl AdamW {
     pub fn update(
         &mut self,
         parameters: &[Parameter],
-        grads: &GradStore,
+        gradients: &Gradients,
         trained: Towers,
         lr: f64,
     ) -> Result<f64> {
-        let mut moving = Vec::with_capacity(parameters.len());
         let mut square = 0.0;
-        for (parameter, moments) in parameters.iter().zip(&mut self.moments) {
+        for (number, parameter) in parameters.iter().enumerate() {
             let rests =
                 (parameter.is_image() && !trained.image) || (parameter.is_text() && !trained.text);
-            match grads.get(&parameter.var) {
-                Some(grad) if !rests => {
-                    let grad = grad.contiguous()?;
-                    square += square_sum(&grad)?;
-                    moving.push((parameter, moments, grad));
-                }
-                None if rests => {}
-                _ => return Err(Error::Gradient { parameter: parameter.name.clone(), rests }),
+            if gradients.get(number).is_some() == rests {
+                return Err(Error::Gradient { parameter: parameter.name.clone(), rests });
             }
+            square += gradients.parts(number).into_iter().map(square_sum).sum::<f64>();
         }
         if !square.is_finite() {
             return Err(Error::NotFinite);
         }
-        for (parameter, moments, grad) in moving {
-            self.settings.step(parameter, moments, &grad, lr)?;
+        for (number, (parameter, moments)) in parameters.iter().zip(&mut self.moments).enumerate() {
+            if let Some(gradient) = gradients.get(number) {
+                self.settings.step(parameter, moments, gradient, lr)?;
+            }
         }
         Ok(square.sqrt())
     }
@@ -97,7 +94,7 @@ impl Optim {
         &self,
         parameter: &Parameter,
         moments: &mut Moments,
-        grad: &Tensor,
+        gradient: &[f32],
         lr: f64,
     ) -> CandleResult<()> {
         moments.updates += 1;
@@ -109,45 +106,19 @@ impl Optim {
             epsilon: self.epsilon,
             kept: 1.0 - if parameter.decays() { lr * self.weight_decay } else { 0.0 },
         };
-        let var = parameter.var.as_tensor();
-        if is_fused(var) {
-            let (storage, layout) = grad.storage_and_layout();
-            let Storage::Cpu(storage) = &*storage else { unreachable!("as the parameter's") };
-            let grad = source(storage, layout);
-            return change(&moments.mean, |mean| {
-                change(&moments.square, |square| {
-                    change(var, |weight| {
-                        step.all(weight, mean, square, grad);
-                        Ok(())
-                    })
-                })
-            });
-        }
-        let blend = |old: &Tensor, new: &Tensor, beta: f64| (old * beta)? + (new * (1.0 - beta))?;
-        moments.mean = blend(&moments.mean, grad, self.beta1)?;
-        moments.square = blend(&moments.square, &grad.sqr()?, self.beta2)?;
-        let root = ((&moments.square * step.square)?.sqrt()? + step.epsilon)?;
-        let moved = ((var * step.kept)? - (moments.mean.div(&root)? * step.size)?)?;
-        parameter.var.set(&moved)
+        let Moments { mean, square, .. } = moments;
+        change(&parameter.var, |weight| step.all(weight, mean, square, gradient))
     }
-}
-
-/// Sum of the squares of all values.
-fn square_sum(grad: &Tensor) -> CandleResult<f64> {
-    if is_fused(grad) {
-        return grad.apply_op1_no_bwd(&SquareSum)?.to_scalar();
-    }
-    Ok(f64::from(grad.sqr()?.sum_all()?.to_dtype(DType::F32)?.to_scalar::<f32>()?))
-}
-
-fn is_fused(tensor: &Tensor) -> bool {
-    tensor.device().is_cpu() && tensor.dtype() == DType::F32
 }
 
 /// Values in one unit of parallel work: fixed, so that sums do not depend on the number of threads.
 const CHUNK: usize = 1 << 14;
 
-struct SquareSum;
+/// Sum of the squares of all values.
+fn square_sum(values: &[f32]) -> f64 {
+    let chunks = values.par_chunks(CHUNK).map(|chunk| f64::from(dot(chunk)));
+    chunks.collect::<Vec<f64>>().iter().sum()
+}
 
 /// One update: `mean = b1 mean + (1 - b1) grad`, `square = b2 square + (1 - b2) grad^2`,
 /// `weight = kept weight - size mean / (sqrt(factor square) + epsilon)`.
@@ -198,48 +169,29 @@ impl pulp::NullaryFnOnce for Chunk<'_> {
     }
 }
 
-/// Lends the values of a tensor to `f`, which may change them.
-fn change(tensor: &Tensor, f: impl FnOnce(&mut [f32]) -> CandleResult<()>) -> CandleResult<()> {
-    tensor.inplace_op1(&Change(Cell::new(Some(f))))
+/// Lends the values of a variable to `f`, which may change them: in place for f32 on the CPU.
+fn change(var: &Var, f: impl FnOnce(&mut [f32])) -> CandleResult<()> {
+    if var.device().is_cpu() && var.dtype() == DType::F32 {
+        return var.as_tensor().inplace_op1(&Change(Cell::new(Some(f))));
+    }
+    let mut values = var.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
+    f(&mut values);
+    let changed = Tensor::from_vec(values, var.shape(), &Device::Cpu)?;
+    var.set(&changed.to_dtype(var.dtype())?.to_device(var.device())?)
 }
 
 struct Change<F>(Cell<Option<F>>);
 
-impl<F: FnOnce(&mut [f32]) -> CandleResult<()>> InplaceOp1 for Change<F> {
+impl<F: FnOnce(&mut [f32])> InplaceOp1 for Change<F> {
     fn name(&self) -> &'static str {
         "adamw"
     }
 
     fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> CandleResult<()> {
-        self.0.take().expect("candle calls it once")(target(storage, layout))
-    }
-}
-
-fn target<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> &'a mut [f32] {
-    let (start, end) = layout.contiguous_offsets().expect("state and weights are contiguous");
-    match storage {
-        CpuStorage::F32(all) => &mut all[start..end],
-        _ => unreachable!("`is_fused` asks for f32"),
-    }
-}
-
-fn source<'a>(storage: &'a CpuStorage, layout: &Layout) -> &'a [f32] {
-    let (start, end) = layout.contiguous_offsets().expect("gradients were made contiguous");
-    match storage {
-        CpuStorage::F32(all) => &all[start..end],
-        _ => unreachable!("`is_fused` asks for f32"),
-    }
-}
-
-impl CustomOp1 for SquareSum {
-    fn name(&self) -> &'static str {
-        "square_sum"
-    }
-
-    fn cpu_fwd(&self, grad: &CpuStorage, layout: &Layout) -> CandleResult<(CpuStorage, Shape)> {
-        let chunks = source(grad, layout).par_chunks(CHUNK);
-        let sums: Vec<f64> = chunks.map(|chunk| f64::from(dot(chunk))).collect();
-        Ok((CpuStorage::F64(vec![sums.iter().sum()]), Shape::from(())))
+        let (start, end) = layout.contiguous_offsets().expect("variables are contiguous");
+        let CpuStorage::F32(all) = storage else { unreachable!("`change` asks for f32") };
+        self.0.take().expect("candle calls it once")(&mut all[start..end]);
+        Ok(())
     }
 }
 
@@ -255,8 +207,6 @@ fn dot(x: &[f32]) -> f32 {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{Device, Var};
-
     use super::*;
 
     fn parameter<const N: usize>(
@@ -268,22 +218,28 @@ mod tests {
         Ok(Parameter { name: name.into(), var: Var::from_tensor(&tensor)? })
     }
 
+    fn gradients(parameters: &[Parameter], loss: &Tensor) -> CandleResult<Gradients> {
+        let mut gradients = Gradients::new(parameters.iter().map(|p| p.var.as_tensor()));
+        gradients.extend(&loss.backward()?)?;
+        Ok(gradients)
+    }
+
     /// Three updates of `sum(w^2)`.
     fn trained(dtype: DType) -> Result<Vec<f64>> {
         let parameters = [parameter("visual.proj", &[[1.0, -2.0]], dtype)?];
         let settings = Optim { weight_decay: 0.1, ..Optim::default() };
-        let mut optimizer = AdamW::new(&parameters, &settings)?;
+        let mut optimizer = AdamW::new(&parameters, &settings);
         for _ in 0..3 {
-            let grads = parameters[0].var.sqr()?.sum_all()?.backward()?;
-            optimizer.update(&parameters, &grads, Towers::BOTH, 0.1)?;
+            let gradients = gradients(&parameters, &parameters[0].var.sqr()?.sum_all()?)?;
+            optimizer.update(&parameters, &gradients, Towers::BOTH, 0.1)?;
         }
         let weights = parameters[0].var.as_tensor().to_dtype(DType::F64)?;
         Ok(weights.flatten_all()?.to_vec1()?)
     }
 
     #[test]
-    fn fused_and_composed_agree_with_the_formula() -> Result<()> {
-        let (fused, composed) = (trained(DType::F32)?, trained(DType::F64)?);
+    fn weights_move_by_the_formula_in_place_and_elsewhere() -> Result<()> {
+        let (in_place, elsewhere) = (trained(DType::F32)?, trained(DType::F64)?);
         let mut expected = [1.0f64, -2.0];
         let (mut mean, mut square) = ([0.0; 2], [0.0; 2]);
         for step in 1..=3 {
@@ -296,10 +252,20 @@ mod tests {
                 expected[i] = expected[i] * (1.0 - 0.1 * 0.1) - 0.1 * m / (v.sqrt() + 1e-8);
             }
         }
+        assert_eq!(in_place, elsewhere);
         for i in 0..2 {
-            assert!((composed[i] - expected[i]).abs() < 1e-12, "{composed:?} vs {expected:?}");
-            assert!((fused[i] - expected[i]).abs() < 1e-5, "{fused:?} vs {expected:?}");
+            assert!((in_place[i] - expected[i]).abs() < 1e-5, "{in_place:?} vs {expected:?}");
         }
+        Ok(())
+    }
+
+    #[test]
+    fn the_norm_is_that_of_the_whole_gradient() -> Result<()> {
+        let parameters = [parameter("visual.proj", &[[3.0, -2.0], [1.0, 0.5]], DType::F32)?];
+        let mut optimizer = AdamW::new(&parameters, &Optim::default());
+        let gradients = gradients(&parameters, &parameters[0].var.sqr()?.sum_all()?)?;
+        let norm = optimizer.update(&parameters, &gradients, Towers::BOTH, 0.1)?;
+        assert!((norm - 2.0 * 14.25f64.sqrt()).abs() < 1e-5, "{norm}");
         Ok(())
     }
 
@@ -309,9 +275,11 @@ mod tests {
             parameter("visual.proj", &[[1.0, 2.0]], DType::F32)?,
             parameter("text_projection", &[[1.0, 2.0]], DType::F32)?,
         ];
-        let mut optimizer = AdamW::new(&parameters, &Optim::default())?;
-        let image = parameters[0].var.sum_all()?.backward()?;
-        let both = (&*parameters[0].var + &*parameters[1].var)?.sum_all()?.backward()?;
+        let mut optimizer = AdamW::new(&parameters, &Optim::default());
+        let [image, text] = [0, 1].map(|number| parameters[number].var.sum_all());
+        let (image, text) = (image?, text?);
+        let both = gradients(&parameters, &(&image + &text)?)?;
+        let image = gradients(&parameters, &image)?;
         assert!(optimizer.update(&parameters, &image, Towers::BOTH, 0.1).is_err());
         assert!(optimizer.update(&parameters, &both, Towers::IMAGE, 0.1).is_err());
         optimizer.update(&parameters, &image, Towers::IMAGE, 0.1)?;

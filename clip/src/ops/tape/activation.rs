@@ -22,13 +22,13 @@ impl Tape {
             Activation::Gelu => vectorized(gelu, (x, y)),
         });
         let (step, input) = (x.step, x.data.clone());
-        Ok(self.output(y, x.dims.clone(), &[x], &[], move |mut gradient, gradients| {
+        Ok(self.output(y, x.dims.clone(), &[x], &[], move |mut gradient, flow| {
             let chunks = gradient.par_chunks_mut(CHUNK).zip(input.par_chunks(CHUNK));
             chunks.for_each(|(gradient, x)| match activation {
                 Activation::QuickGelu => vectorized(quick_gelu_back, (x, gradient)),
                 Activation::Gelu => vectorized(gelu_back, (x, gradient)),
             });
-            gradients.give(step, gradient);
+            flow.give(step, gradient);
             Ok(())
         }))
     }

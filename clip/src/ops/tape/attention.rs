@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::Result;
 use rayon::prelude::*;
 
-use super::{Buffer, Gradients, Tape, Value};
+use super::{Buffer, Flow, Tape, Value};
 use crate::ops::{
     cpu::{Matrix, MatrixMut, Threads, exp, matmul, vectorized},
     graph::{Columns, Seen},
@@ -49,8 +49,8 @@ impl Tape {
                 matmul(product, shares, v.head(&shape, head), 1.0, false, Threads::One);
             }
         });
-        Ok(self.output(y, [batch, queries, width], &inputs, &[], move |gradient, gradients| {
-            shape.back(&sides, &last, &gradient, gradients);
+        Ok(self.output(y, [batch, queries, width], &inputs, &[], move |gradient, flow| {
+            shape.back(&sides, &last, &gradient, flow);
             Ok(())
         }))
     }
@@ -150,7 +150,7 @@ impl Shape {
 
     /// With P the shares: dV = P^T dO, dP = dO V^T, dS = P (dP - sum(P dP)) / sqrt(d),
     /// dQ = dS K, dK = dS^T Q.
-    fn back(&self, sides: &[Side; 3], last: &Last, gradient: &[f32], gradients: &mut Gradients) {
+    fn back(&self, sides: &[Side; 3], last: &Last, gradient: &[f32], flow: &mut Flow<'_>) {
         let heads = self.width / self.head;
         // One buffer for each array; columns of one array share it.
         let mut arrays: Vec<Buffer> = Vec::new();
@@ -160,7 +160,7 @@ impl Shape {
             of[index] = match twin {
                 Some(twin) => of[twin],
                 None => {
-                    arrays.push(gradients.arena.take(side.data.len()));
+                    arrays.push(flow.arena.take(side.data.len()));
                     arrays.len() - 1
                 }
             };
@@ -206,7 +206,7 @@ impl Shape {
         drop(sequences);
         for (index, array) in arrays.into_iter().enumerate() {
             let side = of.iter().position(|&array| array == index).expect("each has a side");
-            gradients.give(sides[side].step, array);
+            flow.give(sides[side].step, array);
         }
     }
 }

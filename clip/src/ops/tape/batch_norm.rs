@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
-use super::Gradients;
+use super::Flow;
 use crate::ops::{
     borrow,
     cpu::{ROWS, add_rows, sums, vectorized},
@@ -87,20 +87,20 @@ impl Norm {
         gradient: &mut [f32],
         [weight, bias]: [&Tensor; 2],
         fixed: bool,
-        gradients: &mut Gradients,
+        flow: &mut Flow<'_>,
     ) {
         let columns = self.mean.len();
         let mut dw = vec![0.0; columns];
         let mut db = vec![0.0; columns];
-        if !fixed || gradients.parameter(weight).is_some() {
+        if !fixed || flow.wants(weight) {
             let both = sums(x, columns, 2 * columns, |row, x, sums| {
                 let gradient = &gradient[row * columns..][..x.len()];
                 vectorized(Self::add_gradients, (self, x, gradient, sums));
             });
             dw.copy_from_slice(&both[..columns]);
             db.copy_from_slice(&both[columns..]);
-            gradients.add(weight, 0, &dw);
-            gradients.add(bias, 0, &db);
+            flow.add(weight, 0, &dw);
+            flow.add(bias, 0, &db);
         }
         let rows = if fixed { f32::INFINITY } else { (x.len() / columns) as f32 };
         // dx = factor g + q x + r

@@ -5,19 +5,22 @@ use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
 use super::{
-    Buffer, Gradients, Tape, Value,
+    Buffer, Flow, Tape, Value,
     batch_norm::{Norm, moments},
 };
 use crate::ops::{
     borrow,
-    cpu::{Matrix, MatrixMut, Threads, matmul, vectorized},
+    cpu::{self, Matrix, MatrixMut, Threads, matmul, vectorized},
     graph::{BatchStatistics, ConvNorm, ONE, Window},
 };
 
-/// Most values that are unfolded at once: they stay in the second-level cache, and the order of
-/// sums does not depend on the number of threads. Few in tests, so that their pictures need more
+/// Values that are unfolded at once: they stay in the second-level cache, and the order of sums does
+/// not depend on the number of threads. Few in tests, so that their pictures need more
 /// than one chunk.
 const UNFOLDED_MAX: usize = if cfg!(test) { 1 << 7 } else { 1 << 17 };
+
+/// Fewest rows of a product: the kernel is packed anew for each, which fewer rows do not repay.
+const ROWS_MIN: usize = if cfg!(test) { 1 } else { 256 };
 
 impl Tape {
     /// Of the output of the convolution c, only c is kept: `y = relu(c a + shift)` is cheap.
@@ -51,21 +54,21 @@ impl Tape {
         let (step, input, dims) = (x.step, x.data.clone(), plan.dims(&x.dims));
         let parameters = [kernel, weight, bias].map(Tensor::clone);
         let is_fixed = fixed.is_some();
-        let back = move |mut gradient: Buffer, gradients: &mut Gradients| {
+        let back = move |mut gradient: Buffer, flow: &mut Flow<'_>| {
             let [kernel, weight, bias] = parameters;
-            norm.back(&c, &mut gradient, [&weight, &bias], is_fixed, gradients);
+            norm.back(&c, &mut gradient, [&weight, &bias], is_fixed, flow);
             drop(c);
             let mut dx = step.map(|_| match window == ONE {
-                true => gradients.arena.take(input.len()),
-                false => gradients.arena.zeros(input.len()), // cells are added to it
+                true => flow.arena.take(input.len()),
+                false => flow.arena.zeros(input.len()), // cells are added to it
             });
-            let mut dw = gradients.parameter(&kernel).map(|_| vec![0.0; matrix.len()]);
+            let mut dw = flow.wants(&kernel).then(|| flow.arena.take(matrix.len()));
             plan.back(&input, &matrix, &gradient, dx.as_deref_mut(), dw.as_deref_mut());
-            if let (Some(sum), Some(dw)) = (gradients.parameter(&kernel), dw) {
-                plan.add_to_kernel(&dw, sum);
+            if let (Some((sum, add)), Some(dw)) = (flow.target(&kernel), dw) {
+                plan.move_to_kernel(&dw, sum, add);
             }
             if let Some(dx) = dx {
-                gradients.give(step, dx);
+                flow.give(step, dx);
             }
             Ok(())
         };
@@ -101,7 +104,7 @@ impl Plan {
             return Self { window, picture, places: rows, depth, outputs, at_once: 1 };
         }
         let places = window.places(height) * window.places(width);
-        let at_once = (UNFOLDED_MAX / (places * depth)).max(1);
+        let at_once = (UNFOLDED_MAX / (places * depth)).max(ROWS_MIN.div_ceil(places));
         Self { window, picture: (height, width, channels), places, depth, outputs, at_once }
     }
 
@@ -133,12 +136,13 @@ impl Plan {
         Ok(matrix)
     }
 
-    /// Adds the gradient of the matrix to that of the kernel.
-    fn add_to_kernel(&self, dw: &[f32], kernel: &mut [f32]) {
-        if self.window == ONE {
-            kernel.iter_mut().zip(dw).for_each(|(sum, dw)| *sum += dw);
-        } else {
-            self.places_in_kernel(|cell, place| kernel[place] += dw[cell]);
+    /// Makes the gradient of the kernel of that of the matrix, or adds to it.
+    fn move_to_kernel(&self, dw: &[f32], kernel: &mut [f32], add: bool) {
+        match (self.window == ONE, add) {
+            (true, false) => kernel.copy_from_slice(dw),
+            (true, true) => cpu::add(dw, kernel),
+            (false, false) => self.places_in_kernel(|cell, place| kernel[place] = dw[cell]),
+            (false, true) => self.places_in_kernel(|cell, place| kernel[place] += dw[cell]),
         }
     }
 

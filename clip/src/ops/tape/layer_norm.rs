@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use super::{Tape, Value};
 use crate::ops::{
     borrow,
-    cpu::{ROWS, vectorized},
+    cpu::{self, ROWS, vectorized},
     graph::{EPSILON, SQUARE_MIN},
 };
 
@@ -21,25 +21,29 @@ impl Tape {
         drop((w, b));
         let (step, input) = (x.step, x.data.clone());
         let parameters = (weight.clone(), bias.clone());
-        Ok(self.output(y, x.dims.clone(), &[x], &[weight, bias], move |mut gradient, gradients| {
+        Ok(self.output(y, x.dims.clone(), &[x], &[weight, bias], move |mut gradient, flow| {
             let (weight, bias) = parameters;
             let w = borrow("layer_norm", &weight)?;
             let columns = w.len();
             let chunks = gradient.par_chunks_mut(chunk).zip(input.par_chunks(chunk));
-            let parts = chunks.map(|(gradient, x)| {
+            if !flow.wants(&weight) {
+                chunks.for_each(|(gradient, x)| {
+                    vectorized(layer_norm_back::<false>, (x, &*w, gradient, &mut [][..]));
+                });
+            } else {
+                let parts = chunks.map(|(gradient, x)| {
+                    let mut sums = vec![0.0; 2 * columns];
+                    vectorized(layer_norm_back::<true>, (x, &*w, gradient, &mut *sums));
+                    sums
+                });
+                let parts: Vec<_> = parts.collect();
                 let mut sums = vec![0.0; 2 * columns];
-                let (dw, db) = sums.split_at_mut(columns);
-                vectorized(layer_norm_back, (x, &*w, gradient, dw, db));
-                sums
-            });
-            let mut sums = vec![0.0; 2 * columns];
-            for part in parts.collect::<Vec<_>>() {
-                sums.iter_mut().zip(part).for_each(|(sum, value)| *sum += value);
+                parts.iter().for_each(|part| cpu::add(part, &mut sums));
+                flow.add(&weight, 0, &sums[..columns]);
+                flow.add(&bias, 0, &sums[columns..]);
             }
             drop(w);
-            gradients.add(&weight, 0, &sums[..columns]);
-            gradients.add(&bias, 0, &sums[columns..]);
-            gradients.give(step, gradient);
+            flow.give(step, gradient);
             Ok(())
         }))
     }
@@ -53,7 +57,7 @@ impl Tape {
         }
         let (step, input) = (x.step, x.data.clone());
         // dx = (dy - y <y, dy>) / |x|, y = x / |x|
-        Ok(self.output(y, x.dims.clone(), &[x], &[], move |mut gradient, gradients| {
+        Ok(self.output(y, x.dims.clone(), &[x], &[], move |mut gradient, flow| {
             let rows = gradient.chunks_exact_mut(columns).zip(input.chunks_exact(columns));
             for (gradient, x) in rows {
                 let length = length(x);
@@ -63,7 +67,7 @@ impl Tape {
                     *dy = (*dy - x * share) / length;
                 }
             }
-            gradients.give(step, gradient);
+            flow.give(step, gradient);
             Ok(())
         }))
     }
@@ -111,17 +115,16 @@ fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], y: &mut [f32]) {
 }
 
 /// With n = (x - mean) / std and g = dy * weight: dx = (g - mean(g) - n mean(g n)) / std, written
-/// over dy.
+/// over dy. If they are trained, adds to the gradients of weight and bias, one after the other.
 #[inline(always)]
-fn layer_norm_back(
+fn layer_norm_back<const TRAINED: bool>(
     x: &[f32],
     weight: &[f32],
     gradient: &mut [f32],
-    dw: &mut [f32],
-    db: &mut [f32],
+    sums: &mut [f32],
 ) {
     let columns = weight.len();
-    let (dw, db) = (&mut dw[..columns], &mut db[..columns]);
+    let (dw, db) = sums.split_at_mut(if TRAINED { columns } else { 0 });
     for (dy, x) in gradient.chunks_exact_mut(columns).zip(x.chunks_exact(columns)) {
         let (mean, scale) = moments(x);
         let count = columns as f32;
@@ -129,8 +132,10 @@ fn layer_norm_back(
         let mean_gn = sum(columns, |i| dy[i] * weight[i] * (x[i] - mean)) * scale / count;
         for i in 0..columns {
             let n = (x[i] - mean) * scale;
-            dw[i] += dy[i] * n;
-            db[i] += dy[i];
+            if TRAINED {
+                dw[i] += dy[i] * n;
+                db[i] += dy[i];
+            }
             dy[i] = (dy[i] * weight[i] - mean_g - n * mean_gn) * scale;
         }
     }

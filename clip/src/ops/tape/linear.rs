@@ -46,27 +46,27 @@ impl Tape {
         let trained: Vec<_> = trained.into_iter().flatten().collect();
         let sources: Vec<&Value> = [Some(x), residual].into_iter().flatten().collect();
         let dims = with_last(&x.dims, count);
-        Ok(self.output(y, dims, &sources, &trained, move |gradient, gradients| {
+        Ok(self.output(y, dims, &sources, &trained, move |gradient, flow| {
             let dy = Matrix::new(&gradient, rows, count);
             if let Some(bias) = &bias
-                && gradients.parameter(bias).is_some()
+                && flow.wants(bias)
             {
                 let db =
                     sums(&gradient, count, count, |_, dy, sums| vectorized(add_rows, (dy, sums)));
-                gradients.add(bias, outputs.start, &db);
+                flow.add(bias, outputs.start, &db);
             }
-            if let Some(dw) = gradients.parameter(&weight) {
-                let dw = MatrixMut::new(&mut dw[range.clone()], count, inputs);
-                matmul(dw, dy.t(), Matrix::new(&input, rows, inputs), 1.0, true, Threads::All);
+            if let Some((dw, add)) = flow.part(&weight, range.clone()) {
+                let dw = MatrixMut::new(dw, count, inputs);
+                matmul(dw, dy.t(), Matrix::new(&input, rows, inputs), 1.0, add, Threads::All);
             }
             if step.is_some() {
                 let weight = borrow("linear", &weight)?;
                 let w = Matrix::new(&weight[range], count, inputs);
-                let mut dx = gradients.arena.take(rows * inputs);
+                let mut dx = flow.arena.take(rows * inputs);
                 matmul(MatrixMut::new(&mut dx, rows, inputs), dy, w, 1.0, false, Threads::All);
-                gradients.give(step, dx);
+                flow.give(step, dx);
             }
-            gradients.give(aside, gradient);
+            flow.give(aside, gradient);
             Ok(())
         }))
     }
@@ -82,18 +82,18 @@ impl Tape {
         drop(w);
         let (step, parameter) = (x.step, weight.clone());
         let dims = with_last(&x.dims, outputs);
-        Ok(self.output(y, dims, &[x], &[weight], move |gradient, gradients| {
+        Ok(self.output(y, dims, &[x], &[weight], move |gradient, flow| {
             let dy = Matrix::new(&gradient, rows, outputs);
-            if let Some(dw) = gradients.parameter(&parameter) {
+            if let Some((dw, add)) = flow.target(&parameter) {
                 let dw = MatrixMut::new(dw, inputs, outputs);
-                matmul(dw, Matrix::new(&input, rows, inputs).t(), dy, 1.0, true, Threads::All);
+                matmul(dw, Matrix::new(&input, rows, inputs).t(), dy, 1.0, add, Threads::All);
             }
             if step.is_some() {
                 let w = borrow("project", &parameter)?;
                 let w = Matrix::new(&w, inputs, outputs).t();
-                let mut dx = gradients.arena.take(rows * inputs);
+                let mut dx = flow.arena.take(rows * inputs);
                 matmul(MatrixMut::new(&mut dx, rows, inputs), dy, w, 1.0, false, Threads::All);
-                gradients.give(step, dx);
+                flow.give(step, dx);
             }
             Ok(())
         }))

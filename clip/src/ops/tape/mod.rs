@@ -10,12 +10,12 @@ mod linear;
 mod pool;
 mod tokens;
 
-use std::{cell::RefCell, collections::HashMap, fmt, sync::Arc};
+use std::{cell::RefCell, fmt, ops::Range, sync::Arc};
 
-use candle_core::{Result, Tensor, TensorId, backprop::GradStore};
+use candle_core::{Result, Tensor};
 
 use super::{
-    cpu,
+    Gradients, cpu,
     graph::{BatchStatistics, Columns, ConvNorm, Graph, Linear, Seen},
 };
 use crate::config::Activation;
@@ -34,7 +34,7 @@ pub(crate) struct Tape {
 }
 
 /// The way back through one operation: takes the gradient of its output.
-type Back = Box<dyn FnOnce(Buffer, &mut Gradients) -> Result<()> + Send>;
+type Back = Box<dyn FnOnce(Buffer, &mut Flow<'_>) -> Result<()> + Send>;
 
 /// A row-major array on a tape.
 #[derive(Debug, Clone)]
@@ -57,19 +57,17 @@ impl Value {
     }
 }
 
-/// Gradients on the way back.
-#[derive(Debug)]
-pub(super) struct Gradients {
+/// What flows back.
+pub(super) struct Flow<'a> {
     arena: Arc<Arena>,
-    /// Of the output of each step
+    /// Gradient of the output of each step.
     values: Vec<Option<Buffer>>,
-    /// Whether parameters get one.
-    trains: bool,
-    parameters: HashMap<TensorId, (Tensor, Vec<f32>)>,
+    /// `None` where parameters are constants.
+    parameters: Option<&'a mut Gradients>,
     pixels: Option<Vec<f32>>,
 }
 
-impl Gradients {
+impl Flow<'_> {
     /// Adds to the gradient of a value.
     fn give(&mut self, to: Option<usize>, gradient: Buffer) {
         let Some(step) = to else { return };
@@ -79,20 +77,34 @@ impl Gradients {
         }
     }
 
-    /// The gradient of a parameter so far; `None` for a constant.
-    fn parameter(&mut self, tensor: &Tensor) -> Option<&mut [f32]> {
-        if !self.trains || !tensor.is_variable() {
-            return None;
-        }
-        let new = || (tensor.clone(), vec![0.0; tensor.elem_count()]);
-        Some(&mut self.parameters.entry(tensor.id()).or_insert_with(new).1)
+    /// Whether a parameter gets a gradient.
+    fn wants(&self, parameter: &Tensor) -> bool {
+        self.parameters.as_ref().is_some_and(|gradients| gradients.has(parameter.id()))
     }
 
     /// Adds to the gradient of a parameter, from its value number `start` on.
-    fn add(&mut self, tensor: &Tensor, start: usize, gradient: &[f32]) {
-        if let Some(sum) = self.parameter(tensor) {
-            cpu::add(gradient, &mut sum[start..][..gradient.len()]);
+    fn add(&mut self, parameter: &Tensor, start: usize, gradient: &[f32]) {
+        if let Some(gradients) = &mut self.parameters {
+            gradients.add(parameter.id(), start, gradient);
         }
+    }
+
+    /// The gradient of a parameter, and whether it is added to: if not, all of it must be written.
+    fn target(&mut self, parameter: &Tensor) -> Option<(&mut [f32], bool)> {
+        self.parameters.as_mut()?.target(parameter.id())
+    }
+
+    /// As [`Flow::target`], of some of its values.
+    fn part(&mut self, parameter: &Tensor, range: Range<usize>) -> Option<(&mut [f32], bool)> {
+        if range.len() == parameter.elem_count() {
+            return self.target(parameter);
+        }
+        Some((&mut self.parameters.as_mut()?.sum(parameter.id())?[range], true))
+    }
+
+    /// The gradient of a table, to whose rows `ids` is added.
+    fn rows(&mut self, table: &Tensor, ids: &[u32]) -> Option<&mut [f32]> {
+        self.parameters.as_mut()?.rows(table.id(), ids)
     }
 }
 
@@ -118,43 +130,38 @@ impl Tape {
         Self { pixels: true, parameters: false, ..Self::new(arena) }
     }
 
-    /// Goes back from `gradient`, that of `output`, and adds the gradients of the parameters to
-    /// `found`.
+    /// Goes back from `gradient`, that of `output`, and adds what parameters get to `gradients`.
     pub(crate) fn backward(
         self,
         output: &Value,
         gradient: &[f32],
-        found: &mut GradStore,
+        gradients: &mut Gradients,
     ) -> Result<()> {
-        for (_, (tensor, gradient)) in self.go_back(output, gradient)?.parameters {
-            let mut gradient = Tensor::from_vec(gradient, tensor.shape(), tensor.device())?;
-            if let Some(other) = found.remove(&tensor) {
-                gradient = (other + gradient)?; // of another pass through the tower
-            }
-            found.insert(&tensor, gradient);
-        }
-        Ok(())
+        self.go_back(output, gradient, Some(gradients)).map(drop)
     }
 
     /// The gradient of the pixels, `[B, 3, H, W]`.
     pub(crate) fn backward_to_pixels(self, output: &Value, gradient: &[f32]) -> Result<Vec<f32>> {
-        Ok(self.go_back(output, gradient)?.pixels.expect("a tape that remembers the pixels"))
+        Ok(self.go_back(output, gradient, None)?.expect("a tape that remembers the pixels"))
     }
 
-    fn go_back(self, output: &Value, gradient: &[f32]) -> Result<Gradients> {
+    fn go_back(
+        self,
+        output: &Value,
+        gradient: &[f32],
+        parameters: Option<&mut Gradients>,
+    ) -> Result<Option<Vec<f32>>> {
         let steps = self.steps.into_inner();
         let values = steps.iter().map(|_| None).collect();
-        let (arena, trains) = (self.arena, self.parameters);
-        let parameters = HashMap::new();
-        let mut gradients = Gradients { arena, values, trains, parameters, pixels: None };
-        let gradient = gradients.arena.copy(gradient);
-        gradients.give(output.step, gradient);
+        let mut flow = Flow { arena: self.arena, values, parameters, pixels: None };
+        let gradient = flow.arena.copy(gradient);
+        flow.give(output.step, gradient);
         for (step, back) in steps.into_iter().enumerate().rev() {
-            if let Some(gradient) = gradients.values[step].take() {
-                back(gradient, &mut gradients)?;
+            if let Some(gradient) = flow.values[step].take() {
+                back(gradient, &mut flow)?;
             }
         }
-        Ok(gradients)
+        Ok(flow.pixels)
     }
 
     /// The output of an operation on `inputs` with `parameters`.
@@ -164,7 +171,7 @@ impl Tape {
         dims: impl Into<Arc<[usize]>>,
         inputs: &[&Value],
         parameters: &[&Tensor],
-        back: impl FnOnce(Buffer, &mut Gradients) -> Result<()> + Send + 'static,
+        back: impl FnOnce(Buffer, &mut Flow<'_>) -> Result<()> + Send + 'static,
     ) -> Value {
         let asked = inputs.iter().any(|input| input.step.is_some())
             || self.parameters && parameters.iter().any(|tensor| tensor.is_variable());
@@ -193,8 +200,8 @@ impl Graph for Tape {
     fn leaf(&self, x: &Tensor) -> Result<Value> {
         let data = self.arena.copy(&super::borrow("leaf", x)?);
         let parameter = x.clone();
-        Ok(self.output(data, x.dims(), &[], &[x], move |gradient, gradients| {
-            gradients.add(&parameter, 0, &gradient);
+        Ok(self.output(data, x.dims(), &[], &[x], move |gradient, flow| {
+            flow.add(&parameter, 0, &gradient);
             Ok(())
         }))
     }

@@ -21,12 +21,12 @@ impl Tape {
         pictures.for_each(|(y, x)| vectorized(Tiles::mean, (tiles, x, y)));
         let dims = [batch, height / side, width / side, channels];
         let step = x.step;
-        Ok(self.output(y, dims, &[x], &[], move |gradient, gradients| {
-            let mut dx = gradients.arena.take(batch * picture);
+        Ok(self.output(y, dims, &[x], &[], move |gradient, flow| {
+            let mut dx = flow.arena.take(batch * picture);
             let pictures = dx.par_chunks_exact_mut(picture);
             let pictures = pictures.zip(gradient.par_chunks_exact(picture / area));
             pictures.for_each(|(dx, dy)| vectorized(Tiles::spread, (tiles, dy, dx)));
-            gradients.give(step, dx);
+            flow.give(step, dx);
             Ok(())
         }))
     }
@@ -37,14 +37,14 @@ impl Tape {
         y.par_chunks_mut(CHUNK).zip(sums).for_each(|(y, (a, b))| vectorized(add_relu, (a, b, y)));
         let y = Arc::new(y);
         let (to_a, to_b, output) = (a.step, b.step, y.clone());
-        Ok(self.output(y, a.dims.clone(), &[a, b], &[], move |mut gradient, gradients| {
+        Ok(self.output(y, a.dims.clone(), &[a, b], &[], move |mut gradient, flow| {
             let chunks = gradient.par_chunks_mut(CHUNK).zip(output.par_chunks(CHUNK));
             chunks.for_each(|(dy, y)| vectorized(cut, (y, dy)));
             if to_a.is_some() {
-                let copy = gradients.arena.copy(&gradient);
-                gradients.give(to_a, copy);
+                let copy = flow.arena.copy(&gradient);
+                flow.give(to_a, copy);
             }
-            gradients.give(to_b, gradient);
+            flow.give(to_b, gradient);
             Ok(())
         }))
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
-use super::{Gradients, Tape, Value};
+use super::{Flow, Tape, Value};
 use crate::ops::{
     borrow,
     cpu::{add_rows, sums, vectorized},
@@ -49,7 +49,7 @@ impl Tape {
                 places.iter().zip(pixels).for_each(|(&place, value)| x[place as usize] = *value);
             },
         );
-        let back = move |gradient: super::Buffer, gradients: &mut Gradients| {
+        let back = move |gradient: super::Buffer, flow: &mut Flow<'_>| {
             let mut pixels = vec![0.0; gradient.len()];
             let pictures = pixels.par_chunks_exact_mut(picture);
             pictures.zip(gradient.par_chunks_exact(picture)).for_each(|(pixels, dx)| {
@@ -58,7 +58,7 @@ impl Tape {
                     .zip(&places)
                     .for_each(|(value, &place)| *value = dx[place as usize]);
             });
-            gradients.pixels = Some(pixels);
+            flow.pixels = Some(pixels);
             Ok(())
         };
         let step = self.pixels.then(|| self.remember(Box::new(back)));
@@ -84,9 +84,9 @@ impl Tape {
         drop(p);
         let (step, parameter) = (x.step, positions.clone());
         let dims = [batch, 1 + count, width];
-        Ok(self.output(y, dims, &[x], &[positions], move |gradient, gradients| {
-            add_positions(&parameter, room, &gradient, gradients);
-            let mut dx = gradients.arena.take(batch * count * width);
+        Ok(self.output(y, dims, &[x], &[positions], move |gradient, flow| {
+            add_positions(&parameter, room, &gradient, flow);
+            let mut dx = flow.arena.take(batch * count * width);
             let sequences = dx.par_chunks_exact_mut(count * width);
             sequences.zip(gradient.par_chunks_exact(room)).for_each(|(dx, dy)| {
                 let (mean, tokens) = dy.split_at(width);
@@ -95,7 +95,7 @@ impl Tape {
                     dx.iter_mut().zip(mean).for_each(|(dx, mean)| *dx += mean * share);
                 }
             });
-            gradients.give(step, dx);
+            flow.give(step, dx);
             Ok(())
         }))
     }
@@ -121,16 +121,17 @@ impl Tape {
         drop((p, c));
         let (step, parameters) = (x.step, (class.clone(), positions.clone()));
         let dims = [batch, 1 + count, width];
-        Ok(self.output(y, dims, &[x], &[class, positions], move |gradient, gradients| {
+        Ok(self.output(y, dims, &[x], &[class, positions], move |gradient, flow| {
             let (class, positions) = parameters;
-            let sum = add_positions(&positions, room, &gradient, gradients);
-            gradients.add(&class, 0, &sum[..width]);
-            let mut dx = gradients.arena.take(batch * count * width);
+            if let Some(sum) = add_positions(&positions, room, &gradient, flow) {
+                flow.add(&class, 0, &sum[..width]);
+            }
+            let mut dx = flow.arena.take(batch * count * width);
             let sequences = dx.par_chunks_exact_mut(count * width);
             sequences.zip(gradient.par_chunks_exact(room)).for_each(|(dx, dy)| {
                 dx.copy_from_slice(&dy[width..]);
             });
-            gradients.give(step, dx);
+            flow.give(step, dx);
             Ok(())
         }))
     }
@@ -156,10 +157,10 @@ impl Tape {
         drop((t, p));
         let parameters = (table.clone(), positions.clone());
         let dims = [batch, length, width];
-        Ok(self.output(y, dims, &[], &[table, positions], move |gradient, gradients| {
+        Ok(self.output(y, dims, &[], &[table, positions], move |gradient, flow| {
             let (table, positions) = parameters;
-            add_positions(&positions, room, &gradient, gradients);
-            if let Some(sum) = gradients.parameter(&table) {
+            add_positions(&positions, room, &gradient, flow);
+            if let Some(sum) = flow.rows(&table, &ids) {
                 for (&id, dy) in ids.iter().zip(gradient.chunks_exact(width)) {
                     let row = &mut sum[id as usize * width..][..width];
                     row.iter_mut().zip(dy).for_each(|(sum, dy)| *sum += dy);
@@ -178,12 +179,12 @@ impl Tape {
             y.copy_from_slice(&x.data[start(sequence, token)..][..width]);
         }
         let step = x.step;
-        Ok(self.output(y, [batch, width], &[x], &[], move |gradient, gradients| {
-            let mut dx = gradients.arena.zeros(batch * length * width);
+        Ok(self.output(y, [batch, width], &[x], &[], move |gradient, flow| {
+            let mut dx = flow.arena.zeros(batch * length * width);
             for (sequence, (dy, &token)) in gradient.chunks_exact(width).zip(&tokens).enumerate() {
                 dx[start(sequence, token)..][..width].copy_from_slice(dy);
             }
-            gradients.give(step, dx);
+            flow.give(step, dx);
             Ok(())
         }))
     }
@@ -197,14 +198,17 @@ fn check_positions(positions: &[f32], room: usize, width: usize) -> Result<()> {
     Ok(())
 }
 
-/// Adds the sum over all sequences to the gradient of the positions; returns it.
+/// Adds the sum over all sequences to the gradient of the positions, if they want one; returns it.
 fn add_positions(
     positions: &Tensor,
     room: usize,
     gradient: &[f32],
-    gradients: &mut Gradients,
-) -> Vec<f32> {
+    flow: &mut Flow<'_>,
+) -> Option<Vec<f32>> {
+    if !flow.wants(positions) {
+        return None;
+    }
     let sum = sums(gradient, room, room, |_, dy, sums| vectorized(add_rows, (dy, sums)));
-    gradients.add(positions, 0, &sum);
-    sum
+    flow.add(positions, 0, &sum);
+    Some(sum)
 }
