@@ -6,12 +6,10 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use candle_core::{
-    CpuStorage, CustomOp1, Error, Layout, Result, Shape, Tensor, Var, backprop::GradStore,
-};
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, Var, backprop::GradStore};
 
 use super::{Image, Mode};
-use crate::ops::{Arena, Gradients, Tape, Value};
+use crate::ops::{Arena, Gradients, Tape, Value, values};
 
 /// Rows that a tower has computed, and what it takes to go back through it.
 #[derive(Debug)]
@@ -86,9 +84,7 @@ impl CustomOp1 for ImageRows {
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (start, end) =
-            layout.contiguous_offsets().ok_or(Error::RequiresContiguous { op: self.name() })?;
-        let pixels = &storage.as_slice::<f32>()?[start..end];
+        let pixels = values(self.name(), storage, layout)?;
         let pixels = Tensor::from_slice(pixels, layout.shape(), &candle_core::Device::Cpu)?;
         let tape = match &self.arena {
             Some(arena) => Tape::to_pixels(arena.clone()),

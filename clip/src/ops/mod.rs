@@ -39,7 +39,11 @@ pub(crate) fn is_fused(x: &Tensor) -> bool {
 }
 
 /// Values of an operator's contiguous f32 argument.
-fn values<'a>(op: &'static str, storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+pub(crate) fn values<'a>(
+    op: &'static str,
+    storage: &'a CpuStorage,
+    layout: &Layout,
+) -> Result<&'a [f32]> {
     let CpuStorage::F32(all) = storage else {
         return Err(Error::UnsupportedDTypeForOp(storage_dtype(storage), op));
     };
