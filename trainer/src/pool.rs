@@ -1,6 +1,7 @@
 //! The pool of caption embeddings that RoCLIP matches images against.
 
 use candle_core::{DType, Device, Result, Tensor};
+use clip::ops;
 
 /// The last `capacity` caption embeddings; the oldest is overwritten first.
 ///
@@ -95,15 +96,7 @@ impl Pool {
     pub fn nearest(&self, image: &Tensor, rows: &[u32]) -> Result<Neighbors> {
         assert!(self.filled > 0, "`config` asks for a warm-up before the first match");
         let pooled = self.rows.narrow(0, 0, self.filled)?;
-        let cosines = image.detach().matmul(&pooled.t()?)?.to_vec2::<f32>()?; // [B, P]
-        let nearest = |(cosines, row): (&Vec<f32>, &u32)| {
-            let others = cosines.iter().enumerate().filter(|(slot, _)| self.owners[*slot] != *row);
-            let best = others.fold((0, f32::NEG_INFINITY), |best, (slot, &cosine)| {
-                if cosine > best.1 { (slot, cosine) } else { best }
-            });
-            best.0 as u32
-        };
-        let slots: Vec<u32> = cosines.iter().zip(rows).map(nearest).collect();
+        let slots = ops::nearest(image, &pooled, rows, &self.owners[..self.filled])?;
         let captions = slots.iter().map(|&slot| self.captions[slot as usize]).collect();
         let index = Tensor::new(slots.as_slice(), self.rows.device())?;
         Ok(Neighbors { rows: self.rows.index_select(&index, 0)?, slots, captions })

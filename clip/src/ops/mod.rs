@@ -8,6 +8,7 @@
 //! | `cpu` | loops and matrix products on slices, the only place for `unsafe` |
 //! | `info_nce` | the loss over a similarity matrix, on candle's tensors |
 //! | `gradients` | what parameters get, in one buffer |
+//! | `nearest` | the greatest of many dot products |
 //!
 //! The tests hold the composition in f64 against central differences, and the tape against it.
 //!
@@ -19,6 +20,7 @@ mod cpu;
 mod gradients;
 mod graph;
 mod info_nce;
+mod nearest;
 #[cfg(test)]
 pub(crate) mod proof;
 mod tape;
@@ -31,6 +33,7 @@ pub(crate) use composed::Composed;
 pub use gradients::Gradients;
 pub(crate) use graph::{BatchStatistics, Columns, ConvNorm, Graph, Linear, ONE, Seen, Window};
 pub use info_nce::info_nce;
+pub use nearest::nearest;
 pub(crate) use tape::{Arena, Tape, Value};
 
 /// Whether the paths by hand apply.

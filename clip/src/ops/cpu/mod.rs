@@ -94,3 +94,35 @@ pub(super) fn sums(
     }
     total
 }
+
+/// Keeps the greatest product of each query and its key: `products` holds one row per key, `first`
+/// is the number of the first, `groups` and `own` name groups of keys and of queries. A key of the
+/// query's own group is passed over; of equal products the earlier one stays.
+pub(super) fn keep_greater(
+    products: &[f32],
+    first: u32,
+    (groups, own): (&[u32], &[u32]),
+    values: &mut [f32],
+    keys: &mut [u32],
+) {
+    assert_eq!(products.len(), groups.len() * own.len(), "one product of each pair");
+    vectorized(keep_greater_of_some, (products, first, (groups, own), values, keys));
+}
+
+#[inline(always)]
+fn keep_greater_of_some(
+    products: &[f32],
+    first: u32,
+    (groups, own): (&[u32], &[u32]),
+    values: &mut [f32],
+    keys: &mut [u32],
+) {
+    for ((products, group), key) in products.chunks_exact(own.len()).zip(groups).zip(first..) {
+        let kept = values.iter_mut().zip(keys.iter_mut());
+        for ((product, own), (value, kept)) in products.iter().zip(own).zip(kept) {
+            let is_greater = (own != group) & (*product > *value);
+            *value = if is_greater { *product } else { *value };
+            *kept = if is_greater { key } else { *kept };
+        }
+    }
+}
