@@ -17,35 +17,109 @@ pub(super) fn vary(planes: &mut [f32], settings: &Augment, rng: &mut impl Rng) {
         for change in order {
             let factor = rng.random_range(1.0 - span..=1.0 + span) as f32;
             match change {
-                0 => towards(planes, factor, |_| 0.0),
+                0 => planes.iter_mut().for_each(|value| *value = towards(0.0, *value, factor)),
                 1 => {
-                    let brightness = luma(planes);
-                    let mean = brightness.iter().sum::<f32>() / brightness.len() as f32;
-                    towards(planes, factor, |_| mean);
+                    let mean = mean_luma(planes);
+                    planes.iter_mut().for_each(|value| *value = towards(mean, *value, factor));
                 }
-                _ => {
-                    let brightness = luma(planes);
-                    towards(planes, factor, |at| brightness[at]);
-                }
+                _ => towards_gray(planes, factor),
             }
         }
     }
     if rng.random_bool(settings.gray_share) {
-        let brightness = luma(planes);
-        towards(planes, 0.0, |at| brightness[at]);
+        towards_gray(planes, 0.0);
     }
 }
 
 /// `base + factor (value - base)`, kept within 0 to 1.
-fn towards(planes: &mut [f32], factor: f32, base: impl Fn(usize) -> f32) {
-    let count = planes.len() / 3;
-    for (at, value) in planes.iter_mut().enumerate() {
-        let base = base(at % count);
-        *value = (base + factor * (*value - base)).clamp(0.0, 1.0);
+fn towards(base: f32, value: f32, factor: f32) -> f32 {
+    (base + factor * (value - base)).clamp(0.0, 1.0)
+}
+
+fn luma(red: f32, green: f32, blue: f32) -> f32 {
+    LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
+}
+
+/// In the order of the pixels: a sum of another order would be another number.
+fn mean_luma(planes: &mut [f32]) -> f32 {
+    let [red, green, blue] = channels(planes);
+    let count = red.len() as f32;
+    let pixels = red.iter().zip(green).zip(blue);
+    pixels.map(|((red, green), blue)| luma(*red, *green, *blue)).sum::<f32>() / count
+}
+
+/// Each pixel towards the gray of its brightness.
+fn towards_gray(planes: &mut [f32], factor: f32) {
+    let [red, green, blue] = channels(planes);
+    for ((red, green), blue) in red.iter_mut().zip(green).zip(blue) {
+        let base = luma(*red, *green, *blue);
+        for value in [red, green, blue] {
+            *value = towards(base, *value, factor);
+        }
     }
 }
 
-fn luma(planes: &[f32]) -> Vec<f32> {
+fn channels(planes: &mut [f32]) -> [&mut [f32]; 3] {
     let count = planes.len() / 3;
-    (0..count).map(|at| (0..3).map(|c| LUMA[c] * planes[c * count + at]).sum()).collect()
+    let (red, rest) = planes.split_at_mut(count);
+    let (green, blue) = rest.split_at_mut(count);
+    [red, green, blue]
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*};
+    use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
+
+    use super::*;
+
+    /// The plain twin: one value after the other, towards a base that is looked up.
+    fn by_value(planes: &mut [f32], settings: &Augment, rng: &mut impl Rng) {
+        let count = planes.len() / 3;
+        let lumas = |planes: &[f32]| -> Vec<f32> {
+            (0..count).map(|at| (0..3).map(|c| LUMA[c] * planes[c * count + at]).sum()).collect()
+        };
+        let towards = |planes: &mut [f32], factor: f32, bases: Vec<f32>| {
+            for (at, value) in planes.iter_mut().enumerate() {
+                let base = bases[at % count];
+                *value = (base + factor * (*value - base)).clamp(0.0, 1.0);
+            }
+        };
+        if rng.random_bool(settings.color_share) {
+            let mut order = [0, 1, 2];
+            order.shuffle(rng);
+            for change in order {
+                let span = settings.color;
+                let factor = rng.random_range(1.0 - span..=1.0 + span) as f32;
+                let gray = lumas(planes);
+                let mean = gray.iter().sum::<f32>() / count as f32;
+                let bases = [vec![0.0; count], vec![mean; count], gray];
+                towards(planes, factor, bases[change].clone());
+            }
+        }
+        if rng.random_bool(settings.gray_share) {
+            let gray = lumas(planes);
+            towards(planes, 0.0, gray);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn as_the_plain_twin_to_the_bit(
+            pixels in vec(any::<[u8; 3]>(), 1..200),
+            (color, color_share, gray_share) in (0.0..=1.0, 0.0..=1.0, 0.0..=1.0),
+            seed in any::<u64>(),
+        ) {
+            let settings = Augment { color, color_share, gray_share, ..Augment::default() };
+            let rng = ChaCha8Rng::seed_from_u64(seed);
+            let mut planes: Vec<f32> = (0..3)
+                .flat_map(|channel| pixels.iter().map(move |pixel| f32::from(pixel[channel]) / 255.0))
+                .collect();
+            let mut twin = planes.clone();
+            vary(&mut planes, &settings, &mut rng.clone());
+            by_value(&mut twin, &settings, &mut rng.clone());
+            let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+            prop_assert_eq!(bits(&planes), bits(&twin));
+        }
+    }
 }

@@ -42,15 +42,15 @@ impl Augment {
         rng
     }
 
-    /// `[3, H, W]` values of 0 to 1: crop, flip, then color and gray.
-    pub fn image(&self, image: &RgbImage, epoch: u32, row: u32) -> Vec<f32> {
+    /// Writes `[3, H, W]` values of 0 to 1: crop, flip, then color and gray.
+    pub fn image(&self, image: &RgbImage, epoch: u32, row: u32, planes: &mut [f32]) {
+        assert_eq!(planes.len(), image.as_raw().len(), "room for the picture");
         if self.settings.image != Some(true) {
-            return crop::planes(image);
+            return crop::split(image, planes);
         }
         let rng = &mut self.rng(epoch, row, 1);
-        let mut planes = crop::crop(image, self.settings.crop_area_min, rng);
-        color::vary(&mut planes, &self.settings, rng);
-        planes
+        crop::crop(image, self.settings.crop_area_min, rng, planes);
+        color::vary(planes, &self.settings, rng);
     }
 
     /// The caption with synonyms, deletions and a swap.
@@ -79,7 +79,11 @@ mod tests {
     #[test]
     fn the_same_row_and_epoch_give_the_same_and_others_not() {
         let (augment, picture) = (augment(true, true), picture());
-        let image = |epoch, row| augment.image(&picture, epoch, row);
+        let image = |epoch, row| {
+            let mut planes = vec![f32::NAN; 3 * 8 * 8];
+            augment.image(&picture, epoch, row, &mut planes);
+            planes
+        };
         assert_eq!(image(1, 2), image(1, 2));
         assert_ne!(image(1, 2), image(2, 2));
         assert_ne!(image(1, 2), image(1, 3));
@@ -93,7 +97,8 @@ mod tests {
     fn switched_off_nothing_changes() {
         let augment = augment(false, false);
         assert_eq!(augment.caption("a b", 1, 1), "a b");
-        let planes = augment.image(&picture(), 1, 1);
+        let mut planes = vec![f32::NAN; 3 * 8 * 8];
+        augment.image(&picture(), 1, 1, &mut planes);
         assert_eq!((planes[1], planes[64 + 8]), (30.0 / 255.0, 30.0 / 255.0));
     }
 }

@@ -101,8 +101,9 @@ impl Loader {
         let side = self.clip.image.image_size();
         let mut pixels = Vec::with_capacity(rows.len() * 3 * side * side);
         let mut texts = Vec::with_capacity(rows.len());
+        let mut planes = vec![0.0; 3 * side * side];
         for &row in rows {
-            let planes = self.augment.image(&*self.store.picture(row)?, epoch, row);
+            self.augment.image(&*self.store.picture(row)?, epoch, row, &mut planes);
             for (channel, plane) in planes.chunks_exact(side * side).enumerate() {
                 let (mean, std) = (self.clip.mean[channel], self.clip.std[channel]);
                 pixels.extend(plane.iter().map(|value| (value - mean) / std));
