@@ -5,13 +5,10 @@ use std::{fs, path::Path};
 use candle_core::Device;
 use clip::{
     ClipConfig,
-    config::TextTower,
     model::{Clip, Parameter},
     text::TokenBatch,
     weights::{Array, Weights},
 };
-use rand::Rng;
-use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde::{Deserialize, Serialize};
 use terminal::{Context, Report};
@@ -22,6 +19,8 @@ use trainer::{
     optim::{AdamW, Schedule},
     step::Trainer,
 };
+
+use crate::pairs::draw;
 
 /// Learning rate of every step: so small that roundings do not grow apart while steps are checked.
 const LR: f64 = 3e-5;
@@ -109,10 +108,8 @@ pub(crate) struct Pairs {
 
 impl Pairs {
     pub(crate) fn draw(config: &ClipConfig, count: usize, seed: u64) -> Self {
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let pixels = (0..count).flat_map(|_| picture(config, &mut rng)).collect();
-        let ids = (0..count).flat_map(|_| caption(&config.text, &mut rng)).collect();
-        Self { pixels, tokens: TokenBatch::from_ids(ids, config.text.context_length) }
+        let (pixels, tokens) = draw(config, count, seed);
+        Self { pixels, tokens }
     }
 
     /// As the loader hands it out: cut to the longest caption.
@@ -157,34 +154,6 @@ impl Pairs {
             tokens: TokenBatch::from_ids(values, length),
         })
     }
-}
-
-/// A slope of one color with noise, normalised: pictures that differ in more than noise keep the
-/// statistics of deep layers away from zero.
-fn picture(config: &ClipConfig, rng: &mut ChaCha8Rng) -> Vec<f32> {
-    let side = config.image.image_size();
-    let mut values = Vec::with_capacity(3 * side * side);
-    for (mean, std) in config.mean.into_iter().zip(config.std) {
-        let [base, right, down] = std::array::from_fn(|_| rng.random_range(0.0..0.3f32));
-        for at in 0..side * side {
-            let [x, y] = [at % side, at / side].map(|part| part as f32 / side as f32);
-            let value = base + right * x + down * y + rng.random_range(0.0..0.1f32);
-            values.push((value - mean) / std);
-        }
-    }
-    values
-}
-
-/// `[T]`: about 10 words, seldom more than 25, as photographs' captions are; padded with 0.
-fn caption(text: &TextTower, rng: &mut ChaCha8Rng) -> Vec<u32> {
-    let normal = (0..12).map(|_| rng.random_range(0.0..1.0f64)).sum::<f64>() - 6.0;
-    let words = (10.0 * (0.35 * normal).exp()).round() as usize;
-    let words = words.clamp(1, text.context_length - 2);
-    let mut ids = vec![text.start()];
-    ids.extend((0..words).map(|_| rng.random_range(1..text.start())));
-    ids.push(text.end());
-    ids.resize(text.context_length, 0);
-    ids
 }
 
 /// Name, shape, type, little-endian bytes.

@@ -14,6 +14,10 @@
 
 mod case;
 mod checkable;
+#[path = "../clock/mod.rs"]
+mod clock;
+#[path = "../pairs/mod.rs"]
+mod pairs;
 
 use std::{
     fs,
@@ -23,12 +27,7 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand};
-use clip::{
-    ClipConfig,
-    config::{Activation, ImageTower, TextTower, Vit},
-    folder::write_json,
-    model, weights,
-};
+use clip::{ClipConfig, config::ImageTower, folder::write_json, model, weights};
 use rayon::ThreadPoolBuilder;
 use serde_json::{Value, json};
 use terminal::{Context, Exit, Report, println_result, say};
@@ -39,14 +38,14 @@ use case::{
     gradients, write_tensors,
 };
 use checkable::checkable;
+use clock::cpu_seconds;
+use pairs::vit_small;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc; // as in `roclip-train`
 
 /// Steps whose losses are compared.
 const CHECKED_STEPS: usize = 3;
-/// Clock ticks per second in `/proc`, the same on every Linux.
-const TICKS: f64 = 100.0;
 /// An architecture between the presets.
 const VIT_SMALL: &str = "vit-small";
 
@@ -173,20 +172,13 @@ fn architecture(asked: &Prepare) -> Result<(String, ClipConfig), Report> {
 
 /// A preset of `ClipConfig`, or a ViT between its smallest and its largest.
 fn preset(name: &str) -> Result<ClipConfig, Report> {
-    if name != VIT_SMALL {
-        return ClipConfig::preset(name).ok_or_else(|| {
-            let known = ClipConfig::PRESETS.join("`, `");
-            Report::new(format!("no preset `{name}`, only `{VIT_SMALL}`, `{known}`"))
-        });
+    if name == VIT_SMALL {
+        return Ok(vit_small());
     }
-    let mut config = preset("vit-micro")?;
-    config.dim = 128;
-    config.activation = Activation::QuickGelu;
-    let vit = Vit { image_size: 64, patch_size: 8, width: 192, layers: 6, heads: 3 };
-    config.image = ImageTower::Vit(vit);
-    config.text =
-        TextTower { vocab_size: 49_408, context_length: 32, width: 128, layers: 4, heads: 2 };
-    Ok(config)
+    ClipConfig::preset(name).ok_or_else(|| {
+        let known = ClipConfig::PRESETS.join("`, `");
+        Report::new(format!("no preset `{name}`, only `{VIT_SMALL}`, `{known}`"))
+    })
 }
 
 /// Runs `body` as `roclip-train` runs its steps: on a thread of a pool as large as
@@ -233,15 +225,6 @@ fn steps(asked: &Time, trainer: &mut Trainer, batch: impl Fn() -> Batch) -> Resu
         "first_loss": first_loss,
         "peak_bytes": peak_bytes()?,
     }))
-}
-
-/// Of all threads of this process since it began, in user and kernel.
-fn cpu_seconds() -> Result<f64, Report> {
-    let text = fs::read_to_string("/proc/self/stat").context("cannot read `/proc/self/stat`")?;
-    // The second field, the program's name, may hold anything; the last parenthesis ends it.
-    let (_, fields) = text.rsplit_once(')').unwrap_or_default();
-    let ticks = fields.split_whitespace().skip(11).take(2).map(str::parse::<u64>);
-    Ok(ticks.sum::<Result<u64, _>>()? as f64 / TICKS)
 }
 
 /// Greatest resident memory of this process so far.

@@ -1,0 +1,93 @@
+//! The loader's share of an epoch.
+
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
+
+use clip::{ClipConfig, text::Tokenizer};
+use terminal::{Context, Report};
+use trainer::{
+    augment::Augment,
+    config,
+    data::{Loader, Store},
+    method,
+    step::Trainer,
+};
+
+use crate::{
+    Cli, STEP_THREAD,
+    clock::{cpu_seconds, cpu_seconds_of},
+    pictures,
+    steps::trainer,
+};
+
+const CACHE_MIB: usize = 256;
+/// Steps before the clock starts.
+const WARMUP: usize = 2;
+
+pub(crate) struct Share {
+    /// Processor time of all threads but those of the step, by that of all
+    pub(crate) cpu: f64,
+    /// Time that the step waits for a batch, by the duration of the epoch
+    pub(crate) wait: f64,
+}
+
+/// Of an epoch of `clip` with cached pictures, `varied` or as they are.
+pub(crate) fn share(cli: &Cli, config: &ClipConfig, varied: bool) -> Result<Share, Report> {
+    let loader = loader(cli, config, varied)?;
+    let mut trainer = trainer(&loader.clip, Box::new(method::Clip))?;
+    epoch(&loader, &mut trainer, loader.batches().saturating_sub(WARMUP))?;
+    let (began, all, steps) = (Instant::now(), cpu_seconds()?, step_seconds()?);
+    let waited = epoch(&loader, &mut trainer, 0)?;
+    let (all, steps) = (cpu_seconds()? - all, step_seconds()? - steps);
+    Ok(Share {
+        cpu: (all - steps) / all,
+        wait: waited.as_secs_f64() / began.elapsed().as_secs_f64(),
+    })
+}
+
+/// Steps from batch `from` to the end; how long they waited for their batches.
+fn epoch(loader: &Loader, trainer: &mut Trainer, from: usize) -> Result<Duration, Report> {
+    let (mut waited, mut last) = (Duration::ZERO, Instant::now());
+    loader.each(1, from, |batch| -> Result<(), Report> {
+        waited += last.elapsed();
+        trainer.step(batch)?;
+        last = Instant::now();
+        Ok(())
+    })?;
+    Ok(waited)
+}
+
+/// As many batches as all rounds have steps, by as many threads as `roclip-train` takes.
+fn loader(cli: &Cli, config: &ClipConfig, varied: bool) -> Result<Loader, Report> {
+    let folder = tempfile::tempdir()?;
+    let (batch_size, side) = (cli.batch as usize, config.image.image_size());
+    let pairs = batch_size * (cli.rounds * cli.steps) as usize;
+    let manifest = pictures::write(folder.path(), "picture.png", pairs, side as u32)?;
+    let store = Store::open(manifest.clone(), side, CACHE_MIB, 0.0, || ())?;
+    let captions = manifest.rows.iter().map(|row| row.caption.as_str());
+    let mut clip = config.clone();
+    let tokenizer = Tokenizer::train(captions, 4096, clip.text.context_length)?;
+    clip.text.vocab_size = tokenizer.vocab_size();
+    let settings =
+        config::Augment { image: Some(varied), text: Some(varied), ..Default::default() };
+    let augment = Augment::open(&settings, 0)?;
+    let workers = config::Data::default().workers;
+    Ok(Loader { store, augment, tokenizer, clip, seed: 0, batch_size, workers })
+}
+
+/// Processor time of the threads of the step; they live as long as the program.
+fn step_seconds() -> Result<f64, Report> {
+    let tasks = "/proc/self/task";
+    let mut sum = 0.0;
+    for task in fs::read_dir(tasks).with_context(|| format!("cannot read `{tasks}`"))? {
+        let folder = task?.path();
+        // A thread of the loader may end meanwhile.
+        let name = fs::read_to_string(folder.join("comm")).unwrap_or_default();
+        if name.starts_with(STEP_THREAD) {
+            sum += cpu_seconds_of(&folder)?;
+        }
+    }
+    Ok(sum)
+}

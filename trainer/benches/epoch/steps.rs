@@ -1,0 +1,126 @@
+//! Steps of `clip` and of `roclip`, in turns.
+
+use std::time::Instant;
+
+use candle_core::{Device, Tensor};
+use clip::{ClipConfig, model::Clip, text::TokenBatch};
+use rand::Rng;
+use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
+use terminal::Report;
+use trainer::{
+    config::{self, Optim},
+    data::Batch,
+    method::{self, Method, Roclip},
+    optim::{AdamW, Schedule},
+    pool::PoolState,
+    step::Trainer,
+};
+
+use crate::{Cli, clock::cpu_seconds, pairs};
+
+/// Learning rate: so small that the steps on one batch change nothing that costs time.
+const LR: f64 = 1e-6;
+/// Share of the rows that the pool holds.
+const POOL_SHARE: f64 = 0.02;
+
+pub(crate) struct Kind {
+    pub(crate) name: &'static str,
+    matches: bool,
+    /// Decides whether `roclip` matches.
+    epoch: u32,
+}
+
+pub(crate) const KINDS: [Kind; 3] = [
+    Kind { name: "clip", matches: false, epoch: 1 },
+    Kind { name: "roclip, plain", matches: true, epoch: 3 },
+    Kind { name: "roclip, matching", matches: true, epoch: 2 },
+];
+
+/// Seconds per step.
+pub(crate) struct Cost {
+    pub(crate) wall: f64,
+    pub(crate) cpu: f64,
+}
+
+/// The costs of all kinds in each round.
+pub(crate) fn time(cli: &Cli, config: &ClipConfig) -> Result<Vec<[Cost; 3]>, Report> {
+    let rows = (f64::from(cli.pool) / POOL_SHARE) as usize;
+    let mut clip = trainer(config, Box::new(method::Clip))?;
+    let mut roclip = trainer(config, roclip(cli, config, rows)?)?;
+    let (pixels, tokens) = pairs::draw(config, cli.batch as usize, 0);
+    let tokens = tokens.trimmed(config.text.end());
+    let mut drawn = ChaCha8Rng::seed_from_u64(1);
+    let mut turn = |kind: &Kind, steps: u32| -> Result<Cost, Report> {
+        let trainer = if kind.matches { &mut roclip } else { &mut clip };
+        let batches = (0..steps).map(|_| batch(&pixels, &tokens, kind.epoch, rows, &mut drawn));
+        let batches: Vec<_> = batches.collect();
+        let (began, cpu) = (Instant::now(), cpu_seconds()?);
+        for batch in batches {
+            trainer.step(batch)?;
+        }
+        let (wall, cpu) = (began.elapsed().as_secs_f64(), cpu_seconds()? - cpu);
+        Ok(Cost { wall: wall / f64::from(steps), cpu: cpu / f64::from(steps) })
+    };
+    for kind in &KINDS {
+        turn(kind, 2)?; // buffers get their sizes
+    }
+    let mut rounds = Vec::new();
+    for _ in 0..cli.rounds {
+        rounds.push([
+            turn(&KINDS[0], cli.steps)?,
+            turn(&KINDS[1], cli.steps)?,
+            turn(&KINDS[2], cli.steps)?,
+        ]);
+    }
+    Ok(rounds)
+}
+
+pub(crate) fn trainer(config: &ClipConfig, method: Box<dyn Method>) -> Result<Trainer, Report> {
+    let model = Clip::init(config, 0, &Device::Cpu)?;
+    Ok(Trainer {
+        method,
+        gradients: model.gradients(),
+        optimizer: AdamW::new(model.parameters(), &Optim::default()),
+        schedule: Schedule::new(LR, 0.0, u64::MAX), // as good as constant
+        logit_scale_max: Optim::default().logit_scale_max.ln(),
+        model,
+        step: 0,
+    })
+}
+
+/// With a pool full of random unit rows.
+fn roclip(cli: &Cli, config: &ClipConfig, rows: usize) -> Result<Box<dyn Method>, Report> {
+    let settings =
+        config::Roclip { pool_share: POOL_SHARE, match_every_epochs: 2, match_from_epoch: 2 };
+    let (batch, dim, device) = (cli.batch as usize, config.dim, Device::Cpu);
+    let mut roclip = Roclip::new(&settings, rows, batch, dim, &device)?;
+    let (capacity, mut rng) = (cli.pool as usize, ChaCha8Rng::seed_from_u64(2));
+    let values: Vec<f32> = (0..capacity * dim).map(|_| rng.random_range(-1.0..1.0)).collect();
+    let pooled = Tensor::from_vec(values, (capacity, dim), &device)?;
+    let owners: Vec<u32> = (0..capacity).map(|_| rng.random_range(0..rows as u32)).collect();
+    let state = PoolState {
+        rows: pooled.broadcast_div(&pooled.sqr()?.sum_keepdim(1)?.sqrt()?)?,
+        captions: owners.clone(),
+        owners,
+        next: 0,
+        filled: capacity,
+    };
+    if !roclip.restore(Some(state)) {
+        return Err(Report::new(format!(
+            "a pool of {capacity} is not {POOL_SHARE} of {rows} rows"
+        )));
+    }
+    Ok(Box::new(roclip))
+}
+
+fn batch(
+    pixels: &[f32],
+    tokens: &TokenBatch,
+    epoch: u32,
+    rows: usize,
+    rng: &mut ChaCha8Rng,
+) -> Batch {
+    let rows: Vec<u32> = (0..tokens.count()).map(|_| rng.random_range(0..rows as u32)).collect();
+    let (pixels, tokens) = (pixels.to_vec(), tokens.clone());
+    Batch { pixels, tokens, captions: rows.clone(), rows, epoch }
+}
