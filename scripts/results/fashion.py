@@ -49,6 +49,7 @@ def main():
     for seed in sys.argv[3:] or ["0"]:
         command = ["cargo", "xtask", "demo", "--image-size", SIDE, "--epochs", EPOCHS]
         command += ["--seed", seed, "--out", out / f"seed-{seed}", "--target-class", "watch"]
+        command += ["--targeted-images", "16", "--targeted-captions", "20"]
         files = {"data": "train.csv", "test": "test.csv", "classes": "classes.txt",
                  "templates": "templates.txt"}
         for flag, name in files.items():

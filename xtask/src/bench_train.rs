@@ -22,7 +22,7 @@ pub(crate) fn compare(arguments: Vec<OsString>) -> Result<(), Failure> {
     run(&mut bench)
 }
 
-/// Builds `trainer/benches/side_by_side.rs` and returns the program.
+/// Builds `trainer/benches/side_by_side` and returns the program.
 fn ours() -> Result<PathBuf, Failure> {
     say("building the benchmark (a first build takes several minutes)");
     let mut build = cargo(&["build", "--release", "--package", "trainer"]);

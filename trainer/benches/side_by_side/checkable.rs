@@ -9,7 +9,7 @@ const NOISE: f32 = 0.1;
 /// Mean distance of a ReLU's inputs from 0, in their standard deviations.
 const KINK_DISTANCE: f32 = 6.0;
 
-/// Changes new weights until their gradients can be compared to many digits: no parameter begins as one constant, so
+/// Changes new weights until their gradients can be compared: no parameter begins as one constant, so
 /// that every block has a gradient; no input of a ReLU lies near 0, where two roundings of one
 /// number may fall on either side and move a gradient by a hundredth; and the positions that the
 /// attention pool compares differ.
