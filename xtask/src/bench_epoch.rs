@@ -4,6 +4,7 @@ use std::ffi::OsString;
 
 use crate::{
     Failure,
+    bench_train::TOGETHER,
     command::{cargo, run},
     say,
 };
@@ -11,5 +12,6 @@ use crate::{
 /// Builds and runs `trainer/benches/epoch`; `arguments` go to it.
 pub(crate) fn measure(arguments: Vec<OsString>) -> Result<(), Failure> {
     say("building the benchmark (a first build takes several minutes)");
-    run(cargo(&["bench", "--package", "trainer", "--bench", "epoch", "--"]).args(arguments))
+    let mut bench = cargo(&["bench"]);
+    run(bench.args(TOGETHER).args(["--bench", "epoch", "--"]).args(arguments))
 }

@@ -22,11 +22,16 @@ pub(crate) fn compare(arguments: Vec<OsString>) -> Result<(), Failure> {
     run(&mut bench)
 }
 
+/// What the tests are built with: alone, the trainer would have candle compiled anew with fewer
+/// features.
+pub(crate) const TOGETHER: [&str; 3] = ["--workspace", "--exclude", "server"];
+
 /// Builds `trainer/benches/side_by_side` and returns the program.
 fn ours() -> Result<PathBuf, Failure> {
     say("building the benchmark (a first build takes several minutes)");
-    let mut build = cargo(&["build", "--release", "--package", "trainer"]);
-    build.args(["--bench", "side_by_side", "--message-format", "json-render-diagnostics"]);
+    let mut build = cargo(&["build", "--release"]);
+    build.args(TOGETHER).args(["--bench", "side_by_side"]);
+    build.args(["--message-format", "json-render-diagnostics"]);
     let built = build.stderr(Stdio::inherit()).output();
     let built = built.map_err(|error| Failure::Refused(format!("cannot start cargo: {error}")))?;
     if !built.status.success() {
