@@ -25,7 +25,7 @@ use crate::{
     config::ImageTower,
     folder::ModelFolder,
     image::PixelBatch,
-    ops::{Arena, Composed, Gradients, Graph, Tape, is_fused},
+    ops::{Arena, Composed, Gradients, Graph, Peers, Tape, is_fused},
     text::TokenBatch,
     weights::{Array, Weights},
 };
@@ -109,6 +109,8 @@ pub struct Clip {
     device: Device,
     /// Memory that passes with a way back hand on.
     arena: Arc<Arena>,
+    /// Who else trains it.
+    peers: Option<Arc<dyn Peers>>,
 }
 
 impl Clip {
@@ -166,7 +168,15 @@ impl Clip {
             running,
             device,
             arena: Arc::default(),
+            peers: None,
         })
+    }
+
+    /// From now on [`Clip::image_pass`] computes a part of a batch whose other parts `peers`
+    /// compute, each with as many pictures: batch normalisation takes the statistics of all of
+    /// them. For f32 on the CPU.
+    pub fn join(&mut self, peers: Arc<dyn Peers>) {
+        self.peers = Some(peers);
     }
 
     /// Sizes of the towers.
@@ -197,9 +207,10 @@ impl Clip {
     /// `[B, 3, H, W]` normalised pixels -> `[B, D]` unit rows, for a step of training.
     pub fn image_pass(&self, pixels: &Tensor, mode: Mode) -> Result<Pass> {
         if !is_fused(pixels) {
+            assert!(self.peers.is_none(), "peers join f32 models on the CPU");
             return Ok(Pass::composed(self.image.rows(&Composed, pixels, mode)?)?);
         }
-        let tape = Tape::new(self.arena.clone());
+        let tape = Tape::new(self.arena.clone()).among(self.peers.clone());
         let rows = self.image.rows(&tape, pixels, mode)?;
         Ok(Pass::taped(tape, rows, self.config.dim)?)
     }

@@ -53,7 +53,7 @@ impl ConvNorm {
             Mode::Train => {
                 let (y, batch) = graph.conv_norm(x, layer, None)?;
                 let values: usize = graph.dims(&y).iter().product();
-                running.update(&batch, values / weight.elem_count())?;
+                running.update(&batch, graph.ranks() * values / weight.elem_count())?;
                 Ok(y)
             }
         }

@@ -4,6 +4,8 @@ use std::{collections::HashMap, mem, ops::Range};
 
 use candle_core::{DType, Result, Tensor, TensorId, backprop::GradStore};
 
+use super::Peers;
+
 /// Gradients of parameters, added up over the passes of a step.
 ///
 /// What nobody has written to since [`Gradients::clear`] has no gradient, whatever an earlier step
@@ -85,6 +87,24 @@ impl Gradients {
             self.add(id, 0, &gradient);
         }
         Ok(())
+    }
+
+    /// Puts in the place of each gradient its sum over all ranks, which have one of the same
+    /// parameters. Of the numbers that do not count here, zeros are added.
+    pub fn sum_over(&mut self, peers: &dyn Peers, counts: impl Fn(usize) -> bool) {
+        let mut run = 0..0; // neighbors are summed by one call
+        for (number, entry) in self.entries.iter_mut().enumerate().filter(|(_, e)| e.written) {
+            entry.other_than_zero = Places::All; // in the rows of other ranks, too
+            if !counts(number) {
+                self.values[entry.span.clone()].fill(0.0);
+            }
+            if run.end != entry.span.start {
+                peers.sum(&mut self.values[run]);
+                run = entry.span.start..entry.span.start;
+            }
+            run.end = entry.span.end;
+        }
+        peers.sum(&mut self.values[run]);
     }
 
     /// Whether this is one of the parameters.
@@ -174,6 +194,33 @@ mod tests {
         gradients.clear();
         gradients.rows(table.id(), &[0]).expect("a parameter")[1] += 1.0;
         assert_eq!(gradients.get(0), Some(&[0.0, 1.0, 0.0, 0.0][..]));
+    }
+
+    /// As if each other rank had the same.
+    #[derive(Debug)]
+    struct Alike;
+
+    impl Peers for Alike {
+        fn ranks(&self) -> usize {
+            3
+        }
+
+        fn sum(&self, values: &mut [f32]) {
+            values.iter_mut().for_each(|value| *value *= 3.0);
+        }
+    }
+
+    #[test]
+    fn what_ranks_have_is_summed_once_and_what_rests_stays_absent() {
+        let all = [zeros(&[2]), zeros(&[2, 1]), zeros(&[1]), zeros(&[1])];
+        let mut gradients = Gradients::new(all.iter().map(|var| var.as_tensor()));
+        gradients.add(all[0].id(), 0, &[1.0, 2.0]);
+        gradients.rows(all[1].id(), &[1]).expect("a parameter")[1] += 4.0;
+        gradients.add(all[3].id(), 0, &[5.0]);
+        gradients.sum_over(&Alike, |number| number != 3);
+        let found: Vec<_> = (0..4).map(|number| gradients.get(number)).collect();
+        assert_eq!(found, [Some(&[3.0, 6.0][..]), Some(&[0.0, 12.0]), None, Some(&[0.0])]);
+        assert_eq!(gradients.parts(1), [[0.0, 12.0]]);
     }
 
     #[test]

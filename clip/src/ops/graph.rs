@@ -18,6 +18,11 @@ pub(crate) trait Graph {
     #[cfg(test)]
     fn leaf(&self, x: &Tensor) -> Result<Self::Value>;
 
+    /// Processes over whose batches statistics are taken.
+    fn ranks(&self) -> usize {
+        1
+    }
+
     /// Sizes of the axes.
     fn dims<'a>(&self, x: &'a Self::Value) -> &'a [usize];
 

@@ -9,6 +9,7 @@
 //! | `info_nce` | the loss over a similarity matrix, on candle's tensors |
 //! | `gradients` | what parameters get, in one buffer |
 //! | `nearest` | the greatest of many dot products |
+//! | `peers` | [`Peers`]: other processes, for what is taken over the whole batch |
 //!
 //! The tests hold the composition in f64 against central differences, and the tape against it.
 //!
@@ -21,6 +22,7 @@ mod gradients;
 mod graph;
 mod info_nce;
 mod nearest;
+mod peers;
 #[cfg(test)]
 pub(crate) mod proof;
 mod tape;
@@ -34,6 +36,7 @@ pub use gradients::Gradients;
 pub(crate) use graph::{BatchStatistics, Columns, ConvNorm, Graph, Linear, ONE, Seen, Window};
 pub use info_nce::info_nce;
 pub use nearest::nearest;
+pub use peers::Peers;
 pub(crate) use tape::{Arena, Tape, Value};
 
 /// Whether the paths by hand apply.

@@ -8,17 +8,29 @@ use crate::ops::{
     borrow,
     cpu::{ROWS, add_rows, sums, vectorized},
     graph::EPSILON,
+    peers::Peers,
 };
 
 /// Mean and variance of each channel, in two passes: the variance about the mean, so that nothing
-/// cancels.
-pub(super) fn moments(x: &[f32], columns: usize) -> (Vec<f32>, Vec<f32>) {
-    let rows = (x.len() / columns) as f32;
+/// cancels. With `peers` they are those of the rows of all ranks, as many on each.
+pub(super) fn moments(
+    x: &[f32],
+    columns: usize,
+    peers: Option<&dyn Peers>,
+) -> (Vec<f32>, Vec<f32>) {
+    let rows = (x.len() / columns * peers.map_or(1, |peers| peers.ranks())) as f32;
+    let over_all = |sums: &mut [f32]| {
+        if let Some(peers) = peers {
+            peers.sum(sums);
+        }
+    };
     let mut mean = sums(x, columns, columns, |_, x, sums| vectorized(add_rows, (x, sums)));
+    over_all(&mut mean);
     mean.iter_mut().for_each(|sum| *sum /= rows);
     let mut variance = sums(x, columns, columns, |_, x, sums| {
         vectorized(add_squares, (x, &*mean, sums));
     });
+    over_all(&mut variance);
     variance.iter_mut().for_each(|sum| *sum /= rows);
     (mean, variance)
 }
@@ -90,19 +102,21 @@ impl Norm {
         flow: &mut Flow<'_>,
     ) {
         let columns = self.mean.len();
-        let mut dw = vec![0.0; columns];
-        let mut db = vec![0.0; columns];
+        let mut both = vec![0.0; 2 * columns];
         if !fixed || flow.wants(weight) {
-            let both = sums(x, columns, 2 * columns, |row, x, sums| {
+            both = sums(x, columns, 2 * columns, |row, x, sums| {
                 let gradient = &gradient[row * columns..][..x.len()];
                 vectorized(Self::add_gradients, (self, x, gradient, sums));
             });
-            dw.copy_from_slice(&both[..columns]);
-            db.copy_from_slice(&both[columns..]);
-            flow.add(weight, 0, &dw);
-            flow.add(bias, 0, &db);
+            flow.add(weight, 0, &both[..columns]);
+            flow.add(bias, 0, &both[columns..]);
         }
-        let rows = if fixed { f32::INFINITY } else { (x.len() / columns) as f32 };
+        let mut rows = if fixed { f32::INFINITY } else { (x.len() / columns) as f32 };
+        if let (false, Some(peers)) = (fixed, &flow.peers) {
+            peers.sum(&mut both); // the mean over the rows of all ranks, as in `moments`
+            rows *= peers.ranks() as f32;
+        }
+        let (dw, db) = both.split_at(columns);
         // dx = factor g + q x + r
         let q: Vec<f32> =
             (0..columns).map(|i| -self.factor[i] * self.scale[i] * dw[i] / rows).collect();

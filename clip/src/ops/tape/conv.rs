@@ -38,7 +38,7 @@ impl Tape {
 
         let (mean, variance) = match fixed {
             Some(fixed) => (fixed.mean.to_vec1()?, fixed.variance.to_vec1()?),
-            None => moments(&c, plan.outputs),
+            None => moments(&c, plan.outputs, self.peers.as_deref()),
         };
         let norm = Norm::new(mean, &variance, weight, bias, relu)?;
         let mut y = self.arena.take(c.len());

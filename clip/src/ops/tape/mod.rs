@@ -17,6 +17,7 @@ use candle_core::{Result, Tensor};
 use super::{
     Gradients, cpu,
     graph::{BatchStatistics, Columns, ConvNorm, Graph, Linear, Seen},
+    peers::Peers,
 };
 use crate::config::Activation;
 
@@ -29,6 +30,7 @@ use arena::Buffer;
 pub(crate) struct Tape {
     arena: Arc<Arena>,
     steps: RefCell<Vec<Back>>,
+    peers: Option<Arc<dyn Peers>>,
     pixels: bool,
     parameters: bool,
 }
@@ -60,6 +62,7 @@ impl Value {
 /// What flows back.
 pub(super) struct Flow<'a> {
     arena: Arc<Arena>,
+    peers: Option<Arc<dyn Peers>>,
     /// Gradient of the output of each step.
     values: Vec<Option<Buffer>>,
     /// `None` where parameters are constants.
@@ -117,7 +120,13 @@ impl fmt::Debug for Tape {
 impl Tape {
     /// For a step of training: the parameters that are variables get a gradient.
     pub(crate) fn new(arena: Arc<Arena>) -> Self {
-        Self { arena, steps: RefCell::default(), pixels: false, parameters: true }
+        let steps = RefCell::default();
+        Self { arena, steps, peers: None, pixels: false, parameters: true }
+    }
+
+    /// With statistics of the batches of all these.
+    pub(crate) fn among(self, peers: Option<Arc<dyn Peers>>) -> Self {
+        Self { peers, ..self }
     }
 
     /// Remembers nothing.
@@ -153,7 +162,8 @@ impl Tape {
     ) -> Result<Option<Vec<f32>>> {
         let steps = self.steps.into_inner();
         let values = steps.iter().map(|_| None).collect();
-        let mut flow = Flow { arena: self.arena, values, parameters, pixels: None };
+        let (arena, peers) = (self.arena, self.peers);
+        let mut flow = Flow { arena, peers, values, parameters, pixels: None };
         let gradient = flow.arena.copy(gradient);
         flow.give(output.step, gradient);
         for (step, back) in steps.into_iter().enumerate().rev() {
@@ -204,6 +214,10 @@ impl Graph for Tape {
             flow.add(&parameter, 0, &gradient);
             Ok(())
         }))
+    }
+
+    fn ranks(&self) -> usize {
+        self.peers.as_ref().map_or(1, |peers| peers.ranks())
     }
 
     fn dims<'a>(&self, x: &'a Value) -> &'a [usize] {
