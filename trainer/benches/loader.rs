@@ -73,7 +73,17 @@ fn loader(manifest: &Manifest, side: usize, image: bool, text: bool) -> Result<L
     clip.text.vocab_size = tokenizer.vocab_size();
     let settings = config::Augment { image: Some(image), text: Some(text), ..Default::default() };
     let augment = Augment::open(&settings, 0)?;
-    Ok(Loader { store, augment, tokenizer, clip, seed: 0, batch_size: 64, workers: 1 })
+    Ok(Loader {
+        store,
+        augment,
+        tokenizer,
+        clip,
+        seed: 0,
+        batch_size: 64,
+        rank: 0,
+        ranks: 1,
+        workers: 1,
+    })
 }
 
 /// From a file to the size of the tower.

@@ -5,6 +5,7 @@
 
 use std::{
     hint::black_box,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -22,6 +23,7 @@ use trainer::{
     data::Batch,
     method::{self, Towers},
     optim::{AdamW, Schedule},
+    parallel::Single,
     step::Trainer,
 };
 
@@ -127,6 +129,7 @@ impl Subject {
     fn trainer(self) -> Trainer {
         Trainer {
             method: Box::new(method::Clip),
+            collective: Arc::new(Single),
             gradients: self.gradients,
             optimizer: self.optimizer,
             schedule: Schedule::new(LR, 0.0, u64::MAX), // as good as constant

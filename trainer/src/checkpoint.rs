@@ -16,6 +16,7 @@ use clip::weights::{Array, Weights};
 use safetensors::{Dtype, SafeTensors, View, serialize};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 use crate::{
     config::Config,
@@ -128,6 +129,7 @@ fn decisive(config: &Config) -> Keys {
     config.augment.thesaurus = None;
     let mut keys = Keys::new();
     flatten(String::new(), &serde_json::to_value(config).expect("numbers and names"), &mut keys);
+    keys.remove("parallel"); // more or fewer ranks may go on
     keys
 }
 
@@ -152,14 +154,29 @@ fn difference(then: &Keys, now: &Keys) -> Option<String> {
     Some(format!("`{key}` was {}, now it is {}", value(then), value(now)))
 }
 
-/// Replaces the checkpoint in `folder`; `data` is the fingerprint of the loader.
-pub fn write(
-    folder: &Path,
-    config: &Config,
-    data: &str,
-    place: Place,
-    trainer: &Trainer,
-) -> Result<()> {
+/// Refuses ranks that do not train the same: they were given other files, or computed otherwise.
+pub fn check_same(config: &Config, data: &str, place: Place, trainer: &Trainer) -> Result<()> {
+    if trainer.collective.ranks() == 1 {
+        return Ok(());
+    }
+    let mut hash = Sha256::new();
+    hash.update(serde_json::to_vec(&decisive(config)).expect("names and texts"));
+    hash.update(data);
+    hash.update(place.step.to_le_bytes());
+    for array in trainer.model.weights()?.values() {
+        array.values.iter().for_each(|value| hash.update(value.to_le_bytes()));
+    }
+    let what = "data, configuration or weights";
+    trainer.collective.check_same(what, hash.finalize().into())
+}
+
+/// Replaces the checkpoint in the run's folder, on the first rank and if all ranks agree; `data` is
+/// the fingerprint of the loader.
+pub fn write(config: &Config, data: &str, place: Place, trainer: &Trainer) -> Result<()> {
+    check_same(config, data, place, trainer)?;
+    if !trainer.collective.is_first() {
+        return Ok(());
+    }
     let mut tensors = Vec::new();
     for (name, array) in trainer.model.weights()? {
         tensors.push((format!("weight/{name}"), Bytes::floats(&array.shape, &array.values)));
@@ -186,7 +203,7 @@ pub fn write(
     };
     let header = serde_json::to_string(&header).expect("numbers and names");
     let metadata = HashMap::from([("header".to_owned(), header)]);
-    let path = folder.join(FILE);
+    let path = config.output.folder.join(FILE);
     let refuse = |error: safetensors::SafeTensorError| Error::Checkpoint {
         path: path.clone(),
         problem: error.to_string(),
@@ -306,6 +323,7 @@ mod tests {
         check(&|now| now.model.tokenizer = Some("tokenizer.json".into()), None);
         check(&|now| now.augment.thesaurus = Some("words.txt".into()), None);
         check(&|now| now.output.record_every_steps = 7, None);
+        check(&|now| now.parallel = crate::config::Parallel::Mpi, None);
         check(&|now| now.optim.lr = 0.1, Some("`optim.lr` was 0.002, now it is 0.1"));
         let length = Some("`model.context_length` was unset, now it is 8");
         check(&|now| now.model.context_length = Some(8), length);

@@ -121,6 +121,44 @@ pub enum Error {
     /// No GPU, or a build without the feature for it.
     #[error("`device` is `cuda`, which this machine or this build does not have")]
     Cuda(#[source] candle_core::Error),
+    /// No MPI, or a build without the feature for it.
+    #[error("`parallel` is `mpi`, {problem}")]
+    Mpi {
+        /// What is missing.
+        problem: &'static str,
+    },
+    /// One of several processes that would each train alone.
+    #[error("`{variable}` says that {processes} processes train, and this one is alone: {remedy}")]
+    Launch {
+        /// Of the environment.
+        variable: &'static str,
+        /// As the launcher says.
+        processes: usize,
+        /// What joins them.
+        remedy: &'static str,
+    },
+    /// A batch that the ranks cannot share.
+    #[error("`data.batch_size` must be a multiple of the {ranks} ranks, got {batch_size}")]
+    UnevenBatch {
+        /// Rows of one batch.
+        batch_size: usize,
+        /// Processes that train together.
+        ranks: usize,
+    },
+    /// Another rank failed, and says why.
+    #[error("rank {rank} failed")]
+    Elsewhere {
+        /// Which.
+        rank: usize,
+    },
+    /// Two ranks do not have the same.
+    #[error("rank {rank} has other {what} than rank 0")]
+    Apart {
+        /// The first that differs.
+        rank: usize,
+        /// What should be the same.
+        what: &'static str,
+    },
     /// The machine gives no more threads.
     #[error("cannot start the threads that train")]
     Threads(#[source] rayon::ThreadPoolBuildError),

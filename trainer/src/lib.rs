@@ -14,6 +14,7 @@
 //! | [`poison`] | which rows are poisoned and with what, written as a whole |
 //! | [`step`] · [`train`] | one optimizer step for any method · epochs around it |
 //! | [`method`] · [`pool`] | CLIP and RoCLIP · FIFO of caption embeddings |
+//! | [`parallel`] | several processes, each with its part of every batch |
 //! | [`optim`] | AdamW with its state, schedule |
 //! | [`checkpoint`] · [`journal`] | what makes a resumed run the same run · step records |
 //! | [`evaluate`] | zero-shot accuracy, attack success, each with its interval |
@@ -34,7 +35,9 @@ pub mod error;
 pub mod evaluate;
 pub mod journal;
 pub mod method;
+mod monitor;
 pub mod optim;
+pub mod parallel;
 pub mod poison;
 pub mod pool;
 pub mod step;

@@ -1,4 +1,6 @@
-//! One optimizer step, the same for every method.
+//! One optimizer step, the same for every method and for any number of ranks.
+
+use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
 use clip::{
@@ -12,6 +14,7 @@ use crate::{
     error::{Error, Result},
     method::{Method, MethodLoss, MethodReport, Pairs},
     optim::{AdamW, Schedule},
+    parallel::Collective,
 };
 
 /// Everything that a step changes.
@@ -27,6 +30,8 @@ pub struct Trainer {
     pub optimizer: AdamW,
     /// Learning rate
     pub schedule: Schedule,
+    /// The ranks that train it together
+    pub collective: Arc<dyn Collective>,
     /// Greatest *logarithm* of the factor on cosines
     pub logit_scale_max: f64,
     /// Updates so far
@@ -50,7 +55,8 @@ pub struct StepReport {
 }
 
 impl Trainer {
-    /// Embeds a batch, asks the method for its loss, and moves the towers that the loss trains.
+    /// Embeds this rank's part of a batch, asks the method for the loss of the whole batch, and
+    /// moves the towers that the loss trains, on all ranks alike.
     ///
     /// A loss or gradient that is not finite is [`Error::Diverged`]; the weights stay as they were.
     pub fn step(&mut self, batch: Batch) -> Result<StepReport> {
@@ -60,15 +66,15 @@ impl Trainer {
             other => other,
         };
         let side = self.model.config().image.image_size();
-        let (device, count) = (self.model.device(), batch.rows.len());
+        let (device, count) = (self.model.device(), batch.tokens.count());
         let pixels = Tensor::from_vec(batch.pixels, (count, 3, side, side), device)?;
         let ids = Tensor::from_slice(batch.tokens.ids(), (count, batch.tokens.length()), device)?;
 
         let image = self.model.image_pass(&pixels, Mode::Train)?;
         let text = self.model.text_pass(&ids)?;
         let pairs = Pairs {
-            image: image.rows().clone(), // [B, D], unit rows
-            text: text.rows().clone(),   // [B, D]
+            image: self.collective.gather_rows(image.rows())?, // [B, D], unit rows
+            text: self.collective.gather_rows(text.rows())?,   // [B, D]
             rows: batch.rows,
             captions: batch.captions,
             epoch,
@@ -79,11 +85,14 @@ impl Trainer {
         if !value.is_finite() {
             return Err(Error::Diverged { epoch, step });
         }
-        let at_rows = loss.backward()?;
+        let mut at_rows = loss.backward()?; // of all ranks
+        self.collective.keep_own(&mut at_rows, &pairs.text, text.rows())?;
+        self.collective.keep_own(&mut at_rows, &pairs.image, image.rows())?;
         self.gradients.clear();
         self.gradients.extend(&at_rows)?; // of the logit scale
         text.backward(&at_rows, &mut self.gradients)?; // a tower that rests frees its memory
         image.backward(&at_rows, &mut self.gradients)?;
+        self.collective.sum_gradients(self.model.parameters(), &mut self.gradients);
         let lr = self.schedule.lr(step);
         let grad_norm = self
             .optimizer

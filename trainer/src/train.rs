@@ -1,13 +1,13 @@
 //! Epochs, evaluations and checkpoints around the step.
 
-use std::{fs, path::Path, time::Instant};
+use std::{fs, path::Path, sync::Arc, time::Instant};
 
 use candle_core::Device;
 use clip::{
-    ClipConfig, Encoder,
+    Encoder,
     atomic_write::{atomic_folder, atomic_write},
     model::Clip,
-    text::{PromptTemplate, Tokenizer},
+    text::Tokenizer,
 };
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use serde::Serialize;
@@ -19,11 +19,12 @@ use crate::{
     config::{self, Config},
     data::{Loader, Manifest, Store},
     error::{Error, Result},
-    evaluate::{Evaluation, TestSet, evaluate},
+    evaluate::Evaluation,
     journal::Journal,
     method,
+    monitor::Monitor,
     optim::{AdamW, Schedule},
-    poison::Ledger,
+    parallel::Collective,
     step::{StepReport, Trainer},
 };
 
@@ -59,25 +60,21 @@ pub struct Summary {
 /// one. A folder that holds a run is refused otherwise.
 ///
 /// Leaves in `config.output.folder`: `resolved.toml` (the configuration with its defaults, as
-/// `--config` takes it), `metrics.jsonl`, `checkpoint.safetensors`, `model/`, `summary.json`.
-pub fn train(config: &Config, resume: bool, watch: &mut dyn Watch) -> Result<Summary> {
-    let folder = &config.output.folder;
-    let device = device(config)?;
-    let checkpoint = open_checkpoint(config, resume, &device, watch)?;
-    let monitor = Monitor::open(config)?;
-    let loader = open_loader(config, watch)?;
-    let mut run = Run::new(config, loader, monitor, checkpoint, &device)?;
-    sweep(folder)?;
-    let resolved = toml::to_string(config).expect("`config::open` refused paths that are no text");
-    atomic_write(&folder.join(RESOLVED), resolved.as_bytes())?;
+/// `--config` takes it), `metrics.jsonl`, `checkpoint.safetensors`, `model/`, `summary.json`: the
+/// first rank does, and evaluates. An error is the caller's to tell the other ranks.
+pub fn train(
+    config: &Config,
+    resume: bool,
+    collective: &Arc<dyn Collective>,
+    watch: &mut dyn Watch,
+) -> Result<Summary> {
+    let mut run = collective.agree(Run::open(config, resume, collective, watch))?;
+    checkpoint::check_same(config, &run.data, run.place, &run.trainer)?;
+    run.begin()?;
     let summary = threads()?.install(|| run.epochs(watch))?;
-    let Run { loader, trainer, .. } = &run;
-    atomic_folder(&folder.join(MODEL), |model| {
-        let weights = trainer.model.weights()?;
-        clip::folder::write(model, trainer.model.config(), &loader.tokenizer, &weights)
-    })?;
-    let text = serde_json::to_vec_pretty(&summary).expect("numbers and names");
-    atomic_write(&folder.join("summary.json"), &text)?;
+    if collective.is_first() {
+        run.finish(&summary)?;
+    }
     Ok(summary)
 }
 
@@ -119,9 +116,11 @@ fn open_checkpoint(
 }
 
 const RESOLVED: &str = "resolved.toml";
+const METRICS: &str = "metrics.jsonl";
 const MODEL: &str = "model";
+const SUMMARY: &str = "summary.json";
 /// What a run leaves in its folder.
-const FILES: [&str; 5] = [RESOLVED, "metrics.jsonl", checkpoint::FILE, MODEL, "summary.json"];
+const FILES: [&str; 5] = [RESOLVED, METRICS, checkpoint::FILE, MODEL, SUMMARY];
 
 /// Removes what a killed run left half-written beside its final files.
 fn sweep(folder: &Path) -> Result<()> {
@@ -141,8 +140,12 @@ fn sweep(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Manifest, pictures, tokenizer, augmentation.
-fn open_loader(config: &Config, watch: &mut dyn Watch) -> Result<Loader> {
+/// Manifest, pictures, tokenizer, augmentation; batches have the part of this rank.
+fn open_loader(
+    config: &Config,
+    collective: &dyn Collective,
+    watch: &mut dyn Watch,
+) -> Result<Loader> {
     let config::Data { manifest, batch_size, workers, bad_rows_max, cache_mib } = &config.data;
     let mut clip = config.clip().expect("`check` refused an unknown preset");
     let augment = Augment::open(&config.augment, config.seed)?;
@@ -166,8 +169,9 @@ fn open_loader(config: &Config, watch: &mut dyn Watch) -> Result<Loader> {
         let (file, rows) = (manifest.clone(), store.rows().len());
         return Err(Error::SmallData { file, rows, batch_size: *batch_size });
     }
-    let (batch_size, workers) = (*batch_size, *workers);
-    Ok(Loader { store, augment, tokenizer, clip, seed: config.seed, batch_size, workers })
+    let (seed, batch_size, workers) = (config.seed, *batch_size, *workers);
+    let (rank, ranks) = (collective.rank(), collective.ranks());
+    Ok(Loader { store, augment, tokenizer, clip, seed, batch_size, rank, ranks, workers })
 }
 
 fn note_cut_captions<'a>(
@@ -189,41 +193,6 @@ fn note_cut_captions<'a>(
     Ok(())
 }
 
-/// Test images and, in an experiment, the ledger: for the record only.
-struct Monitor {
-    test: TestSet,
-    classes: Vec<String>,
-    templates: Vec<PromptTemplate>,
-    ledger: Option<Ledger>,
-    every_epochs: u32,
-}
-
-impl Monitor {
-    fn open(config: &Config) -> Result<Option<Self>> {
-        let config::Monitor { test, classes, templates, ledger, every_epochs } = &config.monitor;
-        let (Some(test), Some(classes)) = (test, classes) else { return Ok(None) };
-        let clip: ClipConfig = config.clip().expect("`check` refused an unknown preset");
-        let (classes, side) = (clip::text::read_labels(classes)?, clip.image.image_size());
-        let test = Manifest::open_classed(test, &classes, true)?;
-        let ledger = ledger.as_deref().map(Ledger::open).transpose()?;
-        if let Some(ledger) = &ledger {
-            ledger.check(&classes, side, &test.classes()?)?;
-        }
-        let templates = match templates {
-            Some(path) => clip::text::read_templates(path)?,
-            None => clip::text::default_templates(),
-        };
-        let test = TestSet::read(&test, side as u32, &|_| {})?;
-        let every_epochs = every_epochs.unwrap_or(1);
-        Ok(Some(Self { test, classes, templates, ledger, every_epochs }))
-    }
-
-    fn evaluate(&self, model: &mut Clip, tokenizer: &Tokenizer) -> Result<Evaluation> {
-        let Self { test, classes, templates, ledger, .. } = self;
-        evaluate(model, tokenizer, test, classes, templates, ledger.as_ref(), &|_| ())
-    }
-}
-
 struct Run<'a> {
     config: &'a Config,
     loader: Loader,
@@ -231,26 +200,38 @@ struct Run<'a> {
     data: String,
     monitor: Option<Monitor>,
     trainer: Trainer,
-    journal: Journal,
+    /// The first rank's, once the run begins.
+    journal: Option<Journal>,
     place: Place,
 }
 
 impl<'a> Run<'a> {
-    fn new(
+    /// Reads everything that the run needs, and writes nothing.
+    fn open(
         config: &'a Config,
-        loader: Loader,
-        monitor: Option<Monitor>,
-        checkpoint: Option<Checkpoint>,
-        device: &Device,
+        resume: bool,
+        collective: &Arc<dyn Collective>,
+        watch: &mut dyn Watch,
     ) -> Result<Self> {
-        let (folder, data) = (&config.output.folder, loader.fingerprint()?);
-        let model = match &checkpoint {
+        let (batch_size, ranks) = (config.data.batch_size, collective.ranks());
+        if !batch_size.is_multiple_of(ranks) {
+            return Err(Error::UnevenBatch { batch_size, ranks });
+        }
+        let (folder, device) = (&config.output.folder, &device(config)?);
+        let checkpoint = open_checkpoint(config, resume, device, watch)?;
+        let monitor = if collective.is_first() { Monitor::open(config)? } else { None };
+        let loader = open_loader(config, &**collective, watch)?;
+        let data = loader.fingerprint()?;
+        let mut model = match &checkpoint {
             Some(checkpoint) => {
                 checkpoint.check(folder, &data)?;
                 Clip::from_weights(&loader.clip, &checkpoint.weights, device)?
             }
             None => Clip::init(&loader.clip, config.seed, device)?,
         };
+        if ranks > 1 {
+            model.join(collective.clone());
+        }
         let steps = u64::from(config.optim.epochs) * loader.batches() as u64;
         let rows = loader.store.rows().len();
         let mut trainer = Trainer {
@@ -259,6 +240,7 @@ impl<'a> Run<'a> {
             optimizer: AdamW::new(model.parameters(), &config.optim),
             schedule: Schedule::new(config.optim.lr, config.optim.warmup_share, steps),
             logit_scale_max: config.optim.logit_scale_max.ln(),
+            collective: collective.clone(),
             model,
             step: 0,
         };
@@ -267,8 +249,32 @@ impl<'a> Run<'a> {
             place = checkpoint.place;
             checkpoint.restore(folder, &mut trainer)?;
         }
-        let journal = Journal::open(&folder.join("metrics.jsonl"), place.step)?;
-        Ok(Self { config, loader, data, monitor, trainer, journal, place })
+        Ok(Self { config, loader, data, monitor, trainer, journal: None, place })
+    }
+
+    /// Makes the folder ready, on the first rank.
+    fn begin(&mut self) -> Result<()> {
+        if self.trainer.collective.is_first() {
+            let folder = &self.config.output.folder;
+            self.journal = Some(Journal::open(&folder.join(METRICS), self.place.step)?);
+            sweep(folder)?;
+            let resolved = toml::to_string(self.config);
+            let resolved = resolved.expect("`config::open` refused paths that are no text");
+            atomic_write(&folder.join(RESOLVED), resolved.as_bytes())?;
+        }
+        Ok(())
+    }
+
+    /// Writes what came of it.
+    fn finish(&self, summary: &Summary) -> Result<()> {
+        let Self { config, loader, trainer, .. } = self;
+        let folder = &config.output.folder;
+        atomic_folder(&folder.join(MODEL), |model| {
+            let weights = trainer.model.weights()?;
+            clip::folder::write(model, trainer.model.config(), &loader.tokenizer, &weights)
+        })?;
+        let text = serde_json::to_vec_pretty(summary).expect("numbers and names");
+        Ok(atomic_write(&folder.join(SUMMARY), &text)?)
     }
 
     fn epochs(&mut self, watch: &mut dyn Watch) -> Result<Summary> {
@@ -279,7 +285,7 @@ impl<'a> Run<'a> {
             evaluation = self.evaluate(epoch)?;
             self.record_epoch(epoch, loss, evaluation.as_ref(), watch)?;
             self.place = Place { epoch: epoch + 1, batches: 0, loss_sum: 0.0, ..self.place };
-            self.save()?;
+            checkpoint::write(self.config, &self.data, self.place, &self.trainer)?;
         }
         if evaluation.is_none() {
             evaluation = self.evaluate(self.config.optim.epochs)?; // a finished run was resumed
@@ -298,7 +304,6 @@ impl<'a> Run<'a> {
     /// One pass from where the run stands; the mean loss of the whole pass, in nats.
     fn epoch(&mut self, epoch: u32, watch: &dyn Watch) -> Result<f64> {
         let Self { config, loader, data, trainer, journal, place, .. } = self;
-        let folder = &config.output.folder;
         let mut last = Instant::now(); // end of the step before: waiting for a batch counts
         loader.each(epoch, place.batches, |batch| -> Result<()> {
             let count = batch.rows.len();
@@ -311,14 +316,17 @@ impl<'a> Run<'a> {
                 seconds: place.seconds + seconds,
                 loss_sum: place.loss_sum + f64::from(report.loss),
             };
-            if place.step.is_multiple_of(config.output.record_every_steps) {
+            let journal = journal.as_mut();
+            let due =
+                |_: &&mut Journal| place.step.is_multiple_of(config.output.record_every_steps);
+            if let Some(journal) = journal.filter(due) {
                 journal.record(&step_record(place, &report, count as f64 / seconds))?;
             }
             // After the last batch the epoch is recorded first: else a resumed run would do it again.
             let within = place.batches < loader.batches();
             let due = |steps| within && place.step.is_multiple_of(steps);
             if config.output.checkpoint_every_steps.is_some_and(due) {
-                checkpoint::write(folder, config, data, *place, trainer)?;
+                checkpoint::write(config, data, *place, trainer)?;
             }
             watch.advance(1);
             last = Instant::now();
@@ -349,16 +357,13 @@ impl<'a> Run<'a> {
             "evaluation": evaluation,
             "seconds": self.place.seconds,
         });
-        self.journal.record(&entry)?;
+        if let Some(journal) = &mut self.journal {
+            journal.record(&entry)?;
+        }
         let top1 = evaluation.map(|e| format!(", top-1 {:.1}%", 100.0 * e.zero_shot_top1.value()));
         let epochs = self.config.optim.epochs;
         watch.note(format!("epoch {epoch}/{epochs}: loss {loss:.3}{}", top1.unwrap_or_default()));
         Ok(())
-    }
-
-    fn save(&self) -> Result<()> {
-        let folder = &self.config.output.folder;
-        checkpoint::write(folder, self.config, &self.data, self.place, &self.trainer)
     }
 }
 

@@ -219,7 +219,7 @@ mod tests {
         gradients.add(all[3].id(), 0, &[5.0]);
         gradients.sum_over(&Alike, |number| number != 3);
         let found: Vec<_> = (0..4).map(|number| gradients.get(number)).collect();
-        assert_eq!(found, [Some(&[3.0, 6.0][..]), Some(&[0.0, 12.0]), None, Some(&[0.0])]);
+        assert_eq!(found, [Some(&[3.0, 6.0][..]), Some(&[0.0, 12.0][..]), None, Some(&[0.0][..])]);
         assert_eq!(gradients.parts(1), [[0.0, 12.0]]);
     }
 

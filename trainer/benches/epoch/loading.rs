@@ -74,7 +74,7 @@ fn loader(cli: &Cli, config: &ClipConfig, varied: bool) -> Result<Loader, Report
         config::Augment { image: Some(varied), text: Some(varied), ..Default::default() };
     let augment = Augment::open(&settings, 0)?;
     let workers = config::Data::default().workers;
-    Ok(Loader { store, augment, tokenizer, clip, seed: 0, batch_size, workers })
+    Ok(Loader { store, augment, tokenizer, clip, seed: 0, batch_size, rank: 0, ranks: 1, workers })
 }
 
 /// Processor time of the threads of the step; they live as long as the program.

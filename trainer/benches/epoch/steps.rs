@@ -1,6 +1,6 @@
 //! Steps of `clip` and of `roclip`, in turns.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use candle_core::{Device, Tensor};
 use clip::{ClipConfig, model::Clip, text::TokenBatch};
@@ -12,6 +12,7 @@ use trainer::{
     data::Batch,
     method::{self, Method, Roclip},
     optim::{AdamW, Schedule},
+    parallel::Single,
     pool::PoolState,
     step::Trainer,
 };
@@ -79,6 +80,7 @@ pub(crate) fn trainer(config: &ClipConfig, method: Box<dyn Method>) -> Result<Tr
     let model = Clip::init(config, 0, &Device::Cpu)?;
     Ok(Trainer {
         method,
+        collective: Arc::new(Single),
         gradients: model.gradients(),
         optimizer: AdamW::new(model.parameters(), &Optim::default()),
         schedule: Schedule::new(LR, 0.0, u64::MAX), // as good as constant

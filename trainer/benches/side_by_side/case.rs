@@ -1,6 +1,6 @@
 //! What both halves train on, and the files that tell PyTorch of it.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, sync::Arc};
 
 use candle_core::Device;
 use clip::{
@@ -17,6 +17,7 @@ use trainer::{
     data::Batch,
     method,
     optim::{AdamW, Schedule},
+    parallel::Single,
     step::Trainer,
 };
 
@@ -92,6 +93,7 @@ impl Optimizer {
             optimizer: AdamW::new(model.parameters(), &self.settings()),
             schedule: Schedule::new(self.lr, 0.0, u64::MAX), // as good as constant
             logit_scale_max: self.logit_scale_max,
+            collective: Arc::new(Single),
             model,
             step: 0,
         })

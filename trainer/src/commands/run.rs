@@ -1,33 +1,57 @@
 //! `roclip-train run`.
 
-use terminal::{Exit, Progress, Report, println_result};
+use std::env;
+
+use terminal::{Context, Exit, Progress, Report, println_result};
 
 use crate::{
     cli::RunArgs,
     config,
     error::Error,
+    parallel::{self, Collective},
     train::{Summary, Watch, train},
 };
 
-/// Trains and prints what came of it; a run that diverged ends badly.
+/// Trains and prints what came of it, on the first rank; a run that diverged ends badly. A rank that
+/// fails says so, and ends the others.
 pub fn run(args: &RunArgs) -> Result<Exit, Report> {
     let config = config::open(&args.config, &args.set, args.out.as_deref())?;
-    let shown = !args.no_progress && !args.quiet;
-    let mut watch = Screen { progress: None, shown, quiet: args.quiet };
-    match train(&config, args.resume, &mut watch) {
+    let collective = parallel::open(config.parallel)?;
+    parallel::check_launch(collective.ranks(), |name| env::var(name).ok())?;
+    let quiet = args.quiet || !collective.is_first();
+    let mut watch = Screen { progress: None, shown: !args.no_progress && !quiet, quiet };
+    match train(&config, args.resume, &collective, &mut watch) {
+        Ok(_) if !collective.is_first() => Ok(Exit::Done),
         Ok(summary) => {
             watch.finish();
             print(&summary, &config)?;
             Ok(Exit::Done)
         }
+        Err(Error::Diverged { .. }) if !collective.is_first() => Ok(Exit::Bad), // as on the first
         Err(error @ Error::Diverged { .. }) => {
             drop(watch); // the bar stays where it is
             terminal::say(format!("error: {error}"));
             terminal::say("  hint: a lower `optim.lr` together with a new `--out`");
             Ok(Exit::Bad)
         }
+        Err(Error::Elsewhere { .. }) => Ok(Exit::Refused),
+        Err(error) if collective.ranks() > 1 => {
+            drop(watch);
+            Ok(end_all(error, &*collective))
+        }
         Err(error) => Err(error.into()),
     }
+}
+
+/// Says which rank failed and why, before MPI says that it ended them all.
+fn end_all(error: Error, collective: &dyn Collective) -> Exit {
+    let (rank, ranks) = (collective.rank(), collective.ranks());
+    let failed = Err::<(), _>(error).context(format!("rank {rank} of {ranks} cannot go on"));
+    if let Err(report) = failed {
+        terminal::say(report.to_string());
+    }
+    collective.abort(Exit::Refused.code());
+    Exit::Refused
 }
 
 fn print(summary: &Summary, config: &config::Config) -> Result<(), Report> {

@@ -21,6 +21,8 @@ pub struct Config {
     pub seed: u64,
     /// `cpu` or `cuda`
     pub device: Device,
+    /// `single` or `mpi`: whether this process trains alone
+    pub parallel: Parallel,
     /// What is trained on
     pub data: Data,
     /// What is trained
@@ -48,13 +50,24 @@ pub enum Device {
     Cuda,
 }
 
+/// Which processes train together; how many is the launcher's part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Parallel {
+    /// One alone
+    #[default]
+    Single,
+    /// All of an MPI job, in a build with the feature `mpi`, on processors
+    Mpi,
+}
+
 /// `[data]`
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Data {
     /// CSV with the columns `path,caption`
     pub manifest: PathBuf,
-    /// Pairs in one update, at least 2
+    /// Pairs in one update of all ranks together, at least 2
     pub batch_size: usize,
     /// Threads that decode, augment and tokenize, at least 1
     pub workers: usize,
@@ -246,6 +259,8 @@ impl Config {
         problems.require(!data.manifest.as_os_str().is_empty(), "data.manifest", "given");
         let batch = (2..=BATCH_MAX).contains(&data.batch_size);
         problems.require(batch, "data.batch_size", "between 2 and 1048576");
+        let device = self.parallel == Parallel::Single || self.device == Device::Cpu;
+        problems.require(device, "device", "`cpu` when `parallel` is `mpi`");
         let workers = (1..=WORKERS_MAX).contains(&data.workers);
         problems.require(workers, "data.workers", "between 1 and 256");
         problems.require(share(data.bad_rows_max), "data.bad_rows_max", "between 0 and 1");
@@ -319,6 +334,14 @@ mod tests {
         );
         assert_eq!(lines.len(), 3, "{lines:?}");
         assert!(lines[0].starts_with("`data.batch_size` must be between"), "{lines:?}");
+    }
+
+    #[test]
+    fn ranks_train_on_processors() {
+        let lines = problems("parallel = 'mpi'\n[data]\nmanifest = 'a.csv'");
+        assert_eq!(lines, Vec::<String>::new());
+        let lines = problems("parallel = 'mpi'\ndevice = 'cuda'\n[data]\nmanifest = 'a.csv'");
+        assert_eq!(lines, ["`device` must be `cpu` when `parallel` is `mpi`"]);
     }
 
     #[test]

@@ -18,11 +18,11 @@ const AHEAD: usize = 2;
 /// What one update is made from.
 #[derive(Debug)]
 pub struct Batch {
-    /// `[B, 3, H, W]`, normalised
+    /// `[B / R, 3, H, W]`, normalised: the part of this one of R ranks
     pub pixels: Vec<f32>,
-    /// `[B, T]`, cut to the longest caption
+    /// `[B / R, T]`, cut to the longest caption
     pub tokens: TokenBatch,
-    /// Data-set row of each pair
+    /// Data-set row of each pair of the whole batch
     pub rows: Vec<u32>,
     /// Number of each caption: equal texts have equal numbers
     pub captions: Vec<u32>,
@@ -43,8 +43,12 @@ pub struct Loader {
     pub clip: ClipConfig,
     /// Decides the order
     pub seed: u64,
-    /// B
+    /// B, of all ranks together, a multiple of their number
     pub batch_size: usize,
+    /// Which part of each batch is made here
+    pub rank: usize,
+    /// Parts of a batch
+    pub ranks: usize,
     /// Threads
     pub workers: usize,
 }
@@ -99,10 +103,11 @@ impl Loader {
 
     fn batch(&self, rows: &[u32], epoch: u32) -> Result<Batch> {
         let side = self.clip.image.image_size();
-        let mut pixels = Vec::with_capacity(rows.len() * 3 * side * side);
-        let mut texts = Vec::with_capacity(rows.len());
+        let count = rows.len() / self.ranks;
+        let mut pixels = Vec::with_capacity(count * 3 * side * side);
+        let mut texts = Vec::with_capacity(count);
         let mut planes = vec![0.0; 3 * side * side];
-        for &row in rows {
+        for &row in &rows[self.rank * count..][..count] {
             self.augment.image(&*self.store.picture(row)?, epoch, row, &mut planes);
             for (channel, plane) in planes.chunks_exact(side * side).enumerate() {
                 let (mean, std) = (self.clip.mean[channel], self.clip.std[channel]);

@@ -1,0 +1,53 @@
+//! What is watched while a run goes on.
+
+use clip::{
+    ClipConfig,
+    model::Clip,
+    text::{PromptTemplate, Tokenizer},
+};
+
+use crate::{
+    config::{self, Config},
+    data::Manifest,
+    error::Result,
+    evaluate::{Evaluation, TestSet, evaluate},
+    poison::Ledger,
+};
+
+/// Test images and, in an experiment, the ledger: for the record only.
+pub(crate) struct Monitor {
+    test: TestSet,
+    classes: Vec<String>,
+    templates: Vec<PromptTemplate>,
+    ledger: Option<Ledger>,
+    /// Epochs from one evaluation to the next.
+    pub(crate) every_epochs: u32,
+}
+
+impl Monitor {
+    /// What `[monitor]` asks for; `None` if nothing.
+    pub(crate) fn open(config: &Config) -> Result<Option<Self>> {
+        let config::Monitor { test, classes, templates, ledger, every_epochs } = &config.monitor;
+        let (Some(test), Some(classes)) = (test, classes) else { return Ok(None) };
+        let clip: ClipConfig = config.clip().expect("`check` refused an unknown preset");
+        let (classes, side) = (clip::text::read_labels(classes)?, clip.image.image_size());
+        let test = Manifest::open_classed(test, &classes, true)?;
+        let ledger = ledger.as_deref().map(Ledger::open).transpose()?;
+        if let Some(ledger) = &ledger {
+            ledger.check(&classes, side, &test.classes()?)?;
+        }
+        let templates = match templates {
+            Some(path) => clip::text::read_templates(path)?,
+            None => clip::text::default_templates(),
+        };
+        let test = TestSet::read(&test, side as u32, &|_| {})?;
+        let every_epochs = every_epochs.unwrap_or(1);
+        Ok(Some(Self { test, classes, templates, ledger, every_epochs }))
+    }
+
+    /// Figures of `model` as it is.
+    pub(crate) fn evaluate(&self, model: &mut Clip, tokenizer: &Tokenizer) -> Result<Evaluation> {
+        let Self { test, classes, templates, ledger, .. } = self;
+        evaluate(model, tokenizer, test, classes, templates, ledger.as_ref(), &|_| ())
+    }
+}

@@ -1,0 +1,56 @@
+//! Training by several processes (ranks), each with its part of every batch.
+//!
+//! Every rank embeds its part, sees the rows of all, computes the same loss on the whole batch, goes
+//! back from its own rows, and moves the same weights by the summed gradient. Rank 0 writes files,
+//! evaluates and talks.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `single` · `mpi` | who carries it out: one process · the ranks of an MPI job |
+//! | `exchange` | what a step and a run exchange, out of [`Collective`]'s operations |
+//! | `launch` | what started this process, by its environment |
+
+mod exchange;
+mod launch;
+#[cfg(feature = "mpi")]
+mod mpi;
+#[cfg(not(feature = "mpi"))]
+#[path = "no_mpi.rs"]
+mod mpi;
+mod single;
+
+use std::sync::Arc;
+
+use clip::ops::Peers;
+
+pub use launch::check_launch;
+pub use mpi::Mpi;
+pub use single::Single;
+
+use crate::{config, error::Result};
+
+/// What ranks can do together, beside the sums of [`Peers`].
+///
+/// All of them make the same calls in the same order; each waits for the others. A rank that is
+/// gone ends them all.
+pub trait Collective: Peers {
+    /// Number of this process, from 0.
+    fn rank(&self) -> usize;
+
+    /// The values of all ranks, rank after rank; each gives as many.
+    fn gather(&self, own: &[f32]) -> Vec<f32>;
+
+    /// [`Collective::gather`] of numbers.
+    fn gather_numbers(&self, own: &[u32]) -> Vec<u32>;
+
+    /// Ends the processes of all ranks with this exit code; returns where there is one alone.
+    fn abort(&self, code: u8);
+}
+
+/// Finds the other ranks.
+pub fn open(parallel: config::Parallel) -> Result<Arc<dyn Collective>> {
+    match parallel {
+        config::Parallel::Single => Ok(Arc::new(Single)),
+        config::Parallel::Mpi => Mpi::start(),
+    }
+}
