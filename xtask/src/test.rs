@@ -1,11 +1,14 @@
 //! Quick gates, then every test, then one summary.
 
-use std::time::{Duration, Instant};
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use crate::{
     Failure, build,
     command::{cargo, follow, output, run},
-    layering, python, say, tools,
+    layering, mpi, python, say, tools,
 };
 
 /// Tests that ran, as cargo's own lines count them.
@@ -36,13 +39,22 @@ pub(crate) fn everything() -> Result<(), Failure> {
         python::LIGHT.set_up()?;
         summary.step("build", build::binaries);
     }
+    let lacks = mpi::lacks();
+    match lacks {
+        Some(lacks) => say(&format!("training by several processes is not tested: {lacks}")),
+        None if summary.holds() => summary.step("mpi", mpi::check),
+        None => {}
+    }
     if summary.holds() {
         let others = ["test", "--release", "--workspace", "--exclude", "server", "--no-fail-fast"];
-        summary.tests("tests of the workspace", &others);
-        summary.tests(
-            "tests of the server",
-            &["test", "--release", "--package", "server", "--no-fail-fast"],
-        );
+        let mut others = cargo(&others);
+        match lacks {
+            Some(lacks) => others.env(mpi::LACKS, lacks),
+            None => others.env(mpi::PROGRAM, mpi::program()),
+        };
+        summary.tests("tests of the workspace", &mut others);
+        let mut server = cargo(&["test", "--release", "--package", "server", "--no-fail-fast"]);
+        summary.tests("tests of the server", &mut server);
     }
     summary.report()
 }
@@ -75,11 +87,11 @@ impl Summary {
         self.steps.push((name, outcome.is_ok(), began.elapsed()));
     }
 
-    fn tests(&mut self, name: &'static str, arguments: &[&str]) {
+    fn tests(&mut self, name: &'static str, cargo: &mut Command) {
         say(&format!("=== {name}"));
         let began = Instant::now();
         let count = &mut self.count;
-        let outcome = follow(&mut cargo(arguments), |line| count.read(line));
+        let outcome = follow(cargo, |line| count.read(line));
         if let Err(Failure::Bad(message) | Failure::Refused(message)) = &outcome {
             say(&format!("error: {message}"));
         }
