@@ -42,6 +42,7 @@ Commands:
   bench-epoch  Time epochs of both methods, and the loader's share; `bench-epoch --help`
   bench-train  Time a training step beside PyTorch's, on the CPU; `bench-train --help`
   null-models  Train the clean models whose statistics the audit ships
+  mpi          Build and test training by several processes, with the machine's Open MPI
   layering     Check which crate knows which
 ";
 
@@ -115,6 +116,10 @@ fn run(command: &str, arguments: Vec<OsString>) -> Result<(), Failure> {
         }
         "test" => test::everything(),
         "layering" => layering::check(),
+        "mpi" => {
+            tools::set_up()?;
+            mpi::check()
+        }
         "" | "help" | "-h" | "--help" => {
             let _ = io::stdout().write_all(HELP.as_bytes()); // a closed pipe is no error
             Ok(())

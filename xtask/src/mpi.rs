@@ -64,6 +64,9 @@ fn folder() -> PathBuf {
 
 /// Builds the program, and lets the ranks of a job find out whether they work together.
 pub(crate) fn check() -> Result<(), Failure> {
+    if let Some(lacks) = lacks() {
+        return Err(Failure::Refused(lacks.into()));
+    }
     let lint = ["clippy", "--release", "--workspace", "--all-targets", "--features", "trainer/mpi"];
     run(cargo(&lint).args(["--", "-D", "warnings"]))?;
     run(cargo(&["build"]).args(selection()).args(["--bin", "roclip-train"]))?;
