@@ -30,8 +30,10 @@ pub fn atomic_write(path: &Path, bytes: &[u8]) -> Result<()> {
 
 /// Lets `fill` write into a folder beside `path`, then gives it its final name in one step.
 ///
-/// An existing folder of that name is replaced only once the new one is whole. When `fill` fails,
-/// nothing is left behind.
+/// An existing folder of that name is replaced only once the new one is whole: on Linux, one of
+/// them is there at every moment. Elsewhere, and on a file system that cannot exchange two folders,
+/// the old one is called `NAME.PID.old.partial` for an instant before the new one has its name. When
+/// `fill` fails, nothing is left behind.
 pub fn atomic_folder<E: From<Error>>(
     path: &Path,
     fill: impl FnOnce(&Path) -> Result<(), E>,
@@ -51,11 +53,19 @@ pub fn atomic_folder<E: From<Error>>(
     sync(parent).map_err(|source| refuse(source).into())
 }
 
-/// A folder cannot be renamed over a full one: the old one steps aside first.
+/// A folder cannot be renamed over a full one: they change places, or the old one steps aside first.
 fn replace(beside: &Path, path: &Path) -> io::Result<()> {
     if !path.exists() {
         return fs::rename(beside, path);
     }
+    if exchange(beside, path) {
+        sync(parent(path))?; // the new name is on the disk before the old files are gone
+        return fs::remove_dir_all(beside);
+    }
+    step_aside(beside, path)
+}
+
+fn step_aside(beside: &Path, path: &Path) -> io::Result<()> {
     let aside = path.with_added_extension(format!("{}.old.partial", std::process::id()));
     fs::rename(path, &aside)?;
     if let Err(error) = fs::rename(beside, path) {
@@ -63,6 +73,18 @@ fn replace(beside: &Path, path: &Path) -> io::Result<()> {
         return Err(error);
     }
     fs::remove_dir_all(&aside)
+}
+
+/// Lets two folders change places in one step; whether they did.
+#[cfg(target_os = "linux")]
+fn exchange(one: &Path, other: &Path) -> bool {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE).is_ok()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn exchange(_: &Path, _: &Path) -> bool {
+    false
 }
 
 fn parent(path: &Path) -> &Path {
@@ -109,6 +131,56 @@ mod tests {
         assert_eq!(fs::read_dir(root.path()).expect("readable").count(), 1);
         atomic_folder(&model, |folder| atomic_write(&folder.join("b"), b"new"))?;
         assert!(!model.join("a").exists() && model.join("b").exists());
+        assert_eq!(fs::read_dir(root.path()).expect("readable").count(), 1);
         Ok(())
+    }
+
+    /// What a process killed at any moment would leave.
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_whole_folder_is_there_at_every_moment() -> Result<()> {
+        use std::{
+            collections::BTreeSet,
+            os::unix::fs::MetadataExt,
+            sync::atomic::{AtomicBool, Ordering},
+            thread,
+        };
+        const REPLACEMENTS: usize = 300;
+        let root = tempfile::tempdir().expect("a temporary folder");
+        let model = root.path().join("model");
+        let write = |number: usize| {
+            atomic_folder(&model, |folder| {
+                atomic_write(&folder.join("number"), number.to_string().as_bytes())
+            })
+        };
+        write(0)?;
+        let is_over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let watcher = scope.spawn(|| {
+                let mut seen = BTreeSet::new();
+                while !is_over.load(Ordering::Relaxed) {
+                    let folder = File::open(&model).expect("the folder is there");
+                    seen.insert(folder.metadata().expect("readable").ino());
+                }
+                seen.len()
+            });
+            let written = (1..=REPLACEMENTS).try_for_each(write);
+            is_over.store(true, Ordering::Relaxed);
+            let seen = watcher.join().expect("the watcher saw a folder each time");
+            assert!(seen > 1, "the watcher looked while folders were replaced");
+            written
+        })
+    }
+
+    #[test]
+    fn without_an_exchange_the_old_one_steps_aside() {
+        let root = tempfile::tempdir().expect("a temporary folder");
+        let [old, new] = ["old", "new"].map(|name| root.path().join(name));
+        for (folder, file) in [(&old, "a"), (&new, "b")] {
+            fs::create_dir(folder).and_then(|()| fs::write(folder.join(file), b"")).expect("made");
+        }
+        step_aside(&new, &old).expect("both are there");
+        assert!(old.join("b").exists() && !old.join("a").exists());
+        assert_eq!(fs::read_dir(root.path()).expect("readable").count(), 1);
     }
 }
