@@ -89,6 +89,15 @@ impl Programs {
         Ok(Self { folder, workers, threads, stopped: AtomicBool::new(false) })
     }
 
+    /// What `program` is, to the bit: SHA-256 in lower-case hex.
+    pub(crate) fn sha256(&self, program: &str) -> Result<String, Report> {
+        Ok(clip::folder::sha256(&self.path(program))?)
+    }
+
+    fn path(&self, program: &str) -> PathBuf {
+        self.folder.join(program).with_extension(env::consts::EXE_EXTENSION)
+    }
+
     /// Where the demo puts its results unless told otherwise: `demo` in cargo's build folder.
     pub(crate) fn default_out(&self) -> PathBuf {
         let is_build = self.folder.file_name().is_some_and(|name| name == "release");
@@ -113,7 +122,7 @@ impl Programs {
             let path = log.with_added_extension(extension);
             File::create(&path).map_err(|source| Error::Write { path, source })
         };
-        let mut command = Command::new(self.folder.join(job.program));
+        let mut command = Command::new(self.path(job.program));
         command.args(&job.arguments).env("RAYON_NUM_THREADS", self.threads.to_string());
         command.stdin(Stdio::null()).stdout(create("out")?).stderr(create("log")?);
         command.spawn().map_err(|error| {

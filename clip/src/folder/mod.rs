@@ -94,14 +94,18 @@ impl ModelFolder {
 
     /// SHA-256 of `model.safetensors`, lower-case hex: the identity of the model.
     pub fn sha256(&self) -> Result<String> {
-        let path = self.path.join(names::WEIGHTS);
-        let hash = || -> io::Result<String> {
-            let (mut file, mut hasher) = (File::open(&path)?, Sha256::new());
-            io::copy(&mut file, &mut hasher)?;
-            Ok(hex(&hasher.finalize()))
-        };
-        hash().map_err(|source| Error::Read { path: path.clone(), source })
+        sha256(&self.path.join(names::WEIGHTS))
     }
+}
+
+/// SHA-256 of a file, lower-case hex.
+pub fn sha256(path: &Path) -> Result<String> {
+    let hash = || -> io::Result<String> {
+        let (mut file, mut hasher) = (File::open(path)?, Sha256::new());
+        io::copy(&mut file, &mut hasher)?;
+        Ok(hex(&hasher.finalize()))
+    };
+    hash().map_err(|source| Error::Read { path: path.to_owned(), source })
 }
 
 /// Writes the files of a trained model into `path`, which exists: configuration, preprocessing,

@@ -88,7 +88,7 @@ fn greatest(gradient: &[f64]) -> f64 {
 }
 
 /// Adding one vector to all keys adds one number to all scores of a query, which softmax cancels:
-/// its gradient is zero. A text tower holds it as the middle third of `in_proj_bias`.
+/// its gradient is zero. Blocks hold theirs as the middle third of `in_proj_bias`.
 const IDLE: &str = "visual.attnpool.k_proj.bias";
 
 #[test]
