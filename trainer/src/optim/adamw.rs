@@ -116,6 +116,9 @@ const CHUNK: usize = 1 << 14;
 
 /// Sum of the squares of all values.
 fn square_sum(values: &[f32]) -> f64 {
+    if values.len() <= CHUNK {
+        return f64::from(dot(values)); // a row of a table: there are thousands
+    }
     let chunks = values.par_chunks(CHUNK).map(|chunk| f64::from(dot(chunk)));
     chunks.collect::<Vec<f64>>().iter().sum()
 }
@@ -207,6 +210,8 @@ fn dot(x: &[f32]) -> f32 {
 
 #[cfg(test)]
 mod tests {
+    use rayon::ThreadPoolBuilder;
+
     use super::*;
 
     fn parameter<const N: usize>(
@@ -267,6 +272,20 @@ mod tests {
         let norm = optimizer.update(&parameters, &gradients, Towers::BOTH, 0.1)?;
         assert!((norm - 2.0 * 14.25f64.sqrt()).abs() < 1e-5, "{norm}");
         Ok(())
+    }
+
+    #[test]
+    fn a_sum_is_that_of_its_chunks_for_any_number_of_threads() {
+        let values: Vec<f32> = (0..3 * CHUNK + 5).map(|at| (at as f32 * 0.37).sin()).collect();
+        for count in [0, 7, CHUNK - 1, CHUNK, CHUNK + 1, values.len()] {
+            let values = &values[..count];
+            let expected: f64 = values.chunks(CHUNK).map(|chunk| f64::from(dot(chunk))).sum();
+            for threads in [1, 2, 5] {
+                let pool = ThreadPoolBuilder::new().num_threads(threads).build();
+                let sum = pool.expect("threads").install(|| square_sum(values));
+                assert_eq!(sum, expected, "{count} values, {threads} threads");
+            }
+        }
     }
 
     #[test]
