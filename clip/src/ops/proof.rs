@@ -12,7 +12,7 @@ pub(crate) fn numbers(count: usize, seed: u64) -> Vec<f64> {
     (0..count).map(|_| rng.random_range(-1.0..1.0)).collect()
 }
 
-fn inputs(shapes: &[&[usize]], dtype: DType) -> Result<Vec<Var>> {
+pub(crate) fn inputs(shapes: &[&[usize]], dtype: DType) -> Result<Vec<Var>> {
     let vars = shapes.iter().enumerate().map(|(index, shape)| {
         let values = numbers(shape.iter().product(), index as u64);
         Var::from_tensor(&Tensor::from_vec(values, *shape, &Device::Cpu)?.to_dtype(dtype)?)
@@ -20,13 +20,13 @@ fn inputs(shapes: &[&[usize]], dtype: DType) -> Result<Vec<Var>> {
     vars.collect()
 }
 
-fn tensors(vars: &[Var]) -> Vec<Tensor> {
+pub(crate) fn tensors(vars: &[Var]) -> Vec<Tensor> {
     vars.iter().map(|var| var.as_tensor().clone()).collect()
 }
 
 /// An output, and the gradient at each input of its sum with fixed seeded weights, so that no
 /// gradient cancels.
-type Proved = (Vec<f64>, Vec<Vec<f64>>);
+pub(crate) type Proved = (Vec<f64>, Vec<Vec<f64>>);
 
 const LEARNS: &str = "every input gets a gradient";
 
@@ -36,7 +36,7 @@ fn weighed(y: &Tensor) -> Result<Tensor> {
 }
 
 /// By candle.
-fn composed(
+pub(crate) fn composed(
     f: impl Fn(&[Tensor]) -> Result<Tensor>,
     shapes: &[&[usize]],
     dtype: DType,
@@ -63,7 +63,7 @@ fn taped(f: impl Fn(&Tape, &[Tensor]) -> Result<Value>, shapes: &[&[usize]]) -> 
 }
 
 /// Holds the composed f64 gradients against central differences, the fast f32 ones against them.
-fn compare(
+pub(crate) fn compare(
     f: impl Fn(&[Tensor]) -> Result<Tensor>,
     (values, gradients): Proved,
     shapes: &[&[usize]],

@@ -1,0 +1,66 @@
+// What all kernels share. Activations are `value`: bfloat16, or float where `VALUE_F32` is defined.
+// Everything is computed in float. No sum is atomic, so its order, and with it each last bit, is
+// always the same.
+
+#define KERNEL(name) extern "C" __global__ void name
+#define WARP 32
+#define ALL_LANES 0xffffffffu
+
+#ifndef INFINITY
+#define INFINITY __int_as_float(0x7f800000)
+#endif
+
+typedef long long index_t;
+
+// bfloat16: the upper half of a float, rounded to the nearest, ties to even.
+struct bf16 {
+    unsigned short bits;
+};
+
+__device__ inline float to_float(float x) { return x; }
+
+__device__ inline float to_float(bf16 x) { return __uint_as_float((unsigned)x.bits << 16); }
+
+__device__ inline void put(float *x, float y) { *x = y; }
+
+__device__ inline void put(bf16 *x, float y) {
+    unsigned bits = __float_as_uint(y);
+    bool is_nan = (bits & 0x7fffffffu) > 0x7f800000u;
+    x->bits = is_nan ? 0x7fff : (unsigned short)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+#ifdef VALUE_F32
+typedef float value;
+#else
+typedef bf16 value;
+#endif
+
+// The place of this thread among all of a grid of one dimension.
+__device__ inline index_t place() { return (index_t)blockIdx.x * blockDim.x + threadIdx.x; }
+
+// The same sum in every lane.
+__device__ inline float warp_sum(float x) {
+    for (int offset = WARP / 2; offset > 0; offset /= 2)
+        x += __shfl_xor_sync(ALL_LANES, x, offset);
+    return x;
+}
+
+__device__ inline float warp_max(float x) {
+    for (int offset = WARP / 2; offset > 0; offset /= 2)
+        x = fmaxf(x, __shfl_xor_sync(ALL_LANES, x, offset));
+    return x;
+}
+
+// The same sum in every thread of a block of `blockDim.x` threads, a multiple of 32.
+__device__ inline float block_sum(float x) {
+    __shared__ float sums[WARP];
+    x = warp_sum(x);
+    __syncthreads(); // the last use is over
+    if (threadIdx.x % WARP == 0)
+        sums[threadIdx.x / WARP] = x;
+    __syncthreads();
+    x = 0;
+    for (unsigned warp = 0; warp < blockDim.x / WARP; ++warp)
+        x += sums[warp];
+    return x;
+}

@@ -1,0 +1,186 @@
+//! What a tape asks of the machine that computes it: memory, launches of kernels, matrix products.
+
+use std::{fmt, sync::Arc};
+
+use candle_core::Result;
+
+/// How activations and the matrices that they meet are kept; sums are always made in f32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Precision {
+    /// For evaluation and proofs.
+    F32,
+    /// For training.
+    Bf16,
+}
+
+impl Precision {
+    /// Bytes of one value.
+    pub(crate) fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::Bf16 => 2,
+        }
+    }
+}
+
+/// A card, or what stands in for one in tests. All that is asked of it happens in order.
+pub(crate) trait Machine: fmt::Debug + Sized + Send + Sync + 'static {
+    /// An array; what is still to be done with it may outlive it.
+    type Memory: fmt::Debug + Send + Sync;
+
+    /// An array that holds anything.
+    fn take(self: &Arc<Self>, bytes: usize) -> Result<Self::Memory>;
+
+    /// Where its first byte lies.
+    fn address(memory: &Self::Memory) -> u64;
+
+    /// Copies to the beginning of an array.
+    fn write(&self, memory: &mut Self::Memory, bytes: &[u8]) -> Result<()>;
+
+    /// Waits for everything asked so far and copies from an array, from byte `start` on.
+    fn read(&self, memory: &Self::Memory, start: usize, bytes: &mut [u8]) -> Result<()>;
+
+    /// Asks for a kernel.
+    fn launch(&self, precision: Precision, launch: &Launch) -> Result<()>;
+
+    /// Asks for a matrix product of values of this precision.
+    fn multiply(&self, precision: Precision, product: &Product) -> Result<()>;
+}
+
+/// Lanes of a warp.
+const WARP: usize = 32;
+/// Threads of a block of kernels that do one thing per thread, or per warp.
+const THREADS: usize = 128;
+/// Warps of a block that sums columns, `SUM_WARPS` in the kernels.
+const SUM_WARPS: usize = 8;
+/// Blocks among which the rows of one sum are divided, about.
+const CHUNKS: usize = 64;
+
+/// One kernel, its blocks and its arguments.
+#[derive(Debug, Clone)]
+pub(crate) struct Launch {
+    pub(crate) kernel: &'static str,
+    pub(crate) grid: [u32; 3],
+    pub(crate) threads: u32,
+    /// Each in the lowest bytes.
+    pub(crate) arguments: Vec<u64>,
+}
+
+impl Launch {
+    /// `grid` blocks of `threads`.
+    pub(crate) fn new(kernel: &'static str, grid: [usize; 3], threads: usize) -> Self {
+        let grid = grid.map(|blocks| blocks as u32);
+        Self { kernel, grid, threads: threads as u32, arguments: Vec::new() }
+    }
+
+    /// A thread for each of `count` values.
+    pub(crate) fn each(kernel: &'static str, count: usize) -> Self {
+        Self::new(kernel, [count.div_ceil(THREADS), 1, 1], THREADS)
+    }
+
+    /// A warp for each of `rows` rows.
+    pub(crate) fn rows(kernel: &'static str, rows: usize) -> Self {
+        Self::each(kernel, rows * WARP)
+    }
+
+    /// A sum over `rows` of each of `columns`, in chunks of `chunk(rows)` rows.
+    pub(crate) fn columns(kernel: &'static str, rows: usize, columns: usize) -> Self {
+        let grid = [columns.div_ceil(WARP), rows.div_ceil(chunk(rows)), 1];
+        Self::new(kernel, grid, SUM_WARPS * WARP)
+    }
+
+    /// An array, from byte `offset` on.
+    pub(crate) fn pointer(mut self, address: u64) -> Self {
+        self.arguments.push(address);
+        self
+    }
+
+    /// An `int` or an `index_t`.
+    pub(crate) fn count(mut self, count: usize) -> Self {
+        self.arguments.push(count as u64);
+        self
+    }
+
+    /// A `float`.
+    pub(crate) fn float(mut self, value: f64) -> Self {
+        self.arguments.push(u64::from((value as f32).to_bits()));
+        self
+    }
+}
+
+/// Rows that one block sums.
+pub(crate) fn chunk(rows: usize) -> usize {
+    rows.div_ceil(CHUNKS).next_multiple_of(SUM_WARPS)
+}
+
+/// A matrix in rows, `stride` values from one to the next.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Operand {
+    pub(crate) address: u64,
+    pub(crate) stride: u64,
+    /// 1 if the product takes rows for columns.
+    pub(crate) is_transposed: u64,
+}
+
+impl Operand {
+    /// As it lies in memory.
+    pub(crate) fn new(address: u64, stride: usize) -> Self {
+        Self { address, stride: stride as u64, is_transposed: 0 }
+    }
+
+    /// Rows for columns.
+    pub(crate) fn transposed(address: u64, stride: usize) -> Self {
+        Self { is_transposed: 1, ..Self::new(address, stride) }
+    }
+}
+
+/// `d = a b + beta c + bias`: `[rows, inner]`, `[inner, columns]` -> `[rows, columns]`.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Product {
+    pub(crate) a: Operand,
+    pub(crate) b: Operand,
+    /// Of d's form; 0 for none.
+    pub(crate) c: u64,
+    /// `[columns]`; 0 for none.
+    pub(crate) bias: u64,
+    pub(crate) d: u64,
+    /// Values from one row of d to the next.
+    pub(crate) d_stride: u64,
+    pub(crate) rows: u64,
+    pub(crate) columns: u64,
+    pub(crate) inner: u64,
+    /// 1 if c, bias and d are f32, whatever a and b are.
+    pub(crate) is_wide: u64,
+    pub(crate) beta: f64,
+}
+
+impl Product {
+    /// `d = a b`, values; d's rows follow one another.
+    pub(crate) fn new([rows, columns, inner]: [usize; 3], a: Operand, b: Operand, d: u64) -> Self {
+        Self {
+            a,
+            b,
+            c: 0,
+            bias: 0,
+            d,
+            d_stride: columns as u64,
+            rows: rows as u64,
+            columns: columns as u64,
+            inner: inner as u64,
+            is_wide: 0,
+            beta: 0.0,
+        }
+    }
+
+    /// `+ c`
+    pub(crate) fn on(self, c: u64) -> Self {
+        Self { c, beta: 1.0, ..self }
+    }
+
+    /// To f32.
+    pub(crate) fn wide(self) -> Self {
+        Self { is_wide: 1, ..self }
+    }
+}

@@ -1,0 +1,58 @@
+//! Towers on an NVIDIA GPU: kernels of our own, compiled when a program starts, and cuBLASLt.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `kernels/*.cu` | CUDA C++, one family each; `prelude.cuh` first |
+//! | `machine` | what a tape asks for: memory, launches, products |
+//! | `store` | parameters, their gradients and moments in flat arrays |
+//! | `optimizer` · `loss` | AdamW · InfoNCE and the pool's nearest rows |
+//! | `tape` | the graph by hand, on any machine |
+//! | `emulator` | for tests, the machine that runs the kernels thread by thread on the CPU |
+//!
+//! The tests hold tape and kernels against the composition in f64 and central differences without
+//! a GPU, and let NVRTC compile what a GPU would run.
+
+#[cfg(test)]
+mod emulator;
+mod loss;
+mod machine;
+#[cfg(test)]
+mod nvrtc;
+mod optimizer;
+mod store;
+mod tape;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use machine::{Launch, Machine, Operand, Precision, Product};
+pub(crate) use optimizer::{Moments, Update};
+pub(crate) use store::Store;
+pub(crate) use tape::{CudaTape, CudaValue};
+
+/// The kernels, in an order in which each finds what it uses.
+const KERNELS: [&str; 10] = [
+    include_str!("kernels/prelude.cuh"),
+    include_str!("kernels/sums.cu"),
+    include_str!("kernels/layer_norm.cu"),
+    include_str!("kernels/activation.cu"),
+    include_str!("kernels/attention.cu"),
+    include_str!("kernels/tokens.cu"),
+    include_str!("kernels/conv.cu"),
+    include_str!("kernels/batch_norm.cu"),
+    include_str!("kernels/optimizer.cu"),
+    include_str!("kernels/info_nce.cu"),
+];
+
+/// What compiles them for values of a precision.
+fn definition(precision: Precision) -> &'static str {
+    match precision {
+        Precision::F32 => "-DVALUE_F32",
+        Precision::Bf16 => "-DVALUE_BF16",
+    }
+}
+
+/// Names of all kernels.
+fn names() -> impl Iterator<Item = &'static str> {
+    let marked = KERNELS.iter().flat_map(|source| source.split("\nKERNEL(").skip(1));
+    marked.map(|rest| rest.split_once(')').expect("a name in brackets").0)
+}

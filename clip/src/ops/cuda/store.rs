@@ -1,0 +1,173 @@
+//! Parameters on a machine: f32 masters, their copies in bf16, and their gradients, each in one
+//! flat array.
+
+use std::{
+    collections::{HashMap, HashSet},
+    ops::Range,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use candle_core::{Result, Tensor, TensorId, bail};
+
+use super::{Launch, Machine, Precision};
+
+/// Values to which a parameter's place is rounded, so that products find it aligned.
+const ALIGNMENT: usize = 64;
+
+/// All parameters of a model, found by their tensors.
+#[derive(Debug)]
+pub(crate) struct Store<M: Machine> {
+    machine: Arc<M>,
+    /// Room of each, in values.
+    places: HashMap<TensorId, Range<usize>>,
+    length: usize,
+    masters: M::Memory,
+    copies: M::Memory,
+    gradients: M::Memory,
+    /// Parameters that got a gradient in this step.
+    reached: Mutex<HashSet<TensorId>>,
+}
+
+impl<M: Machine> Store<M> {
+    /// Takes the values of f32 tensors, one after the other.
+    pub(crate) fn new<'a>(
+        machine: Arc<M>,
+        tensors: impl IntoIterator<Item = &'a Tensor>,
+    ) -> Result<Self> {
+        let (mut places, mut values) = (HashMap::new(), Vec::new());
+        for tensor in tensors {
+            let start = values.len();
+            values.extend(tensor.flatten_all()?.to_vec1::<f32>()?);
+            values.resize(values.len().next_multiple_of(ALIGNMENT), 0.0);
+            places.insert(tensor.id(), start..values.len());
+        }
+        let length = values.len();
+        let mut masters = machine.take(4 * length)?;
+        machine.write(&mut masters, &bytes(&values))?;
+        let (copies, gradients) = (machine.take(2 * length)?, machine.take(4 * length)?);
+        let reached = Mutex::default();
+        let store = Self { machine, places, length, masters, copies, gradients, reached };
+        let (masters, copies) = (M::address(&store.masters), M::address(&store.copies));
+        let narrow = Launch::each("narrow", length).pointer(masters).pointer(copies).count(length);
+        store.machine.launch(Precision::Bf16, &narrow)?;
+        store.rest()?;
+        Ok(store)
+    }
+
+    /// Who computes.
+    pub(crate) fn machine(&self) -> &Arc<M> {
+        &self.machine
+    }
+
+    /// Values of all parameters, and what lies between them.
+    pub(super) fn length(&self) -> usize {
+        self.length
+    }
+
+    pub(super) fn masters(&self) -> u64 {
+        M::address(&self.masters)
+    }
+
+    pub(super) fn copies(&self) -> u64 {
+        M::address(&self.copies)
+    }
+
+    pub(super) fn gradients(&self) -> u64 {
+        M::address(&self.gradients)
+    }
+
+    /// Forgets all gradients.
+    pub(crate) fn rest(&self) -> Result<()> {
+        self.reached.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        let gradients = M::address(&self.gradients);
+        let zero = Launch::each("zero", self.length).pointer(gradients).count(self.length);
+        self.machine.launch(Precision::F32, &zero)
+    }
+
+    /// The f32 values of a parameter.
+    pub(crate) fn master(&self, tensor: &Tensor) -> Result<u64> {
+        Ok(self.masters() + 4 * self.room(tensor)?.start as u64)
+    }
+
+    /// Its values as products take them.
+    pub(crate) fn values(&self, tensor: &Tensor, precision: Precision) -> Result<u64> {
+        match precision {
+            Precision::F32 => self.master(tensor),
+            Precision::Bf16 => Ok(self.copies() + 2 * self.room(tensor)?.start as u64),
+        }
+    }
+
+    /// Where its f32 gradient is summed; `None` for a constant.
+    pub(crate) fn gradient(&self, tensor: &Tensor) -> Result<Option<u64>> {
+        if !tensor.is_variable() {
+            return Ok(None);
+        }
+        self.reached.lock().unwrap_or_else(PoisonError::into_inner).insert(tensor.id());
+        Ok(Some(self.gradients() + 4 * self.room(tensor)?.start as u64))
+    }
+
+    /// Whether a parameter got a gradient since [`Store::rest`].
+    pub(crate) fn is_reached(&self, tensor: &Tensor) -> bool {
+        self.reached.lock().unwrap_or_else(PoisonError::into_inner).contains(&tensor.id())
+    }
+
+    /// The f32 values of a parameter; waits for them.
+    pub(crate) fn read(&self, tensor: &Tensor) -> Result<Vec<f32>> {
+        self.read_from(&self.masters, tensor)
+    }
+
+    /// The gradient of a parameter.
+    #[cfg(test)]
+    pub(crate) fn gradient_values(&self, tensor: &Tensor) -> Result<Vec<f32>> {
+        self.read_from(&self.gradients, tensor)
+    }
+
+    /// What a flat array has for a parameter.
+    pub(crate) fn read_from(&self, array: &M::Memory, tensor: &Tensor) -> Result<Vec<f32>> {
+        let start = self.room(tensor)?.start;
+        floats(&*self.machine, array, start, tensor.elem_count())
+    }
+
+    /// Where a parameter lies, with what is left free behind it.
+    pub(super) fn room(&self, tensor: &Tensor) -> Result<Range<usize>> {
+        match self.places.get(&tensor.id()) {
+            Some(room) => Ok(room.clone()),
+            None => bail!("a tensor of shape {:?} that is no parameter", tensor.shape()),
+        }
+    }
+}
+
+/// `count` floats of an array, from number `start` on; waits for them.
+pub(crate) fn floats<M: Machine>(
+    machine: &M,
+    array: &M::Memory,
+    start: usize,
+    count: usize,
+) -> Result<Vec<f32>> {
+    let mut bytes = vec![0; 4 * count];
+    machine.read(array, 4 * start, &mut bytes)?;
+    let (values, _) = bytes.as_chunks::<4>();
+    Ok(values.iter().map(|bytes| f32::from_ne_bytes(*bytes)).collect())
+}
+
+/// Numbers as a card takes them.
+pub(crate) fn bytes<T: Number>(values: &[T]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.bytes()).collect()
+}
+
+/// Four bytes.
+pub(crate) trait Number: Copy {
+    fn bytes(self) -> [u8; 4];
+}
+
+impl Number for f32 {
+    fn bytes(self) -> [u8; 4] {
+        self.to_ne_bytes()
+    }
+}
+
+impl Number for u32 {
+    fn bytes(self) -> [u8; 4] {
+        self.to_ne_bytes()
+    }
+}

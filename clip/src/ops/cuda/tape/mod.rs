@@ -1,0 +1,347 @@
+//! The graph by hand on a machine: each operation asks for kernels and products, and leaves a
+//! closure that goes its way back.
+
+mod attention;
+mod conv;
+mod linear;
+mod norm;
+mod tokens;
+
+use std::{cell::RefCell, fmt, sync::Arc};
+
+use candle_core::{Result, Tensor};
+
+use super::{Launch, Machine, Precision, Store, machine::chunk};
+use crate::{
+    config::Activation,
+    ops::graph::{BatchStatistics, Columns, ConvNorm, Graph, Linear, Seen},
+};
+
+/// What was computed, and how to go back. Gradients of parameters are summed in the [`Store`].
+pub(crate) struct CudaTape<M: Machine> {
+    store: Arc<Store<M>>,
+    precision: Precision,
+    steps: RefCell<Vec<Back<M>>>,
+    trains: bool,
+}
+
+/// The way back through one operation: takes the gradient of its output.
+type Back<M> = Box<dyn FnOnce(Array<M>, &mut Gradients<M>) -> Result<()> + Send>;
+
+/// Values on the machine.
+type Array<M> = Arc<<M as Machine>::Memory>;
+
+/// A row-major array on a tape.
+#[derive(Debug)]
+pub(crate) struct CudaValue<M: Machine> {
+    data: Array<M>,
+    dims: Arc<[usize]>,
+    /// The step that made it; `None` for what needs no gradient.
+    step: Option<usize>,
+}
+
+impl<M: Machine> Clone for CudaValue<M> {
+    fn clone(&self) -> Self {
+        Self { data: self.data.clone(), dims: self.dims.clone(), step: self.step }
+    }
+}
+
+impl<M: Machine> CudaValue<M> {
+    fn count(&self) -> usize {
+        self.dims.iter().product()
+    }
+
+    /// Size of the last axis.
+    fn columns(&self) -> usize {
+        self.dims.last().copied().unwrap_or(1)
+    }
+
+    fn address(&self) -> u64 {
+        M::address(&self.data)
+    }
+
+    /// Where the values lie.
+    pub(crate) fn data(&self) -> &M::Memory {
+        &self.data
+    }
+}
+
+/// What computes, and in which precision.
+#[derive(Debug)]
+struct Bench<M: Machine> {
+    store: Arc<Store<M>>,
+    precision: Precision,
+}
+
+impl<M: Machine> Bench<M> {
+    fn machine(&self) -> &Arc<M> {
+        self.store.machine()
+    }
+
+    fn launch(&self, launch: Launch) -> Result<()> {
+        self.machine().launch(self.precision, &launch)
+    }
+
+    /// Room for `count` values.
+    fn values(&self, count: usize) -> Result<M::Memory> {
+        self.machine().take(count * self.precision.bytes())
+    }
+
+    /// Room for `count` floats.
+    fn floats(&self, count: usize) -> Result<M::Memory> {
+        self.machine().take(4 * count)
+    }
+
+    fn zeros(&self, count: usize) -> Result<M::Memory> {
+        let zeros = self.floats(count)?;
+        self.launch(Launch::each("zero", count).pointer(M::address(&zeros)).count(count))?;
+        Ok(zeros)
+    }
+
+    fn upload(&self, bytes: &[u8]) -> Result<M::Memory> {
+        let mut memory = self.machine().take(bytes.len())?;
+        self.machine().write(&mut memory, bytes)?;
+        Ok(memory)
+    }
+
+    /// Adds `factor` times the sums over chunks, which `parts` holds in rows of `stride`, to
+    /// `count` floats at `sum`, from column `start` on.
+    fn fold(
+        &self,
+        parts: &M::Memory,
+        [start, count, stride]: [usize; 3],
+        rows: usize,
+        factor: f64,
+        sum: u64,
+    ) -> Result<()> {
+        let chunks = rows.div_ceil(chunk(rows));
+        let parts = M::address(parts) + 4 * start as u64;
+        let fold = Launch::each("fold", count).pointer(parts).pointer(sum);
+        self.launch(fold.count(count).count(stride).count(chunks).float(factor))
+    }
+
+    /// Sums of the columns of `[rows, columns]` values, in chunks.
+    fn column_sums(&self, x: u64, rows: usize, columns: usize) -> Result<M::Memory> {
+        let parts = self.floats(rows.div_ceil(chunk(rows)) * columns)?;
+        let sums = Launch::columns("column_sums", rows, columns).pointer(x);
+        let sums = sums.pointer(M::address(&parts)).count(rows).count(columns);
+        self.launch(sums.count(chunk(rows)))?;
+        Ok(parts)
+    }
+
+    /// Adds the sums of the columns of `[rows, columns]` values to a parameter's gradient, from its
+    /// value number `start` on.
+    fn add_columns(
+        &self,
+        tensor: &Tensor,
+        start: usize,
+        x: u64,
+        rows: usize,
+        columns: usize,
+    ) -> Result<()> {
+        let Some(gradient) = self.store.gradient(tensor)? else { return Ok(()) };
+        let parts = self.column_sums(x, rows, columns)?;
+        self.fold(&parts, [0, columns, columns], rows, 1.0, gradient + 4 * start as u64)
+    }
+}
+
+/// Gradients on the way back.
+struct Gradients<M: Machine> {
+    bench: Bench<M>,
+    /// Of the output of each step
+    values: Vec<Option<Array<M>>>,
+}
+
+impl<M: Machine> Gradients<M> {
+    /// Adds to the gradient of a value, of `count` values.
+    fn give(
+        &mut self,
+        to: Option<usize>,
+        count: usize,
+        gradient: impl Into<Array<M>>,
+    ) -> Result<()> {
+        let Some(step) = to else { return Ok(()) };
+        let gradient = gradient.into();
+        self.values[step] = Some(match self.values[step].take() {
+            None => gradient,
+            Some(other) => {
+                let sum = self.bench.values(count)?; // either may belong to another value, too
+                let add = Launch::each("add", count).pointer(M::address(&gradient));
+                let add = add.pointer(M::address(&other)).pointer(M::address(&sum));
+                self.bench.launch(add.count(count))?;
+                sum.into()
+            }
+        });
+        Ok(())
+    }
+}
+
+impl<M: Machine> fmt::Debug for CudaTape<M> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("CudaTape")
+    }
+}
+
+impl<M: Machine> CudaTape<M> {
+    /// For a step of training: the parameters that are variables get a gradient.
+    pub(crate) fn new(store: Arc<Store<M>>, precision: Precision) -> Self {
+        Self { store, precision, steps: RefCell::default(), trains: true }
+    }
+
+    /// Remembers nothing.
+    pub(crate) fn forgetful(store: Arc<Store<M>>, precision: Precision) -> Self {
+        Self { trains: false, ..Self::new(store, precision) }
+    }
+
+    /// Goes back from `gradient`, that of `output`.
+    pub(crate) fn backward(self, output: &CudaValue<M>, gradient: M::Memory) -> Result<()> {
+        let steps = self.steps.into_inner();
+        let values = steps.iter().map(|_| None).collect();
+        let bench = Bench { store: self.store, precision: self.precision };
+        let mut gradients = Gradients { bench, values };
+        gradients.give(output.step, output.count(), gradient)?;
+        for (step, back) in steps.into_iter().enumerate().rev() {
+            if let Some(gradient) = gradients.values[step].take() {
+                back(gradient, &mut gradients)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn bench(&self) -> Bench<M> {
+        Bench { store: self.store.clone(), precision: self.precision }
+    }
+
+    /// The output of an operation on `inputs` with `parameters`.
+    fn output(
+        &self,
+        data: impl Into<Array<M>>,
+        dims: impl Into<Arc<[usize]>>,
+        inputs: &[&CudaValue<M>],
+        parameters: &[&Tensor],
+        back: impl FnOnce(Array<M>, &mut Gradients<M>) -> Result<()> + Send + 'static,
+    ) -> CudaValue<M> {
+        let asked = inputs.iter().any(|input| input.step.is_some())
+            || self.trains && parameters.iter().any(|tensor| tensor.is_variable());
+        let step = asked.then(|| {
+            let mut steps = self.steps.borrow_mut();
+            steps.push(Box::new(back));
+            steps.len() - 1
+        });
+        CudaValue { data: data.into(), dims: dims.into(), step }
+    }
+}
+
+/// The dimensions with another last one.
+fn with_last(dims: &[usize], last: usize) -> Vec<usize> {
+    let mut dims = dims.to_vec();
+    *dims.last_mut().expect("channels come last") = last;
+    dims
+}
+
+impl<M: Machine> Graph for CudaTape<M> {
+    type Value = CudaValue<M>;
+
+    #[cfg(test)]
+    fn leaf(&self, x: &Tensor) -> Result<CudaValue<M>> {
+        let (bench, count) = (self.bench(), x.elem_count());
+        let y = bench.values(count)?;
+        let master = self.store.master(x)?;
+        let narrow = Launch::each("narrow", count).pointer(master).pointer(M::address(&y));
+        bench.launch(narrow.count(count))?;
+        let parameter = x.clone();
+        Ok(self.output(y, x.dims(), &[], &[x], move |gradient, gradients| {
+            gradients.bench.add_columns(&parameter, 0, M::address(&gradient), 1, count)
+        }))
+    }
+
+    fn dims<'a>(&self, x: &'a CudaValue<M>) -> &'a [usize] {
+        &x.dims
+    }
+
+    fn reshape(&self, x: &CudaValue<M>, dims: &[usize]) -> Result<CudaValue<M>> {
+        assert_eq!(x.count(), dims.iter().product::<usize>(), "the same values");
+        Ok(CudaValue { dims: dims.into(), ..x.clone() })
+    }
+
+    fn image(&self, pixels: &Tensor) -> Result<CudaValue<M>> {
+        self.image(pixels)
+    }
+
+    fn patches(&self, pixels: &Tensor, side: usize) -> Result<CudaValue<M>> {
+        self.patches(pixels, side)
+    }
+
+    fn conv_norm(
+        &self,
+        x: &CudaValue<M>,
+        layer: ConvNorm<'_>,
+        fixed: Option<&BatchStatistics>,
+    ) -> Result<(CudaValue<M>, BatchStatistics)> {
+        self.conv_norm(x, layer, fixed)
+    }
+
+    fn avg_pool(&self, x: &CudaValue<M>, side: usize) -> Result<CudaValue<M>> {
+        self.avg_pool(x, side)
+    }
+
+    fn add_relu(&self, a: &CudaValue<M>, b: &CudaValue<M>) -> Result<CudaValue<M>> {
+        self.add_relu(a, b)
+    }
+
+    fn linear(
+        &self,
+        x: &CudaValue<M>,
+        layer: Linear<'_>,
+        residual: Option<&CudaValue<M>>,
+    ) -> Result<CudaValue<M>> {
+        self.linear(x, layer, residual)
+    }
+
+    fn project(&self, x: &CudaValue<M>, weight: &Tensor) -> Result<CudaValue<M>> {
+        self.project(x, weight)
+    }
+
+    fn attention(
+        &self,
+        qkv: [Columns<'_, CudaValue<M>>; 3],
+        width: usize,
+        heads: usize,
+        seen: Seen<'_>,
+    ) -> Result<CudaValue<M>> {
+        self.attention(qkv, width, heads, seen)
+    }
+
+    fn layer_norm(&self, x: &CudaValue<M>, weight: &Tensor, bias: &Tensor) -> Result<CudaValue<M>> {
+        self.layer_norm(x, weight, bias)
+    }
+
+    fn activate(&self, x: &CudaValue<M>, activation: Activation) -> Result<CudaValue<M>> {
+        self.activate(x, activation)
+    }
+
+    fn with_mean(&self, x: &CudaValue<M>, positions: &Tensor) -> Result<CudaValue<M>> {
+        self.with_first(x, None, positions)
+    }
+
+    fn with_class(
+        &self,
+        x: &CudaValue<M>,
+        class: &Tensor,
+        positions: &Tensor,
+    ) -> Result<CudaValue<M>> {
+        self.with_first(x, Some(class), positions)
+    }
+
+    fn embed(&self, ids: &Tensor, table: &Tensor, positions: &Tensor) -> Result<CudaValue<M>> {
+        self.embed(ids, table, positions)
+    }
+
+    fn pick(&self, x: &CudaValue<M>, tokens: &[u32]) -> Result<CudaValue<M>> {
+        self.pick(x, tokens)
+    }
+
+    fn normalize(&self, x: &CudaValue<M>) -> Result<CudaValue<M>> {
+        self.normalize(x)
+    }
+}
