@@ -246,7 +246,7 @@ fn run_refuses() {
     check("--set optim.rate=1", &["run.toml", "rate"]);
     check("--set optim.epochs=0 --set data.batch_size=1", &["optim.epochs", "data.batch_size"]);
     check("--set model.preset=RN51", &["model.preset", "rn-micro"]);
-    check("--set device=cuda", &["cuda"]);
+    check("--set device=cuda", &["`device` is `cuda`", "this build knows no GPU"]);
     check("--set data.batch_size=64", &["40 readable rows"]);
     check("--set method.name=roclip", &["method.roclip.match_from_epoch", "`optim.epochs`"]);
     let roclip = "--set optim.epochs=2 --set method.name=roclip";

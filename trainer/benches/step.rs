@@ -22,7 +22,7 @@ use trainer::{
     config::Optim,
     data::Batch,
     method::{self, Towers},
-    optim::{AdamW, Schedule},
+    optim::{Optimizer, Schedule},
     parallel::Single,
     step::Trainer,
 };
@@ -82,7 +82,7 @@ fn measure(criterion: &mut Criterion, name: &str, config: &ClipConfig) -> Result
 struct Subject {
     model: Clip,
     gradients: Gradients,
-    optimizer: AdamW,
+    optimizer: Optimizer,
     pixels: Tensor,
     ids: Tensor,
 }
@@ -90,7 +90,7 @@ struct Subject {
 impl Subject {
     fn new(config: &ClipConfig) -> Result<Self> {
         let model = Clip::init(config, 0, &Device::Cpu)?;
-        let optimizer = AdamW::new(model.parameters(), &Optim::default());
+        let optimizer = Optimizer::new(&model, &Optim::default());
         let gradients = model.gradients();
         let Batch { pixels, tokens, .. } = batch(config);
         let side = config.image.image_size();
@@ -123,7 +123,7 @@ impl Subject {
     }
 
     fn update(&mut self) -> Result<f64> {
-        self.optimizer.update(self.model.parameters(), &self.gradients, Towers::BOTH, LR)
+        self.optimizer.update(&self.model, &self.gradients, Towers::BOTH, LR)
     }
 
     fn trainer(self) -> Trainer {

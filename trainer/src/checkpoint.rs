@@ -181,8 +181,8 @@ pub fn write(config: &Config, data: &str, place: Place, trainer: &Trainer) -> Re
     for (name, array) in trainer.model.weights()? {
         tensors.push((format!("weight/{name}"), Bytes::floats(&array.shape, &array.values)));
     }
-    let moments = trainer.optimizer.moments();
-    for (parameter, moments) in trainer.model.parameters().iter().zip(moments) {
+    let moments = trainer.optimizer.moments(&trainer.model)?;
+    for (parameter, moments) in trainer.model.parameters().iter().zip(&*moments) {
         let (name, shape) = (&parameter.name, parameter.var.dims());
         tensors.push((format!("mean/{name}"), Bytes::floats(shape, &moments.mean)));
         tensors.push((format!("square/{name}"), Bytes::floats(shape, &moments.square)));
@@ -290,7 +290,7 @@ impl Checkpoint {
             let updates = *self.updates.get(index).ok_or_else(refuse)?;
             restored.push(Moments { mean: part("mean")?, square: part("square")?, updates });
         }
-        trainer.optimizer.restore(restored);
+        trainer.optimizer.restore(&trainer.model, restored)?;
         trainer.step = self.place.step;
         if trainer.method.restore(self.pool) { Ok(()) } else { Err(refuse()) }
     }

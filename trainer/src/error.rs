@@ -118,9 +118,12 @@ pub enum Error {
         /// Updates before it, over all epochs.
         step: u64,
     },
-    /// No GPU, or a build without the feature for it.
-    #[error("`device` is `cuda`, which this machine or this build does not have")]
-    Cuda(#[source] candle_core::Error),
+    /// No GPU that fits, or a build without the feature for it.
+    #[error("`device` is `cuda`, but {problem}")]
+    Cuda {
+        /// What is missing.
+        problem: String,
+    },
     /// No MPI, or a build without the feature for it.
     #[error("`parallel` is `mpi`, {problem}")]
     Mpi {

@@ -33,6 +33,7 @@ pub mod config;
 pub mod data;
 pub mod error;
 pub mod evaluate;
+mod gpu;
 pub mod journal;
 pub mod method;
 mod monitor;

@@ -13,7 +13,7 @@ use crate::{
     data::Batch,
     error::{Error, Result},
     method::{Method, MethodLoss, MethodReport, Pairs},
-    optim::{AdamW, Schedule},
+    optim::{Optimizer, Schedule},
     parallel::Collective,
 };
 
@@ -27,7 +27,7 @@ pub struct Trainer {
     /// Of the last step
     pub gradients: Gradients,
     /// Moments
-    pub optimizer: AdamW,
+    pub optimizer: Optimizer,
     /// Learning rate
     pub schedule: Schedule,
     /// The ranks that train it together
@@ -94,10 +94,8 @@ impl Trainer {
         image.backward(&at_rows, &mut self.gradients)?;
         self.collective.sum_gradients(self.model.parameters(), &mut self.gradients);
         let lr = self.schedule.lr(step);
-        let grad_norm = self
-            .optimizer
-            .update(self.model.parameters(), &self.gradients, trained, lr)
-            .map_err(diverged)?;
+        let grad_norm =
+            self.optimizer.update(&self.model, &self.gradients, trained, lr).map_err(diverged)?;
         let logit_scale = self.clamp_logit_scale()?;
         self.step += 1;
         Ok(StepReport { loss: value, lr, grad_norm, logit_scale, method: report })

@@ -20,10 +20,11 @@ use crate::{
     data::{Loader, Manifest, Store},
     error::{Error, Result},
     evaluate::Evaluation,
+    gpu::{self, Gpu},
     journal::Journal,
     method,
     monitor::Monitor,
-    optim::{AdamW, Schedule},
+    optim::{Optimizer, Schedule},
     parallel::Collective,
     step::{StepReport, Trainer},
 };
@@ -85,10 +86,15 @@ fn threads() -> Result<ThreadPool> {
     ThreadPoolBuilder::new().build().map_err(Error::Threads)
 }
 
-fn device(config: &Config) -> Result<Device> {
+/// The GPU that is asked for: the towers live there; the loss and its pool stay on the CPU.
+fn open_gpu(config: &Config, watch: &dyn Watch) -> Result<Option<Gpu>> {
     Ok(match config.device {
-        config::Device::Cpu => Device::Cpu,
-        config::Device::Cuda => Device::new_cuda(0).map_err(Error::Cuda)?,
+        config::Device::Cpu => None,
+        config::Device::Cuda => {
+            let gpu = gpu::open()?;
+            watch.note(format!("the towers are on {}", gpu.name()));
+            Some(gpu)
+        }
     })
 }
 
@@ -217,18 +223,20 @@ impl<'a> Run<'a> {
         if !batch_size.is_multiple_of(ranks) {
             return Err(Error::UnevenBatch { batch_size, ranks });
         }
-        let (folder, device) = (&config.output.folder, &device(config)?);
+        let (folder, device) = (&config.output.folder, &Device::Cpu);
+        let gpu = open_gpu(config, watch)?;
         let checkpoint = open_checkpoint(config, resume, device, watch)?;
         let monitor = if collective.is_first() { Monitor::open(config)? } else { None };
         let loader = open_loader(config, &**collective, watch)?;
         let data = loader.fingerprint()?;
-        let mut model = match &checkpoint {
+        let model = match &checkpoint {
             Some(checkpoint) => {
                 checkpoint.check(folder, &data)?;
                 Clip::from_weights(&loader.clip, &checkpoint.weights, device)?
             }
             None => Clip::init(&loader.clip, config.seed, device)?,
         };
+        let mut model = gpu::place(model, gpu.as_ref())?;
         if ranks > 1 {
             model.join(collective.clone());
         }
@@ -237,7 +245,7 @@ impl<'a> Run<'a> {
         let mut trainer = Trainer {
             method: method::new(config, rows, loader.clip.dim, device)?,
             gradients: model.gradients(),
-            optimizer: AdamW::new(model.parameters(), &config.optim),
+            optimizer: Optimizer::new(&model, &config.optim),
             schedule: Schedule::new(config.optim.lr, config.optim.warmup_share, steps),
             logit_scale_max: config.optim.logit_scale_max.ln(),
             collective: collective.clone(),

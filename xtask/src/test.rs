@@ -33,8 +33,11 @@ pub(crate) fn everything() -> Result<(), Failure> {
     summary.step("format", || run(&mut cargo(&["fmt", "--all", "--check"])));
     summary.step("layering", layering::check);
     // The build script of candle-onnx and all macros are shared with the release build.
-    let clippy = ["clippy", "--release", "--workspace", "--all-targets", "--", "-D", "warnings"];
-    summary.step("clippy", || run(&mut cargo(&clippy)));
+    let clippy = ["clippy", "--release", "--workspace", "--all-targets"];
+    let strict = ["--", "-D", "warnings"];
+    summary.step("clippy", || run(cargo(&clippy).args(strict)));
+    let on_gpu = ["--features", "trainer/cuda"]; // builds on every machine
+    summary.step("clippy for a GPU", || run(cargo(&clippy).args(on_gpu).args(strict)));
     if summary.holds() {
         python::LIGHT.set_up()?;
         tools::set_up_nvrtc();

@@ -6,9 +6,12 @@
 //! | `init` | seeded initial weights |
 //! | `blocks` | attention, MLP, pre-norm block |
 //! | `pass` | embeddings of a step and the way back from them |
+//! | `gpu` | towers whose parameters live on a GPU, behind feature `cuda` |
 //! | `resnet` · `vit` · `text` | one tower each |
 
 mod blocks;
+#[cfg(any(test, feature = "cuda"))]
+mod gpu;
 mod init;
 mod params;
 mod pass;
@@ -31,6 +34,8 @@ use crate::{
 };
 use params::{Running, Source};
 
+#[cfg(any(test, feature = "cuda"))]
+pub use gpu::{Resident, Update};
 pub use init::init;
 pub use pass::Pass;
 
@@ -111,6 +116,30 @@ pub struct Clip {
     arena: Arc<Arena>,
     /// Who else trains it.
     peers: Option<Arc<dyn Peers>>,
+    /// Where the parameters live, if it is a GPU; the tensors then stand for them.
+    #[cfg(any(test, feature = "cuda"))]
+    gpu: Option<Arc<dyn gpu::Towers>>,
+}
+
+/// The first NVIDIA GPU.
+#[cfg(feature = "cuda")]
+#[derive(Debug, Clone)]
+pub struct Gpu(Arc<crate::ops::cuda::Card>);
+
+#[cfg(feature = "cuda")]
+impl Gpu {
+    /// Opens it, with CUDA's libraries out of `folder` or from where the system finds them.
+    ///
+    /// # Errors
+    /// One line about what is missing.
+    pub fn open(folder: Option<&std::path::Path>) -> Result<Self, String> {
+        crate::ops::cuda::Card::open(folder).map(Self)
+    }
+
+    /// As its driver names it.
+    pub fn name(&self) -> &str {
+        self.0.name()
+    }
 }
 
 impl Clip {
@@ -169,6 +198,8 @@ impl Clip {
             device,
             arena: Arc::default(),
             peers: None,
+            #[cfg(any(test, feature = "cuda"))]
+            gpu: None,
         })
     }
 
@@ -177,6 +208,25 @@ impl Clip {
     /// them. For f32 on the CPU.
     pub fn join(&mut self, peers: Arc<dyn Peers>) {
         self.peers = Some(peers);
+    }
+
+    /// Copies the parameters of trainable f32 towers to a GPU, where they are from now on: in bf16
+    /// for steps of training, in f32 for evaluation. The logit scale stays.
+    #[cfg(feature = "cuda")]
+    pub fn onto(mut self, gpu: &Gpu) -> Result<Self> {
+        let towers = gpu::OnMachine::new(
+            gpu.0.clone(),
+            &self.parameters,
+            crate::ops::cuda::Precision::Bf16,
+        )?;
+        self.gpu = Some(Arc::new(towers));
+        Ok(self)
+    }
+
+    /// The parameters on the GPU, if that is where they live.
+    #[cfg(any(test, feature = "cuda"))]
+    pub fn resident(&self) -> Option<&dyn Resident> {
+        self.gpu.as_deref().map(|towers| towers as &dyn Resident)
     }
 
     /// Sizes of the towers.
@@ -199,13 +249,22 @@ impl Clip {
         &self.parameters
     }
 
-    /// Room for the gradients of all parameters, in their order.
+    /// Room for the gradients of all parameters, in their order; of the logit scale alone if the
+    /// others live on a GPU.
     pub fn gradients(&self) -> Gradients {
+        #[cfg(any(test, feature = "cuda"))]
+        if self.gpu.is_some() {
+            return Gradients::new([&self.logit_scale]);
+        }
         Gradients::new(self.parameters.iter().map(|parameter| parameter.var.as_tensor()))
     }
 
     /// `[B, 3, H, W]` normalised pixels -> `[B, D]` unit rows, for a step of training.
     pub fn image_pass(&self, pixels: &Tensor, mode: Mode) -> Result<Pass> {
+        #[cfg(any(test, feature = "cuda"))]
+        if let Some(gpu) = &self.gpu {
+            return Ok(Pass::on_gpu(gpu.image_pass(&self.image, pixels, mode)?)?);
+        }
         if !is_fused(pixels) {
             assert!(self.peers.is_none(), "peers join f32 models on the CPU");
             return Ok(Pass::composed(self.image.rows(&Composed, pixels, mode)?)?);
@@ -218,17 +277,25 @@ impl Clip {
     /// `[B, T]` token ids (u32), any length up to the context -> `[B, D]` unit rows, for a step of
     /// training.
     pub fn text_pass(&self, ids: &Tensor) -> Result<Pass> {
+        #[cfg(any(test, feature = "cuda"))]
+        if let Some(gpu) = &self.gpu {
+            return Ok(Pass::on_gpu(gpu.text_pass(&self.text, ids)?)?);
+        }
         if !is_fused(&self.logit_scale) {
-            return Ok(Pass::composed(self.text_rows(&Composed, ids)?)?);
+            return Ok(Pass::composed(self.text.rows(&Composed, ids)?)?);
         }
         let tape = Tape::new(self.arena.clone());
-        let rows = self.text_rows(&tape, ids)?;
+        let rows = self.text.rows(&tape, ids)?;
         Ok(Pass::taped(tape, rows, self.config.dim)?)
     }
 
     /// `[B, 3, H, W]` normalised pixels -> `[B, D]` unit rows, differentiable at the pixels; to
     /// train, take [`Clip::image_pass`].
     pub fn image_rows(&self, pixels: &Tensor, mode: Mode) -> Result<Tensor> {
+        #[cfg(any(test, feature = "cuda"))]
+        if let Some(gpu) = &self.gpu {
+            return Ok(gpu.image_rows(&self.image, pixels, mode)?); // a constant
+        }
         match is_fused(pixels) {
             true => Ok(pass::image_rows(&self.image, pixels, mode, &self.arena)?),
             false => Ok(self.image.rows(&Composed, pixels, mode)?),
@@ -237,21 +304,28 @@ impl Clip {
 
     /// `[B, T]` token ids -> `[B, D]` unit rows, without a way back.
     fn evaluated_texts(&self, ids: &Tensor) -> Result<Tensor> {
-        if !is_fused(&self.logit_scale) {
-            return Ok(self.text_rows(&Composed, ids)?.detach());
+        #[cfg(any(test, feature = "cuda"))]
+        if let Some(gpu) = &self.gpu {
+            return Ok(gpu.text_rows(&self.text, ids)?);
         }
-        let rows = self.text_rows(&Tape::forgetful(Arc::default()), ids)?;
+        if !is_fused(&self.logit_scale) {
+            return Ok(self.text.rows(&Composed, ids)?.detach());
+        }
+        let rows = self.text.rows(&Tape::forgetful(Arc::default()), ids)?;
         let shape = (ids.dim(0)?, self.config.dim);
         Ok(Tensor::from_slice(rows.values(), shape, &self.device)?)
-    }
-
-    fn text_rows<G: Graph>(&self, graph: &G, ids: &Tensor) -> candle_core::Result<G::Value> {
-        graph.normalize(&self.text.forward(graph, ids)?)
     }
 
     /// All parameters and running statistics under OpenAI's names.
     pub fn weights(&self) -> Result<Weights> {
         let array = |tensor: &Tensor| -> Result<Array> {
+            #[cfg(any(test, feature = "cuda"))]
+            if let Some(gpu) = &self.gpu
+                && self.parameters.iter().any(|one| one.var.id() == tensor.id())
+                && tensor.id() != self.logit_scale.id()
+            {
+                return Ok(Array { shape: tensor.dims().to_vec(), values: gpu.values(tensor)? });
+            }
             let values = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
             Ok(Array { shape: tensor.dims().to_vec(), values })
         };

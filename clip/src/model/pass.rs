@@ -22,6 +22,8 @@ pub struct Pass {
 enum Way {
     Tape(Tape, Value),
     Candle(Tensor),
+    #[cfg(any(test, feature = "cuda"))]
+    Gpu(Box<dyn super::gpu::WayBack>),
 }
 
 impl Pass {
@@ -36,6 +38,11 @@ impl Pass {
         Ok(Self { rows: leaf, way: Way::Tape(tape, rows) })
     }
 
+    #[cfg(any(test, feature = "cuda"))]
+    pub(super) fn on_gpu((rows, way): super::gpu::Rows) -> Result<Self> {
+        Ok(Self { rows: Var::from_tensor(&rows)?, way: Way::Gpu(way) })
+    }
+
     /// `[B, D]`, unit rows: a leaf.
     pub fn rows(&self) -> &Tensor {
         self.rows.as_tensor()
@@ -43,7 +50,7 @@ impl Pass {
 
     /// Carries the gradient of the rows, which `loss` holds, on through the tower, and adds what its
     /// parameters get to `gradients`. A loss that does not depend on the rows leaves the tower at
-    /// rest.
+    /// rest. Where the parameters live on a GPU, their gradients are there, too.
     pub fn backward(self, loss: &GradStore, gradients: &mut Gradients) -> Result<()> {
         let Some(gradient) = loss.get(self.rows()) else { return Ok(()) };
         let gradient = gradient.detach(); // candle would go back through what made it, too
@@ -52,6 +59,8 @@ impl Pass {
                 let gradient = gradient.flatten_all()?.to_vec1::<f32>()?;
                 tape.backward(&rows, &gradient, gradients)
             }
+            #[cfg(any(test, feature = "cuda"))]
+            Way::Gpu(way) => way.back(&gradient.flatten_all()?.to_vec1::<f32>()?),
             Way::Candle(rows) => gradients.extend(&(rows * gradient)?.sum_all()?.backward()?),
         }
     }

@@ -4,10 +4,14 @@ use candle_core::{DType, Device, Tensor};
 use rand::Rng;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
-use super::*;
+use super::{gpu::OnMachine, *};
 use crate::{
     config::{Activation, Resnet, TextTower, Vit},
-    ops::{info_nce, proof::numbers},
+    ops::{
+        cuda::{Precision, emulator::Emulator},
+        info_nce,
+        proof::numbers,
+    },
 };
 
 /// Towers so small that finite differences over every parameter take a second.
@@ -125,6 +129,59 @@ fn every_parameter_gets_the_gradient_of_finite_differences() -> Result<()> {
                 let close = (analytic - numeric).abs() < 1e-4 * size;
                 assert!(close, "`{name}`[{element}]: {analytic} vs {numeric}, {size}");
             }
+        }
+    }
+    Ok(())
+}
+
+/// On the machine that runs a GPU's kernels on the CPU: in f32 the same gradients, in bf16 about the
+/// same; and an update that moves against them.
+#[test]
+fn towers_on_a_gpu_learn_the_same() -> Result<()> {
+    for config in towers() {
+        let weights = weights(&config)?;
+        let exact = Clip::with_dtype(&config, &weights, &Device::Cpu, DType::F64)?;
+        let (exact_loss, exact_grads) = loss(&exact, DType::F64, Mode::Train)?;
+        for (precision, off_max) in [(Precision::F32, 2e-3), (Precision::Bf16, 0.2)] {
+            let Some(machine) = Emulator::new(false) else { return Ok(()) };
+            let mut model = Clip::from_weights(&config, &weights, &Device::Cpu)?;
+            model.gpu = Some(Arc::new(OnMachine::new(machine, &model.parameters, precision)?));
+            let found = loss(&model, DType::F32, Mode::Train)?.0;
+            assert!((found - exact_loss).abs() < off_max * exact_loss, "{found} vs {exact_loss}");
+            let gpu = model.resident().expect("towers on a machine");
+            let update =
+                Update { betas: [0.0; 2], size: 1.0, factor: 0.0, epsilon: 1.0, kept: 1.0 };
+            let moved: Vec<_> = model.parameters.iter().filter(|p| p.name != LOGIT_SCALE).collect();
+            for parameter in &moved {
+                assert!(gpu.is_reached(parameter), "`{}` has no gradient", parameter.name);
+            }
+            // Plain descent by 1: what is taken off is the gradient.
+            let norm = gpu.update(&moved.iter().map(|p| (*p, update)).collect::<Vec<_>>())?;
+            let after = model.weights()?;
+            let (mut squares, mut off) = (0.0, 0.0);
+            for (number, parameter) in exact.parameters().iter().enumerate() {
+                let name = &parameter.name;
+                if name == LOGIT_SCALE {
+                    continue;
+                }
+                let grad = exact_grads.get(number).expect(name);
+                let size = grad.iter().fold(0.0, |max: f32, g| max.max(g.abs()));
+                let moved = weights[name].values.iter().zip(&after[name].values);
+                for ((before, after), exact) in moved.zip(grad) {
+                    let distance = (before - after - exact).abs();
+                    squares += f64::from(*exact).powi(2);
+                    off += f64::from(distance).powi(2);
+                    let close = distance < 2e-3 * size + 1e-5;
+                    assert!(
+                        precision == Precision::Bf16 || close,
+                        "`{name}`: {distance} of {size}"
+                    );
+                }
+            }
+            let (size, off) = (squares.sqrt(), off.sqrt());
+            assert!(off < off_max * size, "{precision:?}: {off} of {size}");
+            assert!((norm - size).abs() < off_max * size, "{norm} vs {size}");
+            assert!(!gpu.is_reached(moved[0]), "an update forgets the gradients");
         }
     }
     Ok(())

@@ -44,11 +44,16 @@ impl Text {
         })
     }
 
+    /// `[B, T]` ids -> `[B, D]` unit rows.
+    pub(super) fn rows<G: Graph>(&self, graph: &G, ids: &Tensor) -> Result<G::Value> {
+        graph.normalize(&self.forward(graph, ids)?)
+    }
+
     /// `[B, T]` ids -> `[B, D]`, not normalised.
     ///
     /// Pooled where the highest id stands, the end token's; attention is causal, so what follows
     /// it has no influence.
-    pub(super) fn forward<G: Graph>(&self, graph: &G, ids: &Tensor) -> Result<G::Value> {
+    fn forward<G: Graph>(&self, graph: &G, ids: &Tensor) -> Result<G::Value> {
         let ends = ids.argmax(1)?.to_vec1::<u32>()?;
         let x = graph.embed(ids, &self.token_embedding, &self.positional_embedding)?;
         let pooled = self.blocks.forward_to(graph, &x, &ends)?;

@@ -5,7 +5,7 @@
 //! | `graph` | [`Graph`]: every operation that a tower may use |
 //! | `composed` | out of candle's own differentiable primitives: any device, any precision; in f64 it is the proof |
 //! | `tape` | by hand for f32 on the CPU: larger steps, buffers that are used again, each with its backward pass |
-//! | `cuda` | the same out of kernels for a GPU, so far only in tests |
+//! | `cuda` | the same out of kernels for a GPU, behind feature `cuda` |
 //! | `cpu` | loops and matrix products on slices, the only place for `unsafe` |
 //! | `info_nce` | the loss over a similarity matrix, on candle's tensors |
 //! | `gradients` | what parameters get, in one buffer |
@@ -19,8 +19,8 @@
 
 mod composed;
 mod cpu;
-#[cfg(test)]
-mod cuda;
+#[cfg(any(test, feature = "cuda"))]
+pub(crate) mod cuda;
 mod gradients;
 mod graph;
 mod info_nce;

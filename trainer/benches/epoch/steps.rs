@@ -11,7 +11,7 @@ use trainer::{
     config::{self, Optim},
     data::Batch,
     method::{self, Method, Roclip},
-    optim::{AdamW, Schedule},
+    optim::{Optimizer, Schedule},
     parallel::Single,
     pool::PoolState,
     step::Trainer,
@@ -82,7 +82,7 @@ pub(crate) fn trainer(config: &ClipConfig, method: Box<dyn Method>) -> Result<Tr
         method,
         collective: Arc::new(Single),
         gradients: model.gradients(),
-        optimizer: AdamW::new(model.parameters(), &Optim::default()),
+        optimizer: Optimizer::new(&model, &Optim::default()),
         schedule: Schedule::new(LR, 0.0, u64::MAX), // as good as constant
         logit_scale_max: Optim::default().logit_scale_max.ln(),
         model,

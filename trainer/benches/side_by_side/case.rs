@@ -16,7 +16,7 @@ use trainer::{
     config::Optim,
     data::Batch,
     method,
-    optim::{AdamW, Schedule},
+    optim::{self, Schedule},
     parallel::Single,
     step::Trainer,
 };
@@ -90,7 +90,7 @@ impl Optimizer {
         Ok(Trainer {
             method: Box::new(method::Clip),
             gradients: model.gradients(),
-            optimizer: AdamW::new(model.parameters(), &self.settings()),
+            optimizer: optim::Optimizer::new(&model, &self.settings()),
             schedule: Schedule::new(self.lr, 0.0, u64::MAX), // as good as constant
             logit_scale_max: self.logit_scale_max,
             collective: Arc::new(Single),

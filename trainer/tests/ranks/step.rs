@@ -16,7 +16,7 @@ use trainer::{
     config::{Optim, Roclip},
     data::Batch,
     method::{self, Method},
-    optim::{AdamW, Schedule},
+    optim::{Optimizer, Schedule},
     parallel::{Collective, Single},
     step::Trainer,
 };
@@ -122,7 +122,7 @@ fn trained(
     let mut trainer = Trainer {
         method,
         gradients: model.gradients(),
-        optimizer: AdamW::new(model.parameters(), &settings),
+        optimizer: Optimizer::new(&model, &settings),
         schedule: Schedule::new(LR, 0.0, u64::MAX), // as good as constant
         collective: collective.clone(),
         logit_scale_max: 100f64.ln(),

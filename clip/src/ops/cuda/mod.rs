@@ -5,28 +5,39 @@
 //! | `kernels/*.cu` | CUDA C++, one family each; `prelude.cuh` first |
 //! | `machine` | what a tape asks for: memory, launches, products |
 //! | `store` | parameters, their gradients and moments in flat arrays |
-//! | `optimizer` · `loss` | AdamW · InfoNCE and the pool's nearest rows |
+//! | `optimizer` | AdamW |
+//! | `loss` | InfoNCE and the pool's nearest rows: proved, not yet part of a run |
 //! | `tape` | the graph by hand, on any machine |
+//! | `card` | the machine that is a GPU; nothing of CUDA is needed to build it |
+//! | `products` | what a card multiplies with: cuBLASLt |
 //! | `emulator` | for tests, the machine that runs the kernels thread by thread on the CPU |
 //!
 //! The tests hold tape and kernels against the composition in f64 and central differences without
 //! a GPU, and let NVRTC compile what a GPU would run.
 
+#[cfg(feature = "cuda")]
+mod card;
 #[cfg(test)]
-mod emulator;
+pub(crate) mod emulator;
+#[cfg(test)] // a run's loss is still computed on the CPU
 mod loss;
 mod machine;
 #[cfg(test)]
 mod nvrtc;
 mod optimizer;
+#[cfg(feature = "cuda")]
+mod products;
 mod store;
 mod tape;
 #[cfg(test)]
 mod tests;
 
+#[cfg(feature = "cuda")]
+pub(crate) use card::Card;
 pub(crate) use machine::{Launch, Machine, Operand, Precision, Product};
-pub(crate) use optimizer::{Moments, Update};
-pub(crate) use store::Store;
+pub(crate) use optimizer::Moments;
+pub use optimizer::Update;
+pub(crate) use store::{Store, bytes, floats};
 pub(crate) use tape::{CudaTape, CudaValue};
 
 /// The kernels, in an order in which each finds what it uses.

@@ -12,17 +12,17 @@ const BLOCKS: usize = 256;
 /// What becomes of a parameter: `mean = b1 mean + (1 - b1) g`, `square = b2 square + (1 - b2) g^2`,
 /// `weight = kept weight - size mean / (sqrt(factor square) + epsilon)`.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Update {
+pub struct Update {
     /// b1 and b2
-    pub(crate) betas: [f64; 2],
+    pub betas: [f64; 2],
     /// Learning rate over what the mean lacks
-    pub(crate) size: f64,
+    pub size: f64,
     /// 1 over what the square lacks
-    pub(crate) factor: f64,
+    pub factor: f64,
     /// Added to the root
-    pub(crate) epsilon: f64,
+    pub epsilon: f64,
     /// What weight decay leaves
-    pub(crate) kept: f64,
+    pub kept: f64,
 }
 
 /// Running means of all gradients and of their squares.

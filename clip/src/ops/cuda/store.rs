@@ -12,7 +12,7 @@ use candle_core::{Result, Tensor, TensorId, bail};
 use super::{Launch, Machine, Precision};
 
 /// Values to which a parameter's place is rounded, so that products find it aligned.
-const ALIGNMENT: usize = 64;
+const ALIGNMENT: usize = 128;
 
 /// All parameters of a model, found by their tensors.
 #[derive(Debug)]
@@ -126,6 +126,21 @@ impl<M: Machine> Store<M> {
     pub(crate) fn read_from(&self, array: &M::Memory, tensor: &Tensor) -> Result<Vec<f32>> {
         let start = self.room(tensor)?.start;
         floats(&*self.machine, array, start, tensor.elem_count())
+    }
+
+    /// A flat array with these values in the places of these parameters, zeros elsewhere.
+    pub(crate) fn flat<'a>(
+        &self,
+        parts: impl IntoIterator<Item = (&'a Tensor, &'a [f32])>,
+    ) -> Result<M::Memory> {
+        let mut values = vec![0.0; self.length];
+        for (parameter, part) in parts {
+            let start = self.room(parameter)?.start;
+            values[start..][..part.len()].copy_from_slice(part);
+        }
+        let mut array = self.machine.take(4 * self.length)?;
+        self.machine.write(&mut array, &bytes(&values))?;
+        Ok(array)
     }
 
     /// Where a parameter lies, with what is left free behind it.

@@ -56,7 +56,7 @@ struct Kernels {
 }
 
 /// Runs one kernel at a time: threads and shared memory of the emulator are global.
-pub(super) struct Emulator {
+pub(crate) struct Emulator {
     is_reversed: bool,
 }
 
@@ -72,7 +72,7 @@ const GUARD_BYTE: u8 = 0xa5;
 
 /// An array between two guards.
 #[derive(Debug)]
-pub(super) struct Memory {
+pub(crate) struct Memory {
     start: usize,
     bytes: usize,
 }
@@ -104,7 +104,7 @@ impl Drop for Memory {
 impl Emulator {
     /// Threads in their order, or in the opposite one. `None`, and a line, without a C++ compiler.
     #[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
-    pub(super) fn new(is_reversed: bool) -> Option<Arc<Self>> {
+    pub(crate) fn new(is_reversed: bool) -> Option<Arc<Self>> {
         if Command::new("c++").arg("--version").output().is_err() {
             eprintln!("skipped: the kernels need `c++` to run on the CPU (Debian: `g++`)");
             return None;

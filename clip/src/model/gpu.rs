@@ -1,0 +1,189 @@
+//! Towers on a GPU: their parameters live there, the loss and its logit scale do not.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use candle_core::{Device, Result, Tensor};
+
+use super::{Image, LOGIT_SCALE, Mode, Parameter, text::Text};
+pub use crate::ops::cuda::Update;
+use crate::ops::{
+    Graph,
+    cuda::{CudaTape, CudaValue, Machine, Moments, Precision, Store, bytes, floats},
+};
+
+/// Parameters on a GPU, for whoever moves them.
+pub trait Resident: fmt::Debug + Send + Sync {
+    /// Whether a parameter got a gradient since the last update. Whoever asks for the logit scale
+    /// asks the wrong one.
+    fn is_reached(&self, parameter: &Parameter) -> bool;
+
+    /// Moves parameters and forgets all gradients; returns the Euclidean norm of the whole
+    /// gradient. If that is not finite, nothing has moved.
+    ///
+    /// # Errors
+    /// If the GPU fails, or a parameter does not live there.
+    fn update(&self, updates: &[(&Parameter, Update)]) -> Result<f64>;
+
+    /// Running means of a parameter's gradient and of its square, row-major.
+    ///
+    /// # Errors
+    /// If the GPU fails, or the parameter does not live there.
+    fn moments(&self, parameter: &Parameter) -> Result<[Vec<f32>; 2]>;
+
+    /// Takes back what [`Resident::moments`] gave of all parameters.
+    ///
+    /// # Errors
+    /// If the GPU fails, or a parameter does not live there.
+    fn restore(&self, moments: &[(&Parameter, [&[f32]; 2])]) -> Result<()>;
+}
+
+/// The way back through a tower, from the gradient of its rows.
+pub(super) trait WayBack: fmt::Debug + Send {
+    fn back(self: Box<Self>, gradient: &[f32]) -> Result<()>;
+}
+
+/// `[B, D]` unit rows on the CPU, and the way back from them.
+pub(super) type Rows = (Tensor, Box<dyn WayBack>);
+
+/// What a model asks of the machine that its towers live on.
+pub(super) trait Towers: Resident {
+    /// Rows of a step of training, in bf16.
+    fn image_pass(&self, tower: &Image, pixels: &Tensor, mode: Mode) -> Result<Rows>;
+
+    /// Rows of a step of training, in bf16.
+    fn text_pass(&self, tower: &Text, ids: &Tensor) -> Result<Rows>;
+
+    /// Rows in f32.
+    fn image_rows(&self, tower: &Image, pixels: &Tensor, mode: Mode) -> Result<Tensor>;
+
+    /// Rows in f32.
+    fn text_rows(&self, tower: &Text, ids: &Tensor) -> Result<Tensor>;
+
+    /// The values of a parameter.
+    fn values(&self, tensor: &Tensor) -> Result<Vec<f32>>;
+}
+
+/// Towers on a machine.
+#[derive(Debug)]
+pub(super) struct OnMachine<M: Machine> {
+    store: Arc<Store<M>>,
+    moments: Mutex<Moments<M>>,
+    training: Precision,
+}
+
+impl<M: Machine> OnMachine<M> {
+    /// Copies all parameters but the logit scale to the machine, those that are updated alike next
+    /// to one another.
+    pub(super) fn new(
+        machine: Arc<M>,
+        parameters: &[Parameter],
+        training: Precision,
+    ) -> Result<Self> {
+        let mut order: Vec<_> = parameters.iter().filter(|one| one.name != LOGIT_SCALE).collect();
+        order.sort_by_key(|parameter| (parameter.is_text(), parameter.decays()));
+        let store = Store::new(machine, order.iter().map(|parameter| parameter.var.as_tensor()))?;
+        let moments = Mutex::new(Moments::new(&store)?);
+        Ok(Self { store: Arc::new(store), moments, training })
+    }
+
+    fn tape(&self) -> CudaTape<M> {
+        CudaTape::new(self.store.clone(), self.training)
+    }
+
+    fn forgetful(&self) -> CudaTape<M> {
+        CudaTape::forgetful(self.store.clone(), Precision::F32)
+    }
+
+    fn download(&self, tape: &CudaTape<M>, rows: &CudaValue<M>) -> Result<Tensor> {
+        let dims = tape.dims(rows);
+        let values = floats(&**self.store.machine(), rows.data(), 0, dims.iter().product())?;
+        Tensor::from_vec(values, dims, &Device::Cpu)
+    }
+
+    fn pass(&self, tape: CudaTape<M>, rows: CudaValue<M>) -> Result<Rows> {
+        let values = self.download(&tape, &rows)?;
+        Ok((values, Box::new(Way { store: self.store.clone(), tape, rows })))
+    }
+}
+
+/// A tape and where it ended.
+#[derive(Debug)]
+struct Way<M: Machine> {
+    store: Arc<Store<M>>,
+    tape: CudaTape<M>,
+    rows: CudaValue<M>,
+}
+
+impl<M: Machine> WayBack for Way<M> {
+    fn back(self: Box<Self>, gradient: &[f32]) -> Result<()> {
+        let machine = self.store.machine();
+        let mut memory = machine.take(4 * gradient.len())?;
+        machine.write(&mut memory, &bytes(gradient))?;
+        self.tape.backward(&self.rows, memory)
+    }
+}
+
+impl<M: Machine> Towers for OnMachine<M> {
+    fn image_pass(&self, tower: &Image, pixels: &Tensor, mode: Mode) -> Result<Rows> {
+        let tape = self.tape();
+        let rows = tower.rows(&tape, pixels, mode)?;
+        self.pass(tape, rows)
+    }
+
+    fn text_pass(&self, tower: &Text, ids: &Tensor) -> Result<Rows> {
+        let tape = self.tape();
+        let rows = tower.rows(&tape, ids)?;
+        self.pass(tape, rows)
+    }
+
+    fn image_rows(&self, tower: &Image, pixels: &Tensor, mode: Mode) -> Result<Tensor> {
+        let tape = self.forgetful();
+        self.download(&tape, &tower.rows(&tape, pixels, mode)?)
+    }
+
+    fn text_rows(&self, tower: &Text, ids: &Tensor) -> Result<Tensor> {
+        let tape = self.forgetful();
+        self.download(&tape, &tower.rows(&tape, ids)?)
+    }
+
+    fn values(&self, tensor: &Tensor) -> Result<Vec<f32>> {
+        self.store.read(tensor)
+    }
+}
+
+impl<M: Machine> Resident for OnMachine<M> {
+    fn is_reached(&self, parameter: &Parameter) -> bool {
+        self.store.is_reached(&parameter.var)
+    }
+
+    fn update(&self, updates: &[(&Parameter, Update)]) -> Result<f64> {
+        let moments = self.moments.lock().unwrap_or_else(PoisonError::into_inner);
+        let norm = self.store.square_norm()?;
+        let updates =
+            updates.iter().map(|(parameter, update)| (parameter.var.as_tensor(), *update));
+        self.store.update(&moments, &norm, updates)?;
+        self.store.rest()?;
+        let square = floats(&**self.store.machine(), &norm, 0, 1)?;
+        Ok(f64::from(square[0]).sqrt())
+    }
+
+    fn moments(&self, parameter: &Parameter) -> Result<[Vec<f32>; 2]> {
+        let moments = self.moments.lock().unwrap_or_else(PoisonError::into_inner);
+        let values = |array| self.store.read_from(array, &parameter.var);
+        Ok([values(&moments.means)?, values(&moments.squares)?])
+    }
+
+    fn restore(&self, moments: &[(&Parameter, [&[f32]; 2])]) -> Result<()> {
+        let flat = |part: usize| {
+            let parts =
+                moments.iter().map(|(parameter, both)| (parameter.var.as_tensor(), both[part]));
+            self.store.flat(parts)
+        };
+        let restored = Moments { means: flat(0)?, squares: flat(1)? };
+        *self.moments.lock().unwrap_or_else(PoisonError::into_inner) = restored;
+        Ok(())
+    }
+}

@@ -1,0 +1,298 @@
+//! The machine that is an NVIDIA GPU. CUDA's libraries are opened when a card is asked for: a
+//! program with this in it starts on machines that have none.
+#![expect(unsafe_code, reason = "a driver takes pointers")]
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use candle_core::{Error, bail};
+use cudarc::{
+    cublaslt,
+    driver::{
+        CudaContext, CudaFunction, CudaStream, DriverError, LaunchConfig, PushKernelArg,
+        result as driver, sys,
+    },
+    nvrtc::{self, CompileOptions},
+};
+
+use super::{KERNELS, Launch, Machine, Precision, Product, definition, names, products::Products};
+
+/// A `Result`, by default with candle's error.
+type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// The least compute capability: bf16 products came with it.
+const CAPABILITY_MIN: (i32, i32) = (8, 0);
+/// The CUDA version of the libraries, as the driver writes it.
+const VERSION: i32 = 13_000;
+
+/// Libraries by the names under which a folder of a pip installation holds them, each after those
+/// that it looks for.
+const LIBRARIES: [&str; 3] = ["libnvrtc-builtins.so.13.0", "libnvrtc.so.13", "libcublasLt.so.13"];
+
+/// The first GPU.
+pub(crate) struct Card {
+    name: String,
+    context: Arc<CudaContext>,
+    stream: Arc<CudaStream>,
+    /// For values of f32 and of bf16.
+    kernels: [HashMap<&'static str, CudaFunction>; 2],
+    products: Mutex<Products>,
+    /// Arrays that nobody holds, by size: used again in the order of the stream.
+    free: Mutex<BTreeMap<usize, Vec<u64>>>,
+}
+
+impl fmt::Debug for Card {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "Card({})", self.name)
+    }
+}
+
+impl Card {
+    /// Opens the first GPU and compiles the kernels for it. The libraries are those of `folder`, or
+    /// those that the system finds; what is missing is said in one line.
+    pub(crate) fn open(folder: Option<&Path>) -> Result<Arc<Self>, String> {
+        load(folder)?;
+        // SAFETY: these only look whether libraries can be opened.
+        let (has_driver, has_nvrtc, has_blas) = unsafe {
+            let nvrtc = nvrtc::sys::is_culib_present();
+            (sys::is_culib_present(), nvrtc, cublaslt::sys::is_culib_present())
+        };
+        if !has_driver {
+            return Err("this machine has no NVIDIA driver (`libcuda.so.1`)".into());
+        }
+        let refused = |error: DriverError| match error.0 {
+            sys::CUresult::CUDA_ERROR_NO_DEVICE => "the driver finds no GPU".to_owned(),
+            other => format!("the driver says {other:?}"),
+        };
+        driver::init().map_err(refused)?;
+        let mut version = 0;
+        // SAFETY: writes one number.
+        unsafe { sys::cuDriverGetVersion(&mut version) }.result().map_err(refused)?;
+        if version < VERSION {
+            let (major, minor) = (version / 1000, version % 1000 / 10);
+            return Err(format!("the driver knows CUDA {major}.{minor}, at least 13.0 is needed"));
+        }
+        let context = CudaContext::new(0).map_err(refused)?;
+        let name = context.name().map_err(refused)?;
+        let found = context.compute_capability().map_err(refused)?;
+        if found < CAPABILITY_MIN {
+            let ((major, minor), (least, _)) = (found, CAPABILITY_MIN);
+            return Err(format!(
+                "{name} has compute capability {major}.{minor}, at least {least}.0 is needed"
+            ));
+        }
+        for (has, library) in [(has_nvrtc, LIBRARIES[1]), (has_blas, LIBRARIES[2])] {
+            if !has {
+                return Err(format!(
+                    "`{library}` is not found: set LD_LIBRARY_PATH or ROCLIP_CUDA_LIBRARIES to its folder"
+                ));
+            }
+        }
+        // SAFETY: all is asked of one stream; there is nothing to wait for between streams.
+        unsafe { context.disable_event_tracking() };
+        let stream = context.new_stream().map_err(refused)?;
+        let kernels = [Precision::F32, Precision::Bf16].map(|of| compile(&context, of, found));
+        let [f32, bf16] = kernels;
+        let products = Products::new(&stream)?;
+        Ok(Arc::new(Self {
+            name,
+            context,
+            stream,
+            kernels: [f32?, bf16?],
+            products: Mutex::new(products),
+            free: Mutex::default(),
+        }))
+    }
+
+    /// As the driver names it.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Gives back what nobody holds.
+    fn trim(&self) -> Result<()> {
+        self.stream.synchronize().map_err(failed)?;
+        let free = std::mem::take(&mut *self.free.lock().unwrap_or_else(PoisonError::into_inner));
+        for address in free.into_values().flatten() {
+            // SAFETY: allocated by `take`, held by nobody, and used by nothing after the wait.
+            unsafe { driver::free_sync(address) }.map_err(failed)?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Card {
+    fn drop(&mut self) {
+        let _ = self.trim(); // the process may be ending with the driver gone
+    }
+}
+
+fn failed(error: DriverError) -> Error {
+    Error::Msg(format!("the GPU says {:?}", error.0))
+}
+
+/// Opens libraries by their paths; whoever asks for them by name then gets these.
+fn load(folder: Option<&Path>) -> Result<(), String> {
+    let Some(folder) = folder else { return Ok(()) };
+    for name in LIBRARIES {
+        let path = folder.join(name);
+        // SAFETY: NVIDIA's libraries, whose start changes nothing that this program sees.
+        let library = unsafe { libloading::Library::new(&path) };
+        let library = library.map_err(|_| format!("cannot load `{}`", path.display()))?;
+        std::mem::forget(library); // stays open
+    }
+    Ok(())
+}
+
+fn compile(
+    context: &Arc<CudaContext>,
+    precision: Precision,
+    (major, minor): (i32, i32),
+) -> Result<HashMap<&'static str, CudaFunction>, String> {
+    let target = format!("--gpu-architecture=compute_{major}{minor}");
+    let options = vec![target, definition(precision).to_owned()];
+    let options = CompileOptions { options, ..CompileOptions::default() };
+    let code = nvrtc::compile_ptx_with_opts(KERNELS.concat(), options)
+        .map_err(|error| format!("NVRTC refuses the kernels: {error}"))?;
+    let refused = |error: DriverError| format!("the GPU refuses the kernels: {:?}", error.0);
+    let module = context.load_module(code).map_err(refused)?;
+    let function = |name| Ok((name, module.load_function(name).map_err(refused)?));
+    names().map(function).collect()
+}
+
+/// An array of a card, given back to it when dropped.
+pub(crate) struct CardMemory {
+    address: u64,
+    size: usize,
+    card: Arc<Card>,
+}
+
+impl fmt::Debug for CardMemory {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "CardMemory of {} bytes", self.size)
+    }
+}
+
+impl Drop for CardMemory {
+    fn drop(&mut self) {
+        let mut free = self.card.free.lock().unwrap_or_else(PoisonError::into_inner);
+        free.entry(self.size).or_default().push(self.address);
+    }
+}
+
+/// Sizes in steps of an eighth, so that batches of nearly equal captions share arrays.
+fn size(bytes: usize) -> usize {
+    bytes.next_multiple_of((bytes.next_power_of_two() / 16).max(512)).max(512)
+}
+
+impl Machine for Card {
+    type Memory = CardMemory;
+
+    fn take(self: &Arc<Self>, bytes: usize) -> Result<CardMemory> {
+        let size = size(bytes);
+        let memory = |address, size| CardMemory { address, size, card: self.clone() };
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        for (&size, addresses) in free.range_mut(size..=size + size / 4) {
+            if let Some(address) = addresses.pop() {
+                return Ok(memory(address, size));
+            }
+        }
+        drop(free);
+        self.context.bind_to_thread().map_err(failed)?;
+        // SAFETY: holds anything, as `Machine::take` says.
+        if let Ok(address) = unsafe { driver::malloc_sync(size) } {
+            return Ok(memory(address, size));
+        }
+        self.trim()?;
+        // SAFETY: as before.
+        match unsafe { driver::malloc_sync(size) } {
+            Ok(address) => Ok(memory(address, size)),
+            Err(DriverError(sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => {
+                bail!("{} has no {size} bytes left: a smaller batch may fit", self.name)
+            }
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    fn address(memory: &CardMemory) -> u64 {
+        memory.address
+    }
+
+    fn write(&self, memory: &mut CardMemory, bytes: &[u8]) -> Result<()> {
+        assert!(bytes.len() <= memory.size, "fits");
+        self.context.bind_to_thread().map_err(failed)?;
+        // SAFETY: fits; from memory that is not pinned, the driver has copied when it returns.
+        unsafe { driver::memcpy_htod_async(memory.address, bytes, self.stream.cu_stream()) }
+            .map_err(failed)
+    }
+
+    fn read(&self, memory: &CardMemory, start: usize, bytes: &mut [u8]) -> Result<()> {
+        assert!(start + bytes.len() <= memory.size, "fits");
+        self.context.bind_to_thread().map_err(failed)?;
+        let from = memory.address + start as u64;
+        // SAFETY: fits; `bytes` stays borrowed until the copy is over.
+        unsafe { driver::memcpy_dtoh_async(bytes, from, self.stream.cu_stream()) }
+            .map_err(failed)?;
+        self.stream.synchronize().map_err(failed)
+    }
+
+    fn launch(&self, precision: Precision, launch: &Launch) -> Result<()> {
+        let Launch { kernel, grid, threads, arguments } = launch;
+        if grid.contains(&0) {
+            return Ok(()); // of nothing
+        }
+        let function = &self.kernels[usize::from(precision == Precision::Bf16)][kernel];
+        let mut builder = self.stream.launch_builder(function);
+        arguments.iter().for_each(|argument| {
+            builder.arg(argument);
+        });
+        let [x, y, z] = *grid;
+        let grid =
+            LaunchConfig { grid_dim: (x, y, z), block_dim: (*threads, 1, 1), shared_mem_bytes: 0 };
+        // SAFETY: the launches of tapes, stores and losses; the tests run the same on the emulator,
+        // which compares the number of arguments and watches what lies around the arrays.
+        unsafe { builder.launch(grid) }.map_err(failed)?;
+        Ok(())
+    }
+
+    fn multiply(&self, precision: Precision, product: &Product) -> Result<()> {
+        self.context.bind_to_thread().map_err(failed)?;
+        let mut products = self.products.lock().unwrap_or_else(PoisonError::into_inner);
+        products.multiply(precision, product, &self.stream).map_err(|error| {
+            let Product { rows, columns, inner, .. } = product;
+            Error::Msg(format!(
+                "cuBLASLt refuses {rows}x{inner} by {inner}x{columns}: {:?}",
+                error.0
+            ))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_without_a_driver_says_so() {
+        // SAFETY: only looks.
+        let has_driver = unsafe { sys::is_culib_present() };
+        match Card::open(None) {
+            Err(problem) if !has_driver => {
+                assert_eq!(problem, "this machine has no NVIDIA driver (`libcuda.so.1`)");
+            }
+            outcome => assert!(has_driver, "{outcome:?}"),
+        }
+    }
+
+    #[test]
+    fn a_folder_without_the_libraries_is_refused() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let problem = Card::open(Some(folder.path())).expect_err("an empty folder");
+        assert!(problem.starts_with("cannot load `"), "{problem}");
+        assert!(problem.contains(LIBRARIES[0]), "{problem}");
+    }
+}

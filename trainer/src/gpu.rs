@@ -1,0 +1,60 @@
+//! The GPU of a run, in a build that can have one.
+
+#[cfg(feature = "cuda")]
+mod built {
+    use std::{env, path::PathBuf};
+
+    use clip::model::{Clip, Gpu};
+
+    use crate::error::{Error, Result};
+
+    /// Opens the first GPU; `ROCLIP_CUDA_LIBRARIES` names a folder with CUDA's libraries.
+    pub(crate) fn open() -> Result<Gpu> {
+        let folder = env::var_os("ROCLIP_CUDA_LIBRARIES").filter(|folder| !folder.is_empty());
+        let folder = folder.map(PathBuf::from);
+        Gpu::open(folder.as_deref()).map_err(|problem| Error::Cuda { problem })
+    }
+
+    /// Moves a model to the GPU, if there is one.
+    pub(crate) fn place(model: Clip, gpu: Option<&Gpu>) -> Result<Clip> {
+        Ok(match gpu {
+            Some(gpu) => model.onto(gpu)?,
+            None => model,
+        })
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+mod built {
+    use clip::model::Clip;
+
+    use crate::error::{Error, Result};
+
+    /// There is none.
+    #[derive(Debug)]
+    pub(crate) enum Gpu {}
+
+    impl Gpu {
+        pub(crate) fn name(&self) -> &str {
+            match *self {}
+        }
+    }
+
+    pub(crate) fn open() -> Result<Gpu> {
+        let problem = "this build knows no GPU (`cargo build --features cuda` makes one that does)";
+        Err(Error::Cuda { problem: problem.into() })
+    }
+
+    pub(crate) fn place(model: Clip, gpu: Option<&Gpu>) -> Result<Clip> {
+        match gpu {
+            Some(gpu) => match *gpu {},
+            None => Ok(model),
+        }
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+pub(crate) use built::Gpu;
+pub(crate) use built::{open, place};
+#[cfg(feature = "cuda")]
+pub(crate) use clip::model::Gpu;

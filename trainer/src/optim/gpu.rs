@@ -1,0 +1,122 @@
+//! AdamW where the parameters live on a GPU; the logit scale is moved on the CPU.
+
+use clip::{
+    model::{Clip, Parameter, Resident, Update},
+    ops::Gradients,
+};
+
+use super::{AdamW, Moments};
+use crate::{
+    config::Optim,
+    error::{Error, Result},
+    method::Towers,
+};
+
+/// The optimizer of a model on a GPU.
+#[derive(Debug)]
+pub struct GpuAdamW {
+    settings: Optim,
+    /// Updates of each parameter, in the order of the model's.
+    updates: Vec<u32>,
+    scale: AdamW,
+}
+
+/// The parameters on the GPU.
+fn resident(model: &Clip) -> &dyn Resident {
+    model.resident().expect("made for a model on a GPU")
+}
+
+fn is_scale(parameter: &Parameter) -> bool {
+    !parameter.is_image() && !parameter.is_text()
+}
+
+/// The logit scale alone.
+fn scale(parameters: &[Parameter]) -> &[Parameter] {
+    let at = parameters.iter().position(is_scale).expect("the logit scale is a parameter");
+    &parameters[at..=at]
+}
+
+impl GpuAdamW {
+    /// All moments zero.
+    pub fn new(parameters: &[Parameter], settings: &Optim) -> Self {
+        let scale = AdamW::new(scale(parameters), settings);
+        Self { settings: settings.clone(), updates: vec![0; parameters.len()], scale }
+    }
+
+    /// As [`AdamW::update`]; `gradients` has that of the logit scale.
+    pub fn update(
+        &mut self,
+        model: &Clip,
+        gradients: &Gradients,
+        trained: Towers,
+        lr: f64,
+    ) -> Result<f64> {
+        let (parameters, gpu) = (model.parameters(), resident(model));
+        let mut moving = Vec::with_capacity(parameters.len());
+        for (at, parameter) in parameters.iter().enumerate().filter(|(_, one)| !is_scale(one)) {
+            let rests =
+                (parameter.is_image() && !trained.image) || (parameter.is_text() && !trained.text);
+            if gpu.is_reached(parameter) == rests {
+                return Err(Error::Gradient { parameter: parameter.name.clone(), rests });
+            }
+            if !rests {
+                moving.push((at, parameter));
+            }
+        }
+        let of_scale = gradients.get(0).map_or(0.0, |gradient| f64::from(gradient[0]));
+        if !of_scale.is_finite() {
+            return Err(Error::NotFinite);
+        }
+        let updates: Vec<_> = moving
+            .iter()
+            .map(|&(at, parameter)| (parameter, self.next(parameter, self.updates[at] + 1, lr)))
+            .collect();
+        let norm = gpu.update(&updates)?;
+        if !norm.is_finite() {
+            return Err(Error::NotFinite);
+        }
+        moving.iter().for_each(|&(at, _)| self.updates[at] += 1);
+        self.scale.update(scale(parameters), gradients, trained, lr)?;
+        Ok(norm.hypot(of_scale))
+    }
+
+    fn next(&self, parameter: &Parameter, count: u32, lr: f64) -> Update {
+        let Optim { beta1, beta2, epsilon, weight_decay, .. } = self.settings;
+        let lacks = |beta: f64| 1.0 - beta.powi(count as i32);
+        Update {
+            betas: [beta1, beta2],
+            size: lr / lacks(beta1),
+            factor: 1.0 / lacks(beta2),
+            epsilon,
+            kept: 1.0 - if parameter.decays() { lr * weight_decay } else { 0.0 },
+        }
+    }
+
+    /// The state, in the order of the model's parameters.
+    pub fn moments(&self, model: &Clip) -> Result<Vec<Moments>> {
+        let moments = model.parameters().iter().zip(&self.updates).map(|(parameter, &updates)| {
+            if is_scale(parameter) {
+                return Ok(self.scale.moments()[0].clone());
+            }
+            let [mean, square] = resident(model).moments(parameter)?;
+            Ok(Moments { mean, square, updates })
+        });
+        moments.collect()
+    }
+
+    /// Takes back what [`GpuAdamW::moments`] gave.
+    pub fn restore(&mut self, model: &Clip, moments: Vec<Moments>) -> Result<()> {
+        assert_eq!(moments.len(), self.updates.len(), "a checkpoint of this model");
+        let mut on_gpu = Vec::with_capacity(moments.len());
+        for ((parameter, moments), updates) in
+            model.parameters().iter().zip(&moments).zip(&mut self.updates)
+        {
+            *updates = moments.updates;
+            match is_scale(parameter) {
+                true => self.scale.restore(vec![moments.clone()]),
+                false => on_gpu.push((parameter, [&moments.mean[..], &moments.square[..]])),
+            }
+        }
+        Ok(resident(model).restore(&on_gpu)?)
+    }
+}
