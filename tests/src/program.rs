@@ -59,15 +59,24 @@ pub fn run(command: &mut Command) -> Ended {
     run_until(command, || false)
 }
 
+/// Runs a program to its end, which may take as long as `limit`.
+pub fn run_within(command: &mut Command, limit: Duration) -> Ended {
+    watched(command, limit, || false)
+}
+
 /// Runs a program until its end or, by SIGKILL, until `is_moment` says so.
-pub fn run_until(command: &mut Command, mut is_moment: impl FnMut() -> bool) -> Ended {
+pub fn run_until(command: &mut Command, is_moment: impl FnMut() -> bool) -> Ended {
+    watched(command, TIMEOUT, is_moment)
+}
+
+fn watched(command: &mut Command, limit: Duration, mut is_moment: impl FnMut() -> bool) -> Ended {
     let pipes = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = pipes.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     let stdout = read(child.stdout.take().expect("stdout is piped"));
     let stderr = read(child.stderr.take().expect("stderr is piped"));
     let (started, mut is_late) = (Instant::now(), false);
     while child.try_wait().expect("a child can be waited for").is_none() {
-        is_late = started.elapsed() > TIMEOUT;
+        is_late = started.elapsed() > limit;
         if is_late || is_moment() {
             kill(&mut child);
             break;
@@ -77,7 +86,7 @@ pub fn run_until(command: &mut Command, mut is_moment: impl FnMut() -> bool) -> 
     let status = child.wait().expect("a child can be waited for");
     let text = |reader: JoinHandle<String>| reader.join().expect("a reader does not panic");
     let ended = Ended { code: status.code(), stdout: text(stdout), stderr: text(stderr) };
-    assert!(!is_late, "{command:?} was killed after {TIMEOUT:?}: {ended:?}");
+    assert!(!is_late, "{command:?} was killed after {limit:?}: {ended:?}");
     ended
 }
 

@@ -108,6 +108,9 @@ fn open_checkpoint(
     let folder = &config.output.folder;
     let refuse =
         |problem: &str| Err(Error::Occupied { path: folder.clone(), problem: problem.to_owned() });
+    if folder.is_file() {
+        return refuse("is a file, expected a folder");
+    }
     match (folder.join(checkpoint::FILE).exists(), folder.join(MODEL).exists()) {
         (true, _) if resume => checkpoint::read(folder, config, device).map(Some),
         (true, _) => refuse("holds a run already: `--resume` continues it"),
