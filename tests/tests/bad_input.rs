@@ -262,8 +262,8 @@ fn run_refuses() {
     check("--set monitor.ledger=bad/cut.json", &["bad/cut.json"]);
     check("--set model.tokenizer=bad/cut.json", &["bad/cut.json"]);
     check("--set augment.text=true --set augment.thesaurus=no.txt", &["cannot read `", "/no.txt`"]);
-    check("--out run.toml", &["`run.toml` is a file, expected a folder"]);
-    check("--out run.toml --resume", &["`run.toml` is a file, expected a folder"]);
+    check("--out run.toml", &["run.toml` is a file, expected a folder"]);
+    check("--out run.toml --resume", &["run.toml` is a file, expected a folder"]);
     check("--out bad/ran", &["bad/ran", "--resume"]);
     check("--out bad/ran --resume", &["checkpoint.safetensors", "broken"]);
     let run = "run --no-progress --config run.toml --set";
