@@ -60,7 +60,8 @@ fn replace(beside: &Path, path: &Path) -> io::Result<()> {
     }
     if exchange(beside, path) {
         sync(parent(path))?; // the new name is on the disk before the old files are gone
-        return fs::remove_dir_all(beside);
+        let _ = fs::remove_dir_all(beside); // what is left of the old one fails nothing
+        return Ok(());
     }
     step_aside(beside, path)
 }

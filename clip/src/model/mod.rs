@@ -207,6 +207,8 @@ impl Clip {
     /// compute, each with as many pictures: batch normalisation takes the statistics of all of
     /// them. For f32 on the CPU.
     pub fn join(&mut self, peers: Arc<dyn Peers>) {
+        #[cfg(any(test, feature = "cuda"))]
+        assert!(self.gpu.is_none(), "peers join models on the CPU");
         self.peers = Some(peers);
     }
 

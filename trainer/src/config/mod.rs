@@ -234,6 +234,8 @@ impl Default for Output {
 const WORKERS_MAX: usize = 256;
 /// Most pairs of one batch.
 const BATCH_MAX: usize = 1 << 20;
+/// Most pairs of one batch on a GPU: a launch counts them in its third axis.
+const CUDA_BATCH_MAX: usize = (1 << 16) - 1;
 
 impl Config {
     /// The towers that `[model]` describes; the vocabulary is the tokenizer's, known later.
@@ -259,6 +261,8 @@ impl Config {
         problems.require(!data.manifest.as_os_str().is_empty(), "data.manifest", "given");
         let batch = (2..=BATCH_MAX).contains(&data.batch_size);
         problems.require(batch, "data.batch_size", "between 2 and 1048576");
+        let fits = self.device != Device::Cuda || data.batch_size <= CUDA_BATCH_MAX;
+        problems.require(fits, "data.batch_size", "at most 65535 when `device` is `cuda`");
         let device = self.parallel == Parallel::Single || self.device == Device::Cpu;
         problems.require(device, "device", "`cpu` when `parallel` is `mpi`");
         let workers = (1..=WORKERS_MAX).contains(&data.workers);
@@ -342,6 +346,16 @@ mod tests {
         assert_eq!(lines, Vec::<String>::new());
         let lines = problems("parallel = 'mpi'\ndevice = 'cuda'\n[data]\nmanifest = 'a.csv'");
         assert_eq!(lines, ["`device` must be `cpu` when `parallel` is `mpi`"]);
+    }
+
+    #[test]
+    fn a_gpu_takes_batches_that_a_launch_can_count() {
+        let lines = |size: usize| {
+            problems(&format!("device = 'cuda'\n[data]\nmanifest = 'a.csv'\nbatch_size = {size}"))
+        };
+        assert_eq!(lines(65_535), Vec::<String>::new());
+        let refused = "`data.batch_size` must be at most 65535 when `device` is `cuda`";
+        assert_eq!(lines(65_536), [refused]);
     }
 
     #[test]

@@ -10,10 +10,9 @@ const TORCHRUN: &str = "WORLD_SIZE";
 /// train on all data and write into the same folder. `variable` looks into the environment.
 pub fn check_launch(ranks: usize, variable: impl Fn(&str) -> Option<String>) -> Result<()> {
     let size = |name| variable(name).and_then(|text| text.parse::<usize>().ok());
-    let found = SIZES.into_iter().find_map(|name| Some((name, size(name)?)));
-    let Some((name, processes)) = found.filter(|(_, size)| ranks == 1 && *size > 1) else {
-        return Ok(());
-    };
+    let several = |name| Some((name, size(name).filter(|&size| size > 1)?));
+    let found = SIZES.into_iter().find_map(several);
+    let Some((name, processes)) = found.filter(|_| ranks == 1) else { return Ok(()) };
     let remedy = match name {
         TORCHRUN => "torchrun would need NCCL, which this program does not have; `mpirun` works",
         "SLURM_STEP_NUM_TASKS" => "`srun --mpi=pmix` and `parallel = \"mpi\"` join them",
@@ -47,6 +46,7 @@ mod tests {
             Some("`parallel = \"mpi\"`"),
         );
         check(1, &[("SLURM_STEP_NUM_TASKS", "4")], Some("srun"));
+        check(1, &[("OMPI_COMM_WORLD_SIZE", "1"), ("WORLD_SIZE", "4")], Some("NCCL"));
         check(2, &[("OMPI_COMM_WORLD_SIZE", "2"), ("WORLD_SIZE", "2")], None);
         check(1, &[("WORLD_SIZE", "many")], None);
     }

@@ -89,7 +89,7 @@ impl Launch {
         Self::new(kernel, grid, SUM_WARPS * WARP)
     }
 
-    /// An array, from byte `offset` on.
+    /// An array, by its address.
     pub(crate) fn pointer(mut self, address: u64) -> Self {
         self.arguments.push(address);
         self

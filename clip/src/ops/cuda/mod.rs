@@ -13,7 +13,8 @@
 //! | `emulator` | for tests, the machine that runs the kernels thread by thread on the CPU |
 //!
 //! The tests hold tape and kernels against the composition in f64 and central differences without
-//! a GPU, and let NVRTC compile what a GPU would run.
+//! a GPU, and let NVRTC compile what a GPU would run. `card` and `products` are only compiled there:
+//! no test without a GPU can run them.
 
 #[cfg(feature = "cuda")]
 mod card;
@@ -41,7 +42,7 @@ pub(crate) use store::{Store, bytes, floats};
 pub(crate) use tape::{CudaTape, CudaValue};
 
 /// The kernels, in an order in which each finds what it uses.
-const KERNELS: [&str; 10] = [
+const KERNELS: &[&str] = &[
     include_str!("kernels/prelude.cuh"),
     include_str!("kernels/sums.cu"),
     include_str!("kernels/layer_norm.cu"),
@@ -51,6 +52,7 @@ const KERNELS: [&str; 10] = [
     include_str!("kernels/conv.cu"),
     include_str!("kernels/batch_norm.cu"),
     include_str!("kernels/optimizer.cu"),
+    #[cfg(test)] // as `loss`
     include_str!("kernels/info_nce.cu"),
 ];
 
