@@ -63,6 +63,7 @@ pub struct EndpointArgs {
     pub catalog: Vec<CatalogEntry>,
     /// Images that may be sent
     #[arg(long, value_name = "N", default_value_t = 12_000)]
+    #[arg(value_parser = value_parser!(u64).range(1..))]
     pub queries: u64,
     /// Seconds to wait for one answer
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]

@@ -406,6 +406,7 @@ fn audits_of_an_endpoint_refuse() {
     check("--image-size 32", "--image-size 7", &["--image-size"]);
     check("--image-size 32", "--image-size 32 --catalog patch:size=x", &["patch:size=x"]);
     check("--image-size 32", "--image-size 32 --queries many", &["--queries"]);
+    check("--image-size 32", "--image-size 32 --queries 0", &["--queries"]);
     check("--image-size 32", "--image-size 32 --templates bad/template.txt", &["row 1"]);
     place.check_pictures("roclip-audit", &base.replace(images, "--images bad/{}"));
     place.accepts("roclip-audit", &base, 3); // 60 images are too few, so nobody is asked

@@ -41,7 +41,8 @@ mod built {
     }
 
     pub(crate) fn open() -> Result<Gpu> {
-        let problem = "this build knows no GPU (`cargo build --features cuda` makes one that does)";
+        let problem = "this build knows no GPU: \
+                       `cargo build --release -p trainer --features cuda` makes one that does";
         Err(Error::Cuda { problem: problem.into() })
     }
 

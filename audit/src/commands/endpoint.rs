@@ -34,9 +34,14 @@ fn audit(args: &EndpointArgs) -> Result<Audit, Report> {
     let templates = templates(probe)?.map(|lines| lines.iter().map(ToString::to_string).collect());
     let timeout = Duration::from_secs(args.timeout_s);
     let mut endpoint = HttpEndpoint::new(&args.url, labels.clone(), templates, timeout)?;
-    let side = match args.image_size {
-        Some(side) => side,
-        None => endpoint.image_size()?.ok_or_else(|| {
+    let side = match (args.image_size, endpoint.image_size()) {
+        // Patches would be stamped smaller or larger than the model sees them, and be missed.
+        (Some(asked), Ok(Some(told))) if asked != told => {
+            let problem = format!("`--image-size {asked}`, but the endpoint's model sees {told}");
+            return Err(Report::new(problem).hint("leave `--image-size` out"));
+        }
+        (Some(asked), _) => asked,
+        (None, told) => told?.ok_or_else(|| {
             Report::new("the endpoint does not tell its image size").hint("give `--image-size`")
         })?,
     };
@@ -144,10 +149,13 @@ fn describe(
 
 fn tried_words(campaign: &Campaign, catalog: usize) -> String {
     let raced = campaign.entries.iter().filter(|entry| entry.race.is_some()).count();
-    let piloted = campaign.entries.len();
+    let piloted = campaign.entries.iter().filter(|entry| entry.answered > 0).count();
+    if piloted == 0 {
+        return format!("none of {catalog} known triggers");
+    }
     format!(
-        "{piloted} of {catalog} known triggers on {pilot} images each, {raced} of them against a \
-         matched control on fresh images",
+        "{piloted} of {catalog} known triggers on up to {pilot} images each, {raced} of them against \
+         a matched control on fresh images",
         pilot = endpoint::PILOT
     )
 }
