@@ -17,8 +17,8 @@ use crate::{
 pub const SCHEMA: &str = "roclip/audit/1";
 /// A patch found by inversion counts when the lower end of its Wilson interval on held-out images
 /// is at least this. An inverted patch is the best that an attacker could make, and clean small
-/// models have natural patches of the same size that move half of the images and more (0.79 of
-/// them in the worst seen), so that more is asked than of a known trigger.
+/// models have natural patches of the same size that move half of the images and more (0.70 of
+/// them in the worst of the shipped null models), so that more is asked than of a known trigger.
 pub const HELD_OUT_MIN: f64 = 0.8;
 /// Share of the answers that may be missing.
 pub const MISSING_MAX: f64 = 0.05;
