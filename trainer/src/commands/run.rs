@@ -1,6 +1,6 @@
 //! `roclip-train run`.
 
-use std::env;
+use std::{env, thread, time::Duration};
 
 use terminal::{Context, Exit, Progress, Report, println_result};
 
@@ -11,6 +11,9 @@ use crate::{
     parallel::{self, Collective},
     train::{Summary, Watch, train},
 };
+
+/// Time within which a rank that failed ends the others.
+const END_WAIT: Duration = Duration::from_secs(10);
 
 /// Trains and prints what came of it, on the first rank; a run that diverged ends badly. A rank that
 /// fails says so, and ends the others.
@@ -34,7 +37,7 @@ pub fn run(args: &RunArgs) -> Result<Exit, Report> {
             terminal::say("  hint: a lower `optim.lr` together with a new `--out`");
             Ok(Exit::Bad)
         }
-        Err(Error::Elsewhere { .. }) => Ok(Exit::Refused),
+        Err(Error::Elsewhere { .. }) => Ok(wait_for_end(&*collective)),
         Err(error) if collective.ranks() > 1 => {
             drop(watch);
             Ok(end_all(error, &*collective))
@@ -50,6 +53,14 @@ fn end_all(error: Error, collective: &dyn Collective) -> Exit {
     if let Err(report) = failed {
         terminal::say(report.to_string());
     }
+    collective.abort(Exit::Refused.code());
+    Exit::Refused
+}
+
+/// Another rank has failed and is about to end them all. Leaving MPI at the same time has been seen
+/// to keep `mpirun` for ever, so this rank waits for its end, and brings it about if it is late.
+fn wait_for_end(collective: &dyn Collective) -> Exit {
+    thread::sleep(END_WAIT);
     collective.abort(Exit::Refused.code());
     Exit::Refused
 }
