@@ -17,10 +17,11 @@ pub(crate) struct Method {
 }
 
 /// In the order of the tables; each differs from its neighbor in one thing.
-pub(crate) const METHODS: [Method; 3] = [
+pub(crate) const METHODS: [Method; 4] = [
     Method { name: "clip", method: "clip", augment: false, epochs: 16 },
     Method { name: "clip-aug", method: "clip", augment: true, epochs: 16 },
     Method { name: "roclip", method: "roclip", augment: true, epochs: 16 },
+    Method { name: "sieve", method: "sieve", augment: true, epochs: 16 },
 ];
 
 const BATCH_SIZE: usize = 64;
@@ -32,6 +33,9 @@ const MATCH_EVERY_EPOCHS: u32 = 2;
 /// Before the classes are known, matching costs accuracy; once the attack has begun, it no longer
 /// undoes it.
 const MATCH_FROM_EPOCH: u32 = 7;
+const SIEVE_FROM_EPOCH: u32 = 6;
+/// Epochs with augmentation of the sieve.
+const SIEVE_AUGMENT_EPOCHS: u32 = 7;
 
 impl Method {
     /// Epochs of this method, `asked` or its own.
@@ -54,6 +58,11 @@ impl Method {
         if self.method == "roclip" {
             words += &format!(
                 ", pool {POOL_SHARE}, matching every {MATCH_EVERY_EPOCHS} epochs from {MATCH_FROM_EPOCH}"
+            );
+        }
+        if self.method == "sieve" {
+            words += &format!(
+                " for {SIEVE_AUGMENT_EPOCHS}, pairs in doubt left out from {SIEVE_FROM_EPOCH}"
             );
         }
         words + &format!(", batch {BATCH_SIZE}, learning rate {LEARNING_RATE})")
@@ -80,17 +89,25 @@ impl Method {
         let image_size = Some(("image_size", data.image_size.to_string()));
         table("model", &[Some(("preset", "\"rn-micro\"".to_owned())), image_size]);
         table("method", &[Some(("name", format!("\"{}\"", self.method)))]);
-        if self.method == "roclip" {
-            // The window scales with the length of the run.
-            let from = (MATCH_FROM_EPOCH * epochs).div_ceil(self.epochs).max(2);
-            table(
+        // The windows scale with the length of the run.
+        let scaled = |epoch: u32| (epoch * epochs).div_ceil(self.epochs).max(2).to_string();
+        match self.method {
+            "roclip" => table(
                 "method.roclip",
                 &[
                     Some(("pool_share", POOL_SHARE.to_string())),
                     Some(("match_every_epochs", MATCH_EVERY_EPOCHS.to_string())),
-                    Some(("match_from_epoch", from.to_string())),
+                    Some(("match_from_epoch", scaled(MATCH_FROM_EPOCH))),
                 ],
-            );
+            ),
+            "sieve" => table(
+                "method.sieve",
+                &[
+                    Some(("from_epoch", scaled(SIEVE_FROM_EPOCH))),
+                    Some(("augment_epochs", scaled(SIEVE_AUGMENT_EPOCHS))),
+                ],
+            ),
+            _ => {}
         }
         let augment = self.augment.to_string();
         let path = |key, path: Option<&Path>| path.map(|path| (key, quoted(path)));
@@ -122,11 +139,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_roclip_has_its_table_and_paths_are_quoted() {
+    fn methods_have_their_tables_and_paths_are_quoted() {
         let data = Data { train: "a \"b\".csv".into(), ..Data::default() };
-        let [clip, _, roclip] = METHODS.map(|method| method.run_toml(&data, None, 16, 3));
+        let [clip, _, roclip, sieve] = METHODS.map(|method| method.run_toml(&data, None, 16, 3));
         assert!(clip.contains(r#"manifest = "a \"b\".csv""#), "{clip}");
         assert!(clip.starts_with("seed = 3\n") && !clip.contains("ledger"));
         assert!(!clip.contains("[method.roclip]") && roclip.contains("match_from_epoch = 7\n"));
+        assert!(sieve.contains("[method.sieve]\nfrom_epoch = 6\naugment_epochs = 7\n"), "{sieve}");
     }
 }

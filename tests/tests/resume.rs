@@ -23,11 +23,16 @@ const SEED: u64 = 10;
 /// Kills that must have met a run before its end, of those that were meant to.
 const KILLS_MIN: usize = 3;
 
+const ROCLIP: &str = "[method]\nname = 'roclip'\n\
+    [method.roclip]\npool_share = 0.3\nmatch_every_epochs = 1\nmatch_from_epoch = 2\n";
+const SIEVE: &str = "[method]\nname = 'sieve'\n\
+    [method.sieve]\nfrom_epoch = 2\naugment_epochs = 2\nreferences = 50\n";
+
 /// A data set and the runs on it.
 struct Place(TempDir);
 
 impl Place {
-    fn new() -> Self {
+    fn new(method: &str) -> Self {
         let place = Self(tempfile::tempdir().expect("a temporary folder"));
         write_data(&place.path("data"), ROWS, 20, 3);
         fs::write(place.path("words.txt"), "square, box, block\nsmall, little, tiny\n")
@@ -35,8 +40,7 @@ impl Place {
         let config = format!(
             "seed = 5\n\
              [data]\nmanifest = 'data/train.csv'\nbatch_size = {BATCH}\nworkers = 2\n\
-             [method]\nname = 'roclip'\n\
-             [method.roclip]\npool_share = 0.3\nmatch_every_epochs = 1\nmatch_from_epoch = 2\n\
+             {method}\
              [augment]\nimage = true\ntext = true\nthesaurus = 'words.txt'\n\
              [optim]\nepochs = {EPOCHS}\n\
              [monitor]\ntest = 'data/test.csv'\nclasses = 'data/classes.txt'\n\
@@ -176,17 +180,18 @@ impl Moment {
     }
 }
 
-#[test]
-fn a_killed_run_ends_as_one_that_nobody_touched() {
-    let place = Place::new();
+/// Kills and resumes a run of `method` until it has ended as one that nobody touched; some of its
+/// steps are in `phase`.
+fn survives_kills(method: &str, phase: &str) -> Place {
+    let place = Place::new(method);
     place.whole(CONFIG, "whole", "");
     let metrics = place.metrics("whole");
     let steps = metrics.iter().filter(|line| line.get("loss").is_some());
     let steps: Vec<_> = steps.map(|line| line["step"].as_u64()).collect();
     assert_eq!(steps, (1..=STEPS).map(Some).collect::<Vec<_>>());
     assert_eq!(metrics.len(), STEPS as usize + EPOCHS);
-    let matched = metrics.iter().filter(|line| line["phase"] == "match").count();
-    assert!(matched > 0 && matched < metrics.len(), "both phases are seen: {metrics:?}");
+    let within = metrics.iter().filter(|line| line["phase"] == phase).count();
+    assert!(within > 0 && within < metrics.len(), "both phases are seen: {metrics:?}");
 
     let (moments, mut kills) = (Moment::all(SEED), Vec::new());
     for (at, &moment) in moments.iter().enumerate() {
@@ -200,6 +205,26 @@ fn a_killed_run_ends_as_one_that_nobody_touched() {
     let paths = "--set data.manifest=data/../data/train.csv --set augment.thesaurus=./words.txt";
     place.whole(CONFIG, "killed", &format!("--resume {paths}")); // how they are typed is no matter
     place.check_same("whole", "killed");
+    place
+}
+
+#[test]
+fn a_killed_sieve_ends_as_one_that_nobody_touched() {
+    let place = survives_kills(SIEVE, "sieve");
+    let doubted = |line: &&Value| line["kept"].as_u64().is_some_and(|kept| kept < ROWS as u64);
+    let metrics = place.metrics("whole");
+    assert!(metrics.iter().any(|line| doubted(&line)), "{metrics:?}");
+    for threads in ["1", "3"] {
+        let mut command = place.command(CONFIG, threads, "");
+        let ended = run(command.env("RAYON_NUM_THREADS", threads));
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        place.check_same("whole", threads);
+    }
+}
+
+#[test]
+fn a_killed_run_ends_as_one_that_nobody_touched() {
+    let place = survives_kills(ROCLIP, "match");
     let told = place.whole(CONFIG, "killed", "--resume"); // a finished run is finished
     assert!(told.contains(&format!("training done {STEPS}/{STEPS} ")), "{told}");
     place.check_same("whole", "killed");
@@ -233,7 +258,7 @@ fn a_killed_run_ends_as_one_that_nobody_touched() {
 
 #[test]
 fn neither_threads_nor_the_way_to_a_configuration_decide_anything() {
-    let place = Place::new();
+    let place = Place::new(ROCLIP);
     let told = place.whole(CONFIG, "one", "--resume --set data.workers=1");
     assert!(told.contains("warning: no checkpoint in `"), "{told}");
     let words = "--set data.workers=4 --set data.cache_mib=0";

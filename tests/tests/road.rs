@@ -16,7 +16,7 @@ const TEST_ROWS: u64 = 1200;
 const TARGETED: u64 = 16;
 const CLASSES: u64 = 16;
 
-const METHODS: [&str; 3] = ["clip", "clip-aug", "roclip"];
+const METHODS: [&str; 4] = ["clip", "clip-aug", "roclip", "sieve"];
 const SUMMARY_KEYS: [&str; 11] = [
     "schema",
     "seconds",
@@ -71,7 +71,7 @@ fn clip_is_caught_and_roclip_is_clean() {
     let summary: Value = serde_json::from_slice(&text).expect("JSON");
     check_form(&summary);
     let target = summary["target_class"].as_str().expect("checked");
-    let [clip, augmented, roclip] = [0, 1, 2].map(|at| &summary["methods"][at]);
+    let [clip, augmented, roclip, sieve] = [0, 1, 2, 3].map(|at| &summary["methods"][at]);
 
     assert!(low(clip, "backdoor_asr") > 0.7, "CLIP takes the backdoor");
     assert!(high(clip, "asr_floor") < 0.1, "the trigger does it, not the pictures");
@@ -81,6 +81,7 @@ fn clip_is_caught_and_roclip_is_clean() {
         assert_eq!(clip[audit], "finding", "CLIP, {audit}");
         assert_eq!(clip[format!("{audit}_target")], target, "CLIP, {audit}");
         assert_eq!(roclip[audit], "no_finding", "RoCLIP, {audit}");
+        assert_eq!(sieve[audit], "no_finding", "the sieve, {audit}");
     }
     assert_eq!(clip["audit_target"], target);
     assert_eq!(roclip["audit_target"], Value::Null);
@@ -88,6 +89,9 @@ fn clip_is_caught_and_roclip_is_clean() {
     assert!(high(roclip, "backdoor_asr") < 0.15, "RoCLIP does not take the backdoor");
     assert!(high(roclip, "targeted_psr") < 0.4, "nor the targeted poisons");
     assert!(low(roclip, "zero_shot_top1") > 0.4, "RoCLIP learns, if slowly");
+    assert!(high(sieve, "backdoor_asr") < 0.05, "nor does the sieve take the backdoor");
+    assert!(high(sieve, "targeted_psr") < 0.3, "nor the targeted poisons");
+    assert!(low(sieve, "zero_shot_top1") > 0.8, "the sieve knows the classes");
     assert!(low(augmented, "zero_shot_top1") > 0.5, "the control learns");
     assert!(low(clip, "search_top1") > 0.4, "the index finds pictures by text");
 

@@ -11,6 +11,7 @@ use trainer::{
     augment::Augment,
     config,
     data::{Loader, Manifest, Store},
+    method::Selection,
 };
 
 mod pictures;
@@ -50,7 +51,7 @@ fn batches(criterion: &mut Criterion, folder: &Path) -> Result<()> {
             group.bench_function(name, |bencher| {
                 bencher.iter(|| {
                     epoch += 1;
-                    loader.each(epoch, 0, |batch| -> Result<()> {
+                    loader.each(epoch, &Selection::ALL, 0, |batch| -> Result<()> {
                         black_box(batch);
                         Ok(())
                     })

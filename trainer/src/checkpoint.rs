@@ -1,6 +1,7 @@
 //! Everything that makes a resumed run the same run, in one file that is replaced in one step.
 //!
-//! A safetensors file: weights and running statistics, both moments of each parameter, the pool;
+//! A safetensors file: weights and running statistics, both moments of each parameter, what the
+//! method keeps;
 //! its metadata hold the counters and the configuration. Order and augmentation are functions of
 //! (seed, epoch, row), so no generator's state is kept.
 
@@ -11,7 +12,6 @@ use std::{
     path::Path,
 };
 
-use candle_core::{DType, Device, Tensor};
 use clip::weights::{Array, Weights};
 use safetensors::{Dtype, SafeTensors, View, serialize};
 use serde::{Deserialize, Serialize};
@@ -22,13 +22,13 @@ use crate::{
     config::Config,
     error::{Error, Result},
     optim::Moments,
-    pool::PoolState,
+    state::State,
     step::Trainer,
 };
 
 /// File name in the run's folder.
 pub const FILE: &str = "checkpoint.safetensors";
-const SCHEMA: &str = "roclip/checkpoint/1";
+const SCHEMA: &str = "roclip/checkpoint/2";
 
 /// Where a run stands.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -54,8 +54,6 @@ struct Header {
     data: String,
     /// Updates of each parameter.
     updates: Vec<u32>,
-    /// Next slot and slots in use.
-    pool: Option<(usize, usize)>,
 }
 
 /// What [`read`] found.
@@ -68,7 +66,7 @@ pub struct Checkpoint {
     data: String,
     moments: HashMap<String, Array>,
     updates: Vec<u32>,
-    pool: Option<PoolState>,
+    method: State,
 }
 
 struct Bytes {
@@ -99,11 +97,6 @@ impl Bytes {
     fn floats(shape: &[usize], values: &[f32]) -> Self {
         let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         Self { dtype: Dtype::F32, shape: shape.to_vec(), bytes }
-    }
-
-    fn tensor(tensor: &Tensor) -> Result<Self> {
-        let values = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
-        Ok(Self::floats(tensor.dims(), &values))
     }
 
     fn numbers(values: &[u32]) -> Self {
@@ -187,11 +180,12 @@ pub fn write(config: &Config, data: &str, place: Place, trainer: &Trainer) -> Re
         tensors.push((format!("mean/{name}"), Bytes::floats(shape, &moments.mean)));
         tensors.push((format!("square/{name}"), Bytes::floats(shape, &moments.square)));
     }
-    let pool = trainer.method.state()?;
-    if let Some(pool) = &pool {
-        tensors.push(("pool/rows".into(), Bytes::tensor(&pool.rows)?));
-        tensors.push(("pool/owners".into(), Bytes::numbers(&pool.owners)));
-        tensors.push(("pool/captions".into(), Bytes::numbers(&pool.captions)));
+    let State { floats, numbers } = trainer.method.state()?;
+    for (name, array) in floats {
+        tensors.push((format!("method/{name}"), Bytes::floats(&array.shape, &array.values)));
+    }
+    for (name, values) in numbers {
+        tensors.push((format!("method/{name}"), Bytes::numbers(&values)));
     }
     let header = Header {
         schema: SCHEMA.into(),
@@ -199,7 +193,6 @@ pub fn write(config: &Config, data: &str, place: Place, trainer: &Trainer) -> Re
         config: decisive(config),
         data: data.to_owned(),
         updates: moments.iter().map(|moments| moments.updates).collect(),
-        pool: pool.map(|pool| (pool.next, pool.filled)),
     };
     let header = serde_json::to_string(&header).expect("numbers and names");
     let metadata = HashMap::from([("header".to_owned(), header)]);
@@ -214,7 +207,7 @@ pub fn write(config: &Config, data: &str, place: Place, trainer: &Trainer) -> Re
 }
 
 /// Reads the checkpoint in `folder`; refuses one of another configuration.
-pub fn read(folder: &Path, config: &Config, device: &Device) -> Result<Checkpoint> {
+pub fn read(folder: &Path, config: &Config) -> Result<Checkpoint> {
     let path = folder.join(FILE);
     let refuse = |problem: String| Error::Checkpoint { path: path.clone(), problem };
     let bytes = fs::read(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
@@ -231,7 +224,7 @@ pub fn read(folder: &Path, config: &Config, device: &Device) -> Result<Checkpoin
     if let Some(difference) = difference(&header.config, &decisive(config)) {
         return Err(refuse(format!("was made with another configuration: {difference}")));
     }
-    let (mut weights, mut moments) = (Weights::new(), HashMap::new());
+    let (mut weights, mut moments, mut method) = (Weights::new(), HashMap::new(), State::default());
     for (name, view) in tensors.iter() {
         let shape = view.shape().to_vec();
         match name.split_once('/') {
@@ -241,27 +234,18 @@ pub fn read(folder: &Path, config: &Config, device: &Device) -> Result<Checkpoin
             Some(("mean" | "square", _)) => {
                 moments.insert(name.to_owned(), Array { shape, values: floats(view.data()) });
             }
+            Some(("method", name)) if view.dtype() == Dtype::F32 => {
+                let array = Array { shape, values: floats(view.data()) };
+                method.floats.insert(name.to_owned(), array);
+            }
+            Some(("method", name)) => {
+                method.numbers.insert(name.to_owned(), numbers(view.data()));
+            }
             _ => {}
         }
     }
-    let pool = match header.pool {
-        None => None,
-        Some((next, filled)) => {
-            let part = |name: &str| {
-                tensors.tensor(name).map_err(|_| refuse(format!("`{name}` is missing")))
-            };
-            let rows = part("pool/rows")?;
-            Some(PoolState {
-                rows: Tensor::from_vec(floats(rows.data()), rows.shape(), device)?,
-                owners: numbers(part("pool/owners")?.data()),
-                captions: numbers(part("pool/captions")?.data()),
-                next,
-                filled,
-            })
-        }
-    };
     let Header { place, data, updates, .. } = header;
-    Ok(Checkpoint { place, weights, data, moments, updates, pool })
+    Ok(Checkpoint { place, weights, data, moments, updates, method })
 }
 
 impl Checkpoint {
@@ -292,7 +276,7 @@ impl Checkpoint {
         }
         trainer.optimizer.restore(&trainer.model, restored)?;
         trainer.step = self.place.step;
-        if trainer.method.restore(self.pool) { Ok(()) } else { Err(refuse()) }
+        if trainer.method.restore(self.method) { Ok(()) } else { Err(refuse()) }
     }
 }
 

@@ -13,10 +13,11 @@
 //! | [`augment`] | one augmentation each, seeded by (seed, epoch, row) |
 //! | [`poison`] | which rows are poisoned and with what, written as a whole |
 //! | [`step`] · [`train`] | one optimizer step for any method · epochs around it |
-//! | [`method`] · [`pool`] | CLIP and RoCLIP · FIFO of caption embeddings |
+//! | [`method`] · [`pool`] | CLIP, RoCLIP and the sieve · FIFO of caption embeddings |
+//! | [`survey`] · [`mixture`] | how well each pair agrees, and which are doubted |
 //! | [`parallel`] | several processes, each with its part of every batch |
 //! | [`optim`] | AdamW with its state, schedule |
-//! | [`checkpoint`] · [`journal`] | what makes a resumed run the same run · step records |
+//! | [`checkpoint`] · [`state`] · [`journal`] | what makes a resumed run the same run · step records |
 //! | [`evaluate`] | zero-shot accuracy, attack success, each with its interval |
 //!
 //! Deliberately absent: serving, export, audit; and a defence that opens a ledger.
@@ -36,12 +37,15 @@ pub mod evaluate;
 mod gpu;
 pub mod journal;
 pub mod method;
+pub mod mixture;
 mod monitor;
 pub mod optim;
 pub mod parallel;
 pub mod poison;
 pub mod pool;
+pub mod state;
 pub mod step;
+pub mod survey;
 pub mod train;
 
 pub use error::{Error, Result};

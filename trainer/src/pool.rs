@@ -3,6 +3,8 @@
 use candle_core::{DType, Device, Result, Tensor};
 use clip::ops;
 
+use crate::state::State;
+
 /// The last `capacity` caption embeddings; the oldest is overwritten first.
 ///
 /// `next < capacity`; `filled <= capacity`; while `filled < capacity`, `next == filled`.
@@ -44,6 +46,34 @@ pub struct PoolState {
     pub filled: usize,
 }
 
+impl PoolState {
+    /// Under the names of a checkpoint.
+    pub fn named(self) -> Result<State> {
+        let mut state = State::default();
+        state.floats(ROWS, self.rows.dims(), self.rows.flatten_all()?.to_vec1()?);
+        state.numbers(OWNERS, self.owners);
+        state.numbers(CAPTIONS, self.captions);
+        state.numbers(PLACE, vec![self.next as u32, self.filled as u32]);
+        Ok(state)
+    }
+
+    /// What [`PoolState::named`] gave; `None` if it is anything else.
+    pub fn from_named(mut state: State, device: &Device) -> Option<Self> {
+        let rows = state.take_floats(ROWS)?;
+        let [next, filled] = state.take_numbers(PLACE)?.try_into().ok()?;
+        let (owners, captions) = (state.take_numbers(OWNERS)?, state.take_numbers(CAPTIONS)?);
+        let rows = Tensor::from_vec(rows.values, rows.shape, device).ok()?;
+        let (next, filled) = (next as usize, filled as usize);
+        state.is_empty().then_some(Self { rows, owners, captions, next, filled })
+    }
+}
+
+const ROWS: &str = "pool/rows";
+const OWNERS: &str = "pool/owners";
+const CAPTIONS: &str = "pool/captions";
+/// Next slot and slots in use.
+const PLACE: &str = "pool/place";
+
 /// No data-set row has this number.
 const NOBODY: u32 = u32::MAX;
 
@@ -63,6 +93,11 @@ impl Pool {
     /// Rows that it can hold.
     pub fn capacity(&self) -> usize {
         self.owners.len()
+    }
+
+    /// Where the rows live.
+    pub fn device(&self) -> &Device {
+        self.rows.device()
     }
 
     /// Rows that it holds.

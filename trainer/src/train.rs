@@ -27,6 +27,7 @@ use crate::{
     optim::{Optimizer, Schedule},
     parallel::Collective,
     step::{StepReport, Trainer},
+    survey::Survey,
 };
 
 /// What a run tells while it goes on.
@@ -99,12 +100,7 @@ fn open_gpu(config: &Config, watch: &dyn Watch) -> Result<Option<Gpu>> {
 }
 
 /// The checkpoint to go on from; refuses a folder that holds anything else of a run.
-fn open_checkpoint(
-    config: &Config,
-    resume: bool,
-    device: &Device,
-    watch: &dyn Watch,
-) -> Result<Option<Checkpoint>> {
+fn open_checkpoint(config: &Config, resume: bool, watch: &dyn Watch) -> Result<Option<Checkpoint>> {
     let folder = &config.output.folder;
     let refuse =
         |problem: &str| Err(Error::Occupied { path: folder.clone(), problem: problem.to_owned() });
@@ -112,7 +108,7 @@ fn open_checkpoint(
         return refuse("is a file, expected a folder");
     }
     match (folder.join(checkpoint::FILE).exists(), folder.join(MODEL).exists()) {
-        (true, _) if resume => checkpoint::read(folder, config, device).map(Some),
+        (true, _) if resume => checkpoint::read(folder, config).map(Some),
         (true, _) => refuse("holds a run already: `--resume` continues it"),
         (false, true) => refuse("holds a model and no checkpoint that could be continued"),
         (false, false) => {
@@ -228,7 +224,7 @@ impl<'a> Run<'a> {
         }
         let (folder, device) = (&config.output.folder, &Device::Cpu);
         let gpu = open_gpu(config, watch)?;
-        let checkpoint = open_checkpoint(config, resume, device, watch)?;
+        let checkpoint = open_checkpoint(config, resume, watch)?;
         let monitor = if collective.is_first() { Monitor::open(config)? } else { None };
         let loader = open_loader(config, &**collective, watch)?;
         let data = loader.fingerprint()?;
@@ -316,7 +312,12 @@ impl<'a> Run<'a> {
     fn epoch(&mut self, epoch: u32, watch: &dyn Watch) -> Result<f64> {
         let Self { config, loader, data, trainer, journal, place, .. } = self;
         let mut last = Instant::now(); // end of the step before: waiting for a batch counts
-        loader.each(epoch, place.batches, |batch| -> Result<()> {
+        if place.batches == 0 {
+            let survey = &mut Survey::new(loader, &mut trainer.model, epoch);
+            trainer.method.begin_epoch(epoch, survey)?;
+        }
+        let selection = trainer.method.selection(epoch);
+        loader.each(epoch, &selection, place.batches, |batch| -> Result<()> {
             let count = batch.rows.len();
             let report = trainer.step(batch)?;
             let seconds = last.elapsed().as_secs_f64();
@@ -372,8 +373,13 @@ impl<'a> Run<'a> {
             journal.record(&entry)?;
         }
         let top1 = evaluation.map(|e| format!(", top-1 {:.1}%", 100.0 * e.zero_shot_top1.value()));
-        let epochs = self.config.optim.epochs;
-        watch.note(format!("epoch {epoch}/{epochs}: loss {loss:.3}{}", top1.unwrap_or_default()));
+        let top1 = top1.unwrap_or_default();
+        let kept = self.trainer.method.selection(epoch).rows.map(|kept| {
+            let all = self.loader.store.rows().len();
+            format!(", {} of {all} pairs in doubt", all - kept.len())
+        });
+        let (epochs, kept) = (self.config.optim.epochs, kept.unwrap_or_default());
+        watch.note(format!("epoch {epoch}/{epochs}: loss {loss:.3}{top1}{kept}"));
         Ok(())
     }
 }

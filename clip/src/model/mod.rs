@@ -39,13 +39,15 @@ pub use gpu::{Resident, Update};
 pub use init::init;
 pub use pass::Pass;
 
-/// Whether batch normalisation uses the batch's statistics and updates the running ones, or uses
-/// the running ones.
+/// Which statistics batch normalisation uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// Statistics of the batch.
+    /// Those of the batch; the running ones follow them.
     Train,
-    /// Running statistics.
+    /// Those of the batch; the running ones stay. In the middle of a run these lag behind the
+    /// weights, and rows computed with them say little.
+    Survey,
+    /// The running ones.
     Evaluate,
 }
 

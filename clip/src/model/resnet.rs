@@ -50,6 +50,7 @@ impl ConvNorm {
         let layer = ops::ConvNorm { kernel, window: *window, weight, bias, relu: *relu };
         match mode {
             Mode::Evaluate => Ok(graph.conv_norm(x, layer, Some(&running.statistics()))?.0),
+            Mode::Survey => Ok(graph.conv_norm(x, layer, None)?.0),
             Mode::Train => {
                 let (y, batch) = graph.conv_norm(x, layer, None)?;
                 let values: usize = graph.dims(&y).iter().product();

@@ -8,6 +8,7 @@
 //! | `cuda` | the same out of kernels for a GPU, behind feature `cuda` |
 //! | `cpu` | loops and matrix products on slices, the only place for `unsafe` |
 //! | `info_nce` | the loss over a similarity matrix, on candle's tensors |
+//! | `agreement` | how far each pair of a data set stands out, on slices |
 //! | `gradients` | what parameters get, in one buffer |
 //! | `nearest` | the greatest of many dot products |
 //! | `peers` | [`Peers`]: other processes, for what is taken over the whole batch |
@@ -17,6 +18,7 @@
 //! candle-nn's fused `layer_norm`, `rms_norm` and `softmax_last_dim` cut the gradient silently;
 //! candle-nn is therefore no dependency of this crate.
 
+mod agreement;
 mod composed;
 mod cpu;
 #[cfg(any(test, feature = "cuda"))]
@@ -34,6 +36,7 @@ use std::ops::Deref;
 
 use candle_core::{CpuStorage, DType, Error, Layout, Result, Storage, Tensor};
 
+pub use agreement::{PairRows, agreement};
 pub(crate) use composed::Composed;
 pub use gradients::Gradients;
 pub(crate) use graph::{BatchStatistics, Columns, ConvNorm, Graph, Linear, ONE, Seen, Window};

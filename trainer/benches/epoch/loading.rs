@@ -11,7 +11,7 @@ use trainer::{
     augment::Augment,
     config,
     data::{Loader, Store},
-    method,
+    method::{self, Selection},
     step::Trainer,
 };
 
@@ -50,7 +50,7 @@ pub(crate) fn share(cli: &Cli, config: &ClipConfig, varied: bool) -> Result<Shar
 /// Steps from batch `from` to the end; how long they waited for their batches.
 fn epoch(loader: &Loader, trainer: &mut Trainer, from: usize) -> Result<Duration, Report> {
     let (mut waited, mut last) = (Duration::ZERO, Instant::now());
-    loader.each(1, from, |batch| -> Result<(), Report> {
+    loader.each(1, &Selection::ALL, from, |batch| -> Result<(), Report> {
         waited += last.elapsed();
         trainer.step(batch)?;
         last = Instant::now();

@@ -107,7 +107,7 @@ fn roclip(cli: &Cli, config: &ClipConfig, rows: usize) -> Result<Box<dyn Method>
         next: 0,
         filled: capacity,
     };
-    if !roclip.restore(Some(state)) {
+    if !roclip.restore(state.named()?) {
         return Err(Report::new(format!(
             "a pool of {capacity} is not {POOL_SHARE} of {rows} rows"
         )));

@@ -12,6 +12,20 @@ use crate::{config, error::Result};
 
 pub use text::Thesaurus;
 
+/// Views of a picture in an epoch, each varied in its own way; the number is its random stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum View {
+    /// What is trained on
+    Train = 1,
+    /// The first that is surveyed
+    First = 0,
+    /// The second that is surveyed
+    Second = 3,
+}
+
+/// The stream of captions, beside those of views.
+const CAPTION: u64 = 2;
+
 /// The configured augmentations.
 #[derive(Debug)]
 pub struct Augment {
@@ -42,13 +56,20 @@ impl Augment {
         rng
     }
 
-    /// Writes `[3, H, W]` values of 0 to 1: crop, flip, then color and gray.
-    pub fn image(&self, image: &RgbImage, epoch: u32, row: u32, planes: &mut [f32]) {
+    /// Writes `[3, H, W]` values of 0 to 1: crop, flip, then color and gray. Without a variation, an
+    /// epoch and which of its views, or without augmentation, the picture as it is.
+    pub fn image(
+        &self,
+        image: &RgbImage,
+        row: u32,
+        variation: Option<(u32, View)>,
+        planes: &mut [f32],
+    ) {
         assert_eq!(planes.len(), image.as_raw().len(), "room for the picture");
-        if self.settings.image != Some(true) {
+        let Some((epoch, view)) = variation.filter(|_| self.settings.image == Some(true)) else {
             return crop::split(image, planes);
-        }
-        let rng = &mut self.rng(epoch, row, 1);
+        };
+        let rng = &mut self.rng(epoch, row, view as u64);
         crop::crop(image, self.settings.crop_area_min, rng, planes);
         color::vary(planes, &self.settings, rng);
     }
@@ -58,7 +79,7 @@ impl Augment {
         if self.settings.text != Some(true) {
             return caption.to_owned();
         }
-        text::vary(caption, &self.settings, &self.thesaurus, &mut self.rng(epoch, row, 2))
+        text::vary(caption, &self.settings, &self.thesaurus, &mut self.rng(epoch, row, CAPTION))
     }
 }
 
@@ -79,15 +100,18 @@ mod tests {
     #[test]
     fn the_same_row_and_epoch_give_the_same_and_others_not() {
         let (augment, picture) = (augment(true, true), picture());
-        let image = |epoch, row| {
+        let image = |epoch, row, view| {
             let mut planes = vec![f32::NAN; 3 * 8 * 8];
-            augment.image(&picture, epoch, row, &mut planes);
+            augment.image(&picture, row, Some((epoch, view)), &mut planes);
             planes
         };
-        assert_eq!(image(1, 2), image(1, 2));
-        assert_ne!(image(1, 2), image(2, 2));
-        assert_ne!(image(1, 2), image(1, 3));
-        assert!(image(1, 2).iter().all(|value| (0.0..=1.0).contains(value)));
+        let train = |epoch, row| image(epoch, row, View::Train);
+        assert_eq!(train(1, 2), train(1, 2));
+        assert_ne!(train(1, 2), train(2, 2));
+        assert_ne!(train(1, 2), train(1, 3));
+        assert_ne!(train(1, 2), image(1, 2, View::First));
+        assert_ne!(image(1, 2, View::First), image(1, 2, View::Second));
+        assert!(train(1, 2).iter().all(|value| (0.0..=1.0).contains(value)));
         let words = "one two three four five six seven eight";
         assert_eq!(augment.caption(words, 1, 2), augment.caption(words, 1, 2));
         assert!((1..20).any(|epoch| augment.caption(words, epoch, 2) != words));
@@ -98,7 +122,7 @@ mod tests {
         let augment = augment(false, false);
         assert_eq!(augment.caption("a b", 1, 1), "a b");
         let mut planes = vec![f32::NAN; 3 * 8 * 8];
-        augment.image(&picture(), 1, 1, &mut planes);
+        augment.image(&picture(), 1, Some((1, View::Train)), &mut planes);
         assert_eq!((planes[1], planes[64 + 8]), (30.0 / 255.0, 30.0 / 255.0));
     }
 }

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use clip::ClipConfig;
 use serde::{Deserialize, Serialize};
 
-pub use method::{Method, MethodName, Roclip};
+pub use method::{Method, MethodName, Roclip, Sieve};
 pub use problems::Problems;
 pub use resolve::open;
 
@@ -98,7 +98,7 @@ pub struct Model {
 #[serde(deny_unknown_fields, default)]
 pub struct Augment {
     /// Crop, flip and color of images; unless given, on for `roclip`, as its authors train, and
-    /// off for `clip`
+    /// for `sieve`, off for `clip`
     pub image: Option<bool>,
     /// Smallest area of a crop, as a share of the image, above 0 and at most 1
     pub crop_area_min: f64,

@@ -25,9 +25,9 @@ pub fn open(file: &Path, settings: &[String], out: Option<&Path>) -> Result<Conf
     }
     let mut config: Config =
         table.try_into().map_err(|error: toml::de::Error| refuse(vec![one_line(&error)]))?;
-    let is_roclip = config.method.name == MethodName::Roclip; // augmentation is part of it
-    config.augment.image.get_or_insert(is_roclip);
-    config.augment.text.get_or_insert(is_roclip);
+    let is_augmented = config.method.name != MethodName::Clip; // a part of the defences
+    config.augment.image.get_or_insert(is_augmented);
+    config.augment.text.get_or_insert(is_augmented);
     if let Some(out) = out {
         config.output.folder = absolute(out)?;
     }

@@ -10,7 +10,11 @@ use clip::{
 use sha2::{Digest, Sha256};
 
 use super::{Store, order};
-use crate::{augment::Augment, error::Result};
+use crate::{
+    augment::{Augment, View},
+    error::Result,
+    method::Selection,
+};
 
 /// Batches that each thread may be ahead.
 const AHEAD: usize = 2;
@@ -72,20 +76,26 @@ impl Loader {
     }
 
     /// Calls `step` with the batches of an epoch from number `from` on, in order, until it fails.
+    /// An epoch has [`Loader::batches`] whatever is selected: of fewer pairs some come again.
     pub fn each<E: From<crate::Error>>(
         &self,
         epoch: u32,
+        selection: &Selection,
         from: usize,
         mut step: impl FnMut(Batch) -> Result<(), E>,
     ) -> Result<(), E> {
-        let order = order(self.store.rows(), self.seed, epoch);
+        let rows = selection.rows.as_deref().unwrap_or_else(|| self.store.rows());
+        let order = order(rows, self.batches() * self.batch_size, self.seed, epoch);
         let rows = |number: usize| &order[number * self.batch_size..][..self.batch_size];
         thread::scope(|scope| {
             let threads = (0..self.workers).map(|worker| {
                 let (sender, receiver) = mpsc::sync_channel(AHEAD);
                 scope.spawn(move || {
                     for number in (from + worker..self.batches()).step_by(self.workers) {
-                        if sender.send(self.batch(rows(number), epoch)).is_err() {
+                        if sender
+                            .send(self.batch(rows(number), epoch, selection.augmented))
+                            .is_err()
+                        {
                             break; // the step failed and hung up
                         }
                     }
@@ -101,19 +111,33 @@ impl Loader {
         })
     }
 
-    fn batch(&self, rows: &[u32], epoch: u32) -> Result<Batch> {
-        let side = self.clip.image.image_size();
+    /// Writes `[3, H, W]` normalised values: a variation of a picture, or the picture as it is.
+    pub fn pixels(
+        &self,
+        row: u32,
+        variation: Option<(u32, View)>,
+        planes: &mut [f32],
+    ) -> Result<()> {
+        self.augment.image(&*self.store.picture(row)?, row, variation, planes);
+        let (mean, std) = (self.clip.mean, self.clip.std);
+        for (channel, plane) in planes.chunks_exact_mut(planes.len() / 3).enumerate() {
+            plane.iter_mut().for_each(|value| *value = (*value - mean[channel]) / std[channel]);
+        }
+        Ok(())
+    }
+
+    fn batch(&self, rows: &[u32], epoch: u32, augmented: bool) -> Result<Batch> {
         let count = rows.len() / self.ranks;
-        let mut pixels = Vec::with_capacity(count * 3 * side * side);
-        let mut texts = Vec::with_capacity(count);
-        let mut planes = vec![0.0; 3 * side * side];
-        for &row in &rows[self.rank * count..][..count] {
-            self.augment.image(&*self.store.picture(row)?, epoch, row, &mut planes);
-            for (channel, plane) in planes.chunks_exact(side * side).enumerate() {
-                let (mean, std) = (self.clip.mean[channel], self.clip.std[channel]);
-                pixels.extend(plane.iter().map(|value| (value - mean) / std));
-            }
-            texts.push(self.augment.caption(self.store.caption(row), epoch, row));
+        let side = self.clip.image.image_size();
+        let (mut pixels, mut texts) = (vec![0.0; count * 3 * side * side], Vec::new());
+        let own = &rows[self.rank * count..][..count];
+        for (&row, planes) in own.iter().zip(pixels.chunks_exact_mut(3 * side * side)) {
+            self.pixels(row, augmented.then_some((epoch, View::Train)), planes)?;
+            let caption = self.store.caption(row);
+            texts.push(match augmented {
+                true => self.augment.caption(caption, epoch, row),
+                false => caption.to_owned(),
+            });
         }
         let tokens = self.tokenizer.encode(&texts)?.trimmed(self.clip.text.end());
         let captions = rows.iter().map(|&row| self.store.caption_number(row)).collect();

@@ -4,7 +4,7 @@ use candle_core::Tensor;
 use clip::ops::info_nce;
 
 use super::{Method, MethodLoss, MethodReport, Pairs, Phase, Towers};
-use crate::{error::Result, pool::PoolState};
+use crate::{error::Result, state::State};
 
 /// Keeps nothing.
 #[derive(Debug)]
@@ -15,15 +15,15 @@ impl Method for Clip {
         Ok(MethodLoss {
             loss: info_nce(&pairs.image, &pairs.text, logit_scale, None)?,
             trained: Towers::BOTH,
-            report: MethodReport { phase: Phase::Plain, pool_filled: None, unique_neighbors: None },
+            report: MethodReport::new(Phase::Plain),
         })
     }
 
-    fn state(&self) -> Result<Option<PoolState>> {
-        Ok(None)
+    fn state(&self) -> Result<State> {
+        Ok(State::default())
     }
 
-    fn restore(&mut self, state: Option<PoolState>) -> bool {
-        state.is_none()
+    fn restore(&mut self, state: State) -> bool {
+        state.is_empty()
     }
 }

@@ -2,6 +2,9 @@
 
 mod clip;
 mod roclip;
+mod sieve;
+
+use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use serde::Serialize;
@@ -9,11 +12,13 @@ use serde::Serialize;
 use crate::{
     config::{Config, MethodName},
     error::Result,
-    pool::PoolState,
+    state::State,
+    survey::Survey,
 };
 
 pub use clip::Clip;
 pub use roclip::Roclip;
+pub use sieve::Sieve;
 
 /// Embeddings of a batch.
 #[derive(Debug)]
@@ -68,6 +73,16 @@ pub struct MethodReport {
     /// Distinct captions among the neighbors of the batch
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unique_neighbors: Option<usize>,
+    /// Pairs that are not doubted
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kept: Option<usize>,
+}
+
+impl MethodReport {
+    /// Nothing but the phase.
+    pub fn new(phase: Phase) -> Self {
+        Self { phase, pool_filled: None, unique_neighbors: None, kept: None }
+    }
 }
 
 /// What happens to pairs in an epoch.
@@ -80,18 +95,45 @@ pub enum Phase {
     Plain,
     /// Nearest pooled captions
     Match,
+    /// Own captions of the pairs that are not doubted
+    Sieve,
+}
+
+/// Which pairs an epoch trains on, and how.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Selection {
+    /// Data-set rows; all unless given
+    pub rows: Option<Arc<[u32]>>,
+    /// Whether the configured augmentations are in use
+    pub augmented: bool,
+}
+
+impl Selection {
+    /// All pairs, augmented if the run is.
+    pub const ALL: Self = Self { rows: None, augmented: true };
 }
 
 /// A way of pre-training.
 pub trait Method: Send {
+    /// Comes before the first batch of an epoch, which is counted from 1. `survey` embeds all pairs
+    /// with the towers as they are.
+    fn begin_epoch(&mut self, _epoch: u32, _survey: &mut Survey<'_>) -> Result<()> {
+        Ok(())
+    }
+
+    /// What the epoch that has begun trains on.
+    fn selection(&self, _epoch: u32) -> Selection {
+        Selection::ALL
+    }
+
     /// The loss of a batch; may keep what the next batches need.
     fn loss(&mut self, pairs: &Pairs, logit_scale: &Tensor) -> Result<MethodLoss>;
 
     /// What the method keeps from batch to batch, for a checkpoint.
-    fn state(&self) -> Result<Option<PoolState>>;
+    fn state(&self) -> Result<State>;
 
     /// Takes back what [`Method::state`] gave; false if it does not fit.
-    fn restore(&mut self, state: Option<PoolState>) -> bool;
+    fn restore(&mut self, state: State) -> bool;
 }
 
 /// The configured method, for `rows` pairs and embeddings of width `dim`.
@@ -102,5 +144,6 @@ pub fn new(config: &Config, rows: usize, dim: usize, device: &Device) -> Result<
             let settings = config.method.roclip();
             Box::new(Roclip::new(&settings, rows, config.data.batch_size, dim, device)?)
         }
+        MethodName::Sieve => Box::new(Sieve::new(&config.method.sieve(), config.seed)),
     })
 }

@@ -11,6 +11,7 @@ use crate::{
     config,
     error::{Error, Result},
     pool::{Pool, PoolState},
+    state::State,
 };
 
 /// The pool, and when to match.
@@ -56,29 +57,27 @@ impl Roclip {
 impl Method for Roclip {
     fn loss(&mut self, pairs: &Pairs, logit_scale: &Tensor) -> Result<MethodLoss> {
         let phase = self.phase(pairs.epoch);
-        let (loss, trained, unique_neighbors) = match phase {
-            Phase::Warmup | Phase::Plain => {
-                (info_nce(&pairs.image, &pairs.text, logit_scale, None)?, Towers::BOTH, None)
-            }
-            Phase::Match => {
-                let nearest = self.pool.nearest(&pairs.image, &pairs.rows)?; // before this batch enters
-                let groups = &nearest.captions; // one caption twice is no negative of itself
-                let loss = info_nce(&pairs.image, &nearest.rows, logit_scale, Some(groups))?;
-                let unique = groups.iter().collect::<BTreeSet<_>>().len();
-                (loss, Towers::IMAGE, Some(unique)) // pooled rows are constants
-            }
+        let (loss, trained, unique_neighbors) = if phase == Phase::Match {
+            let nearest = self.pool.nearest(&pairs.image, &pairs.rows)?; // before this batch enters
+            let groups = &nearest.captions; // one caption twice is no negative of itself
+            let loss = info_nce(&pairs.image, &nearest.rows, logit_scale, Some(groups))?;
+            let unique = groups.iter().collect::<BTreeSet<_>>().len();
+            (loss, Towers::IMAGE, Some(unique)) // pooled rows are constants
+        } else {
+            (info_nce(&pairs.image, &pairs.text, logit_scale, None)?, Towers::BOTH, None)
         };
         self.pool.enqueue(&pairs.text, &pairs.rows, &pairs.captions)?;
         let pool_filled = Some(self.pool.filled());
-        let report = MethodReport { phase, pool_filled, unique_neighbors };
+        let report = MethodReport { pool_filled, unique_neighbors, ..MethodReport::new(phase) };
         Ok(MethodLoss { loss, trained, report })
     }
 
-    fn state(&self) -> Result<Option<PoolState>> {
-        Ok(Some(self.pool.state()?))
+    fn state(&self) -> Result<State> {
+        Ok(self.pool.state()?.named()?)
     }
 
-    fn restore(&mut self, state: Option<PoolState>) -> bool {
+    fn restore(&mut self, state: State) -> bool {
+        let state = PoolState::from_named(state, self.pool.device());
         let pool = state.and_then(Pool::from_state);
         let pool = pool.filter(|pool| pool.capacity() == self.pool.capacity());
         pool.map(|pool| self.pool = pool).is_some()
