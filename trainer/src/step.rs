@@ -70,6 +70,7 @@ impl Trainer {
         let pixels = Tensor::from_vec(batch.pixels, (count, 3, side, side), device)?;
         let ids = Tensor::from_slice(batch.tokens.ids(), (count, batch.tokens.length()), device)?;
 
+        self.optimizer.rest(&self.model, &mut self.gradients)?;
         let image = self.model.image_pass(&pixels, Mode::Train)?;
         let text = self.model.text_pass(&ids)?;
         let pairs = Pairs {
@@ -88,7 +89,6 @@ impl Trainer {
         let mut at_rows = loss.backward()?; // of all ranks
         self.collective.keep_own(&mut at_rows, &pairs.text, text.rows())?;
         self.collective.keep_own(&mut at_rows, &pairs.image, image.rows())?;
-        self.gradients.clear();
         self.gradients.extend(&at_rows)?; // of the logit scale
         text.backward(&at_rows, &mut self.gradients)?; // a tower that rests frees its memory
         image.backward(&at_rows, &mut self.gradients)?;
