@@ -5,11 +5,13 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, value_parser};
 use clip::trigger::TriggerSpec;
 
+/// What the exit codes of an audit mean; `null` has 0 and 2 alone.
+const CODES: &str = "Exit codes: 0 no finding, 1 finding, 2 could not be run, 3 cannot tell.";
+const NULL_CODES: &str = "Exit codes: 0 written, 2 could not be run.";
+
 /// Looks for an exploitable trigger in a CLIP model or behind an endpoint
-///
-/// Exit codes: 0 no finding, 1 finding, 2 could not be run, 3 cannot tell.
 #[derive(Debug, Parser)]
-#[command(name = "roclip-audit", version)]
+#[command(name = "roclip-audit", version, after_help = CODES)]
 pub struct Cli {
     /// What is audited
     #[command(subcommand)]
@@ -30,7 +32,7 @@ pub enum Command {
 /// What every audit needs.
 #[derive(Debug, Args)]
 pub struct Probe {
-    /// Folder of probe images, PNG or JPEG; no labels needed
+    /// Folder of probe images, PNG or JPEG, those of its subfolders included; no labels needed
     #[arg(long, value_name = "DIR")]
     pub images: PathBuf,
     /// File of labels, one per line
@@ -49,6 +51,7 @@ pub struct Probe {
 
 /// `roclip-audit endpoint`
 #[derive(Debug, Args)]
+#[command(after_help = CODES)]
 pub struct EndpointArgs {
     /// Address of a server with `POST /v1/classify`, such as http://127.0.0.1:8080
     pub url: String,
@@ -76,6 +79,7 @@ pub struct EndpointArgs {
 
 /// `roclip-audit model`
 #[derive(Debug, Args)]
+#[command(after_help = CODES)]
 pub struct ModelArgs {
     /// Model folder
     pub model: PathBuf,
@@ -95,6 +99,7 @@ pub struct ModelArgs {
 
 /// `roclip-audit null`
 #[derive(Debug, Args)]
+#[command(after_help = NULL_CODES)]
 pub struct NullArgs {
     /// Folders of clean models, all of one tower family
     #[arg(required = true)]
@@ -135,6 +140,18 @@ mod tests {
     #[test]
     fn the_definitions_are_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_help_ends_with_the_exit_codes() {
+        let mut program = Cli::command();
+        let ends = |help: String, codes: &str| assert!(help.trim_end().ends_with(codes), "{help}");
+        ends(program.render_help().to_string(), CODES);
+        for (name, codes) in [("endpoint", CODES), ("model", CODES), ("null", NULL_CODES)] {
+            let command = program.find_subcommand_mut(name).expect(name);
+            ends(command.render_help().to_string(), codes);
+            ends(command.render_long_help().to_string(), codes);
+        }
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! The user's probe images: a folder of pictures, no labels needed.
 
 use std::{
-    fs,
+    collections::BTreeSet,
+    fmt, fs,
     path::{Path, PathBuf},
 };
 
@@ -14,22 +15,46 @@ use crate::{Error, Result};
 /// Folders inside folders that are still searched.
 const DEPTH_MAX: usize = 8;
 
-/// Reads at most `count_max` pictures of `folder`, fitted to `side`, in an order drawn by `seed`.
+/// The pictures that were drawn, and from how many.
+#[derive(Debug)]
+pub struct Drawn {
+    /// Fitted, in the order that was drawn
+    pub images: Vec<RgbImage>,
+    /// Pictures that there are
+    pub found: usize,
+    /// Folders that they lie in
+    pub folders: usize,
+}
+
+/// `240 of 512 images in 3 folders`
+impl fmt::Display for Drawn {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { images, found, folders } = self;
+        let word = if *folders == 1 { "folder" } else { "folders" };
+        write!(formatter, "{} of {found} images in {folders} {word}", images.len())
+    }
+}
+
+/// Reads at most `count_max` pictures of `folder` and the folders in it, fitted to `side`, in an
+/// order drawn by `seed`.
 ///
 /// The order depends on the file names and the seed only. One unreadable picture among the drawn
 /// ones refuses the whole folder: an audit on other images than the user thinks is no audit.
-pub fn read(folder: &Path, side: u32, count_max: usize, seed: u64) -> Result<Vec<RgbImage>> {
+pub fn read(folder: &Path, side: u32, count_max: usize, seed: u64) -> Result<Drawn> {
     let mut files = Vec::new();
     collect(folder, DEPTH_MAX, &mut files)?;
     if files.is_empty() {
         return Err(Error::NoImages { folder: folder.to_owned() });
     }
+    let found = files.len();
+    let folders = files.iter().filter_map(|file| file.parent()).collect::<BTreeSet<_>>().len();
     files.sort();
     files.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
     files.truncate(count_max);
     let limits = Limits::default();
     let fitted = |file: &PathBuf| Ok(image::fit(&image::open(file, &limits)?, side));
-    files.iter().map(fitted).collect()
+    let images = files.iter().map(fitted).collect::<Result<_>>()?;
+    Ok(Drawn { images, found, folders })
 }
 
 fn collect(folder: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<()> {
@@ -72,10 +97,21 @@ mod tests {
     #[test]
     fn the_seed_draws_the_order() {
         let folder = folder_of(20);
-        let read = |seed| read(folder.path(), 4, 8, seed).expect("pictures");
+        let read = |seed| read(folder.path(), 4, 8, seed).expect("pictures").images;
         assert_eq!(read(1).len(), 8);
         assert_eq!(read(1), read(1));
         assert_ne!(read(1), read(2));
+    }
+
+    #[test]
+    fn folders_in_the_folder_are_searched_and_counted() {
+        let check = |count: u8, expected: &str| {
+            let folder = folder_of(count);
+            let drawn = read(folder.path(), 4, 8, 0).expect("pictures");
+            assert_eq!(drawn.to_string(), expected);
+        };
+        check(1, "1 of 1 images in 1 folder");
+        check(20, "8 of 20 images in 2 folders");
     }
 
     #[test]
@@ -83,7 +119,7 @@ mod tests {
     fn links_to_folders_are_not_followed() {
         let folder = folder_of(6);
         std::os::unix::fs::symlink(".", folder.path().join("loop")).expect("a link");
-        assert_eq!(read(folder.path(), 4, 99, 0).expect("pictures").len(), 6);
+        assert_eq!(read(folder.path(), 4, 99, 0).expect("pictures").images.len(), 6);
     }
 
     #[test]

@@ -4,13 +4,16 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
+const CODES: &str = "Exit codes: 0 exported, 1 the ONNX towers give other embeddings, \
+                     2 could not be done as asked.";
+
 /// Exports a trained model folder for other software
 ///
 /// Writes the layout of Hugging Face's Hub: both towers as ONNX beside the weights, the
 /// configuration and the tokenizer. The ONNX towers must give candle's embeddings before the
-/// folder gets its name; if they do not, nothing is written and the exit code is 1.
+/// folder gets its name; if they do not, nothing is written.
 #[derive(Debug, Clone, Parser)]
-#[command(name = "roclip-export", version)]
+#[command(name = "roclip-export", version, after_help = CODES)]
 pub struct Options {
     /// Model folder that the trainer wrote
     #[arg(long, value_name = "FOLDER")]
@@ -38,6 +41,8 @@ fn tolerance(text: &str) -> Result<f32, String> {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory;
+
     use super::*;
 
     #[test]
@@ -53,7 +58,15 @@ mod tests {
 
     #[test]
     fn the_definitions_fit_together() {
-        use clap::CommandFactory;
         Options::command().debug_assert();
+    }
+
+    #[test]
+    fn the_help_ends_with_the_exit_codes() {
+        let mut command = Options::command();
+        for help in [command.render_help(), command.render_long_help()] {
+            let help = help.to_string();
+            assert!(help.trim_end().ends_with(CODES), "{help}");
+        }
     }
 }

@@ -2,9 +2,12 @@
 
 use std::path::PathBuf;
 
+const CODES: &str =
+    "Exit codes: 0 served until it was asked to stop, 2 could not be done as asked.";
+
 /// Serves a CLIP model over HTTP: classification, embeddings, and indexes to search
 #[derive(Debug, Clone, clap::Parser)]
-#[command(name = "roclip-serve", version, max_term_width = 100)]
+#[command(name = "roclip-serve", version, max_term_width = 100, after_help = CODES)]
 pub struct Cli {
     /// Model folder with its ONNX pair, as `roclip-export` writes it
     #[arg(long, env = "ROCLIP_MODEL", value_name = "FOLDER")]
@@ -208,6 +211,12 @@ mod tests {
         let cli = Cli::try_parse_from(["roclip-serve", "--model", "m"]).expect("enough flags");
         assert_eq!(cli.limits, Limits::default());
         assert_eq!((cli.host.as_str(), cli.port), ("127.0.0.1", 8080));
+    }
+
+    #[test]
+    fn the_help_ends_with_the_exit_codes() {
+        let help = Cli::command().render_help().to_string();
+        assert!(help.trim_end().ends_with(CODES), "{help}");
     }
 
     #[test]

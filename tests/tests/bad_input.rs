@@ -243,7 +243,8 @@ fn run_refuses() {
     let check = |more: &str, parts: &[&str]| {
         place.check("roclip-train", &format!("run --no-progress --config run.toml {more}"), parts);
     };
-    check("--set optim.rate=1", &["run.toml", "rate"]);
+    check("--set optim.rate=1", &["error: `--set optim.rate=1`: unknown field `rate`"]);
+    check("--set optim.lr=fast", &["error: `--set optim.lr=fast`: expected a number"]);
     check("--set optim.epochs=0 --set data.batch_size=1", &["optim.epochs", "data.batch_size"]);
     check("--set model.preset=RN51", &["model.preset", "rn-micro"]);
     check("--set device=cuda", &["`device` is `cuda`", "this build knows no GPU"]);

@@ -5,9 +5,13 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, builder::RangedU64ValueParser, value_parser};
 use clip::trigger::TriggerSpec;
 
+/// What the exit codes of `run` mean; the other subcommands have no 1.
+const RUN_CODES: &str = "Exit codes: 0 done, 1 the run diverged, 2 could not be done as asked.";
+const CODES: &str = "Exit codes: 0 done, 2 could not be done as asked.";
+
 /// Poisons captioned pictures, trains CLIP on them, counts what came of it
 #[derive(Debug, Parser)]
-#[command(name = "roclip-train", version)]
+#[command(name = "roclip-train", version, after_help = RUN_CODES)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -23,6 +27,7 @@ pub(crate) enum Command {
 
 /// Plants a backdoor and targeted poisons in a manifest
 #[derive(Debug, Args)]
+#[command(after_help = CODES)]
 pub struct PoisonArgs {
     /// Clean training manifest: CSV with `path,caption` and optionally `class`
     #[arg(long, value_name = "CSV")]
@@ -78,6 +83,7 @@ pub struct PoisonArgs {
 
 /// Trains a model as a run.toml says
 #[derive(Debug, Args)]
+#[command(after_help = RUN_CODES)]
 pub struct RunArgs {
     /// The run's configuration
     #[arg(long, value_name = "TOML")]
@@ -101,6 +107,7 @@ pub struct RunArgs {
 
 /// Counts zero-shot accuracy and attack success of a model folder
 #[derive(Debug, Args)]
+#[command(after_help = CODES)]
 pub struct EvaluateArgs {
     /// Model folder
     #[arg(long, value_name = "FOLDER")]
@@ -133,5 +140,25 @@ fn share(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
         _ => Err("expected a number from 0 to 1".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn every_help_ends_with_the_exit_codes() {
+        let mut program = Cli::command();
+        program.debug_assert();
+        let ends = |help: String, codes: &str| assert!(help.trim_end().ends_with(codes), "{help}");
+        ends(program.render_long_help().to_string(), RUN_CODES);
+        for (name, codes) in [("poison", CODES), ("run", RUN_CODES), ("evaluate", CODES)] {
+            let command = program.find_subcommand_mut(name).expect(name);
+            ends(command.render_help().to_string(), codes);
+            ends(command.render_long_help().to_string(), codes);
+        }
     }
 }

@@ -55,6 +55,12 @@ pub enum Error {
         /// Each with its key and its limits.
         problems: Vec<String>,
     },
+    /// Settings of the command line make no configuration of the file.
+    #[error("{}", problems.join("; "))]
+    Setting {
+        /// Each with its setting.
+        problems: Vec<String>,
+    },
     /// A ledger is not what it should be, or belongs to something else.
     #[error("ledger `{}`: {problem}", path.display())]
     Ledger {

@@ -58,7 +58,8 @@ impl Trainer {
     /// Embeds this rank's part of a batch, asks the method for the loss of the whole batch, and
     /// moves the towers that the loss trains, on all ranks alike.
     ///
-    /// A loss or gradient that is not finite is [`Error::Diverged`]; the weights stay as they were.
+    /// A loss or gradient that is not finite, on whichever rank, is [`Error::Diverged`] on all; the
+    /// weights stay as they were.
     pub fn step(&mut self, batch: Batch) -> Result<StepReport> {
         let (epoch, step) = (batch.epoch, self.step);
         let diverged = |error| match error {
@@ -70,6 +71,7 @@ impl Trainer {
         let pixels = Tensor::from_vec(batch.pixels, (count, 3, side, side), device)?;
         let ids = Tensor::from_slice(batch.tokens.ids(), (count, batch.tokens.length()), device)?;
 
+        self.optimizer.rest(&self.model, &mut self.gradients)?;
         let image = self.model.image_pass(&pixels, Mode::Train)?;
         let text = self.model.text_pass(&ids)?;
         let pairs = Pairs {
@@ -82,13 +84,14 @@ impl Trainer {
         let MethodLoss { loss, trained, report } =
             self.method.loss(&pairs, self.model.logit_scale())?;
         let value = loss.to_scalar::<f32>()?;
-        if !value.is_finite() {
+        // Of the whole batch, and yet one rank may round it to no number where the others do not: it
+        // would leave them waiting in the sums below.
+        if !self.collective.all(value.is_finite()) {
             return Err(Error::Diverged { epoch, step });
         }
         let mut at_rows = loss.backward()?; // of all ranks
         self.collective.keep_own(&mut at_rows, &pairs.text, text.rows())?;
         self.collective.keep_own(&mut at_rows, &pairs.image, image.rows())?;
-        self.gradients.clear();
         self.gradients.extend(&at_rows)?; // of the logit scale
         text.backward(&at_rows, &mut self.gradients)?; // a tower that rests frees its memory
         image.backward(&at_rows, &mut self.gradients)?;

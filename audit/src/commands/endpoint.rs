@@ -45,16 +45,17 @@ fn audit(args: &EndpointArgs) -> Result<Audit, Report> {
             Report::new("the endpoint does not tell its image size").hint("give `--image-size`")
         })?,
     };
-    let images = images::read(&probe.images, side, endpoint::IMAGES_MAX, probe.seed)?;
+    let drawn = images::read(&probe.images, side, endpoint::IMAGES_MAX, probe.seed)?;
+    let images = &drawn.images;
     let catalog = catalog(&args.catalog, side)?;
     if images.len() < endpoint::IMAGES_MIN {
         return Ok(describe(args, &labels, &catalog, &none_tried(), images.len()));
     }
     let progress = Progress::new("audit", args.queries, !probe.no_progress);
-    progress.note("images sent, at most");
+    progress.note(format!("images sent, at most; made from {drawn}"));
     let campaign = endpoint::run(
         &mut endpoint,
-        &images,
+        images,
         labels.len(),
         &catalog,
         args.queries,

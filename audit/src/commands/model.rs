@@ -14,7 +14,8 @@ use crate::{
         statistics::{Statistics, log_odds},
         victim::Classifier,
     },
-    images, report,
+    images::{self, Drawn},
+    report,
     verdict::{self, Audit, Coverage, Finding, ModelEvidence, SCHEMA, TITLE, Verdict},
 };
 
@@ -41,7 +42,7 @@ fn audit(args: &ModelArgs) -> Result<Audit, Report> {
     }
     let folder = ModelFolder::open(&args.model)?;
     let Some(inspection) = inspect(&folder, &labels, &args.probe, "search")? else {
-        let images = images(&folder.config, &args.probe)?.len();
+        let images = images(&folder.config, &args.probe)?.images.len();
         return Ok(describe(args, &labels, None, None, images));
     };
     let family = folder.config.image.family();
@@ -73,7 +74,8 @@ pub(super) fn inspect(
     probe: &Probe,
     progress_label: &str,
 ) -> Result<Option<Inspection>, Report> {
-    let images = images(&folder.config, probe)?;
+    let drawn = images(&folder.config, probe)?;
+    let images = &drawn.images;
     let templates = templates(probe)?.unwrap_or_else(default_templates);
     let victim = Classifier::open(folder, labels, &templates)?; // refuses before it gives up
     if images.len() < detector::IMAGES_MIN {
@@ -84,12 +86,13 @@ pub(super) fn inspect(
         detector::steps(folder.config.image.image_size(), images.len(), labels.len()),
         !probe.no_progress,
     );
-    let inspection = detector::inspect(&victim, &images, probe.seed, || progress.step(1))?;
+    progress.note(drawn.to_string());
+    let inspection = detector::inspect(&victim, images, probe.seed, || progress.step(1))?;
     progress.finish();
     Ok(Some(inspection))
 }
 
-fn images(config: &ClipConfig, probe: &Probe) -> Result<Vec<clip::image::RgbImage>> {
+fn images(config: &ClipConfig, probe: &Probe) -> Result<Drawn> {
     let side = config.image.image_size() as u32;
     images::read(&probe.images, side, detector::IMAGES_MAX, probe.seed)
 }

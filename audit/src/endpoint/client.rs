@@ -137,9 +137,11 @@ impl HttpEndpoint {
             Err(error @ (ureq::Error::BadUri(_) | ureq::Error::Http(_))) => {
                 return Err(Error::Url { url: url.to_owned(), problem: error.to_string() });
             }
-            Err(error) => return Ok(Reply::Lost(error.to_string())),
+            Err(error) => return Ok(Reply::Lost(lost(url, &error))),
         };
         let status = response.status().as_u16();
+        let location = response.headers().get("location").and_then(|place| place.to_str().ok());
+        let moved = location.map(|place| format!("it has moved to `{}`", shortened(place)));
         let body = response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_vec();
         let body = match body {
             Ok(body) => body,
@@ -148,7 +150,11 @@ impl HttpEndpoint {
         match status {
             200..=299 => Ok(Reply::Body(body)),
             408 | 429 | 500..=599 => Ok(Reply::Lost(format!("status {status}: {}", words(&body)))),
-            _ => Err(Error::Refused { url: url.to_owned(), status, problem: words(&body) }),
+            _ => {
+                let moved = moved.filter(|_| (300..=399).contains(&status));
+                let problem = moved.unwrap_or_else(|| refusal(url, status, &body));
+                Err(Error::Refused { url: url.to_owned(), status, problem })
+            }
         }
     }
 
@@ -218,6 +224,35 @@ fn is_loopback(rest: &str) -> bool {
     };
     let address = host.parse::<std::net::IpAddr>();
     host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
+}
+
+/// What the address must begin with instead.
+const WITHOUT_TLS: &str = "no TLS is spoken there, the address must begin with http://";
+const WITH_TLS: &str = "only TLS is spoken there, the address must begin with https://";
+
+/// Why there is no answer. Who speaks with or without TLS, against the address, sends no words that
+/// would tell a user so.
+fn lost(url: &str, error: &ureq::Error) -> String {
+    let is_https = url.starts_with("https://");
+    match error {
+        ureq::Error::Io(error) if is_https && error.to_string().contains("corrupt message") => {
+            WITHOUT_TLS.into()
+        }
+        ureq::Error::Protocol(error) if !is_https => {
+            format!("no HTTP ({error}); if it speaks TLS, the address must begin with https://")
+        }
+        error => error.to_string(),
+    }
+}
+
+/// Why an endpoint refuses. Asked without TLS where they speak it, servers answer 400 with a page
+/// that names HTTPS (nginx, Apache, Go).
+fn refusal(url: &str, status: u16, body: &[u8]) -> String {
+    let names_https = String::from_utf8_lossy(body).contains("HTTPS");
+    match url.starts_with("http://") && status == 400 && names_https {
+        true => WITH_TLS.into(),
+        false => words(body),
+    }
 }
 
 fn parse<T: for<'de> Deserialize<'de>>(url: &str, body: &[u8]) -> Result<T> {

@@ -16,12 +16,18 @@ use crate::ops::{
 
 /// Parameters on a GPU, for whoever moves them.
 pub trait Resident: fmt::Debug + Send + Sync {
-    /// Whether a parameter got a gradient since the last update. Whoever asks for the logit scale
+    /// Forgets all gradients.
+    ///
+    /// # Errors
+    /// If the GPU fails.
+    fn rest(&self) -> Result<()>;
+
+    /// Whether a parameter got a gradient since [`Resident::rest`]. Whoever asks for the logit scale
     /// asks the wrong one.
     fn is_reached(&self, parameter: &Parameter) -> bool;
 
-    /// Moves parameters and forgets all gradients; returns the Euclidean norm of the whole
-    /// gradient. If that is not finite, nothing has moved.
+    /// Moves parameters; returns the Euclidean norm of the whole gradient. If that is not finite,
+    /// nothing has moved.
     ///
     /// # Errors
     /// If the GPU fails, or a parameter does not live there.
@@ -155,6 +161,10 @@ impl<M: Machine> Towers for OnMachine<M> {
 }
 
 impl<M: Machine> Resident for OnMachine<M> {
+    fn rest(&self) -> Result<()> {
+        self.store.rest()
+    }
+
     fn is_reached(&self, parameter: &Parameter) -> bool {
         self.store.is_reached(&parameter.var)
     }
@@ -165,7 +175,6 @@ impl<M: Machine> Resident for OnMachine<M> {
         let updates =
             updates.iter().map(|(parameter, update)| (parameter.var.as_tensor(), *update));
         self.store.update(&moments, &norm, updates)?;
-        self.store.rest()?;
         let square = floats(&**self.store.machine(), &norm, 0, 1)?;
         Ok(f64::from(square[0]).sqrt())
     }

@@ -134,6 +134,13 @@ fn every_parameter_gets_the_gradient_of_finite_differences() -> Result<()> {
     Ok(())
 }
 
+impl Clip {
+    /// What a GPU moves.
+    fn on_gpu(&self) -> impl Iterator<Item = &Parameter> {
+        self.parameters.iter().filter(|parameter| parameter.name != LOGIT_SCALE)
+    }
+}
+
 /// On the machine that runs a GPU's kernels on the CPU: in f32 the same gradients, in bf16 about the
 /// same; and an update that moves against them.
 #[test]
@@ -153,7 +160,7 @@ fn towers_on_a_gpu_learn_the_same() -> Result<()> {
             let gpu = model.resident().expect("towers on a machine");
             let update =
                 Update { betas: [0.0; 2], size: 1.0, factor: 0.0, epsilon: 1.0, kept: 1.0 };
-            let moved: Vec<_> = model.parameters.iter().filter(|p| p.name != LOGIT_SCALE).collect();
+            let moved: Vec<_> = model.on_gpu().collect();
             for parameter in &moved {
                 assert!(gpu.is_reached(parameter), "`{}` has no gradient", parameter.name);
             }
@@ -184,7 +191,61 @@ fn towers_on_a_gpu_learn_the_same() -> Result<()> {
             let (size, off) = (squares.sqrt(), off.sqrt());
             assert!(off < off_max * size, "{precision:?}: {off} of {size}");
             assert!((norm - size).abs() < off_max * size, "{norm} vs {size}");
-            assert!(!gpu.is_reached(moved[0]), "an update forgets the gradients");
+            gpu.rest()?;
+            assert!(!gpu.is_reached(moved[0]), "the next step begins without gradients");
+        }
+    }
+    Ok(())
+}
+
+/// A step on the machine of a model that lives there; its loss and the norm of its gradient.
+fn step_on_machine(model: &Clip, update: Update) -> Result<(f32, f64)> {
+    let gpu = model.resident().expect("towers on a machine");
+    gpu.rest()?;
+    let (loss, _) = fast_loss(model, Mode::Train)?;
+    let updates: Vec<_> = model.on_gpu().map(|parameter| (parameter, update)).collect();
+    Ok((loss, gpu.update(&updates)?))
+}
+
+/// What a checkpoint holds of a model on a GPU, taken back by a new one that has given up a step: both
+/// go on alike, to the bit.
+#[test]
+fn a_model_restored_on_a_gpu_takes_the_same_step() -> Result<()> {
+    let update = Update { betas: [0.9, 0.98], size: 0.1, factor: 50.0, epsilon: 1e-8, kept: 0.99 };
+    for config in towers() {
+        for precision in [Precision::F32, Precision::Bf16] {
+            let Some(machine) = Emulator::new(false) else { return Ok(()) };
+            let place = |weights: &Weights| -> Result<Clip> {
+                let mut model = Clip::from_weights(&config, weights, &Device::Cpu)?;
+                let towers = OnMachine::new(machine.clone(), &model.parameters, precision)?;
+                model.gpu = Some(Arc::new(towers));
+                Ok(model)
+            };
+            let model = place(&weights(&config)?)?;
+            step_on_machine(&model, update)?;
+            let gpu = model.resident().expect("towers on a machine");
+            let saved = model.weights()?;
+            let moments: candle_core::Result<Vec<_>> =
+                model.on_gpu().map(|parameter| gpu.moments(parameter)).collect();
+            let moments = moments?;
+            let next = step_on_machine(&model, update)?;
+            let expected = model.weights()?;
+            assert_ne!(expected, saved);
+
+            let restored = place(&saved)?;
+            assert_eq!(restored.weights()?, saved);
+            let pass = restored.text_pass(&pairs(&restored, DType::F32)?.1)?;
+            let given_up = pass.rows().sum_all()?.backward()?;
+            pass.backward(&given_up, &mut restored.gradients())?;
+            let parts = moments.iter().map(|both| both.each_ref().map(Vec::as_slice));
+            let parts: Vec<_> = restored.on_gpu().zip(parts).collect();
+            restored.resident().expect("towers on a machine").restore(&parts)?;
+            assert_eq!(step_on_machine(&restored, update)?, next);
+            assert_eq!(restored.weights()?, expected);
+
+            let forgetful = place(&saved)?;
+            assert_eq!(step_on_machine(&forgetful, update)?, next); // moments move no loss yet
+            assert_ne!(forgetful.weights()?, expected);
         }
     }
     Ok(())

@@ -11,20 +11,30 @@ use crate::error::{Error, Result};
 /// Reads `file`, applies `key=value` settings and the output folder `out`, fills in what depends on
 /// the method, makes paths absolute, and checks. A path in the file starts from the file's folder.
 ///
-/// A path that is not UTF-8 is refused: the resolved configuration is written as TOML.
+/// A setting that makes a mistake is told by its own text, without the file. A path that is not UTF-8
+/// is refused: the resolved configuration is written as TOML.
 pub fn open(file: &Path, settings: &[String], out: Option<&Path>) -> Result<Config> {
     let refuse = |problems| Error::Config { file: file.to_owned(), problems };
     let text =
         fs::read_to_string(file).map_err(|source| Error::Read { path: file.to_owned(), source })?;
-    // Parsed as it stands first, so that an error names the line that the user sees.
-    toml::from_str::<Config>(&text).map_err(|error| refuse(vec![one_line(&error)]))?;
-    let mut table: toml::Table =
-        toml::from_str(&text).map_err(|error| refuse(vec![one_line(&error)]))?;
+    let of_file = |error: toml::de::Error| refuse(vec![in_file(&error, &text)]);
+    let mut config: Config = toml::from_str(&text).map_err(of_file)?;
+    let mut table: toml::Table = toml::from_str(&text).map_err(of_file)?;
+    let mut wrong = mistakes(&config, None, &[]);
     for setting in settings {
-        set(&mut table, setting).map_err(|problem| refuse(vec![problem]))?;
+        config = set(&mut table, setting)
+            .map_err(|problem| Error::Setting { problems: vec![of_setting(setting, &problem)] })?;
+        wrong = mistakes(&config, Some(setting), &wrong);
     }
-    let mut config: Config =
-        table.try_into().map_err(|error: toml::de::Error| refuse(vec![one_line(&error)]))?;
+    let (in_settings, mut in_file): (Vec<_>, Vec<_>) =
+        wrong.into_iter().partition(|(setting, _)| setting.is_some());
+    if !in_file.is_empty() {
+        in_file.extend(in_settings);
+        return Err(refuse(in_file.into_iter().map(told).collect()));
+    }
+    if !in_settings.is_empty() {
+        return Err(Error::Setting { problems: in_settings.into_iter().map(told).collect() });
+    }
     let is_augmented = config.method.name != MethodName::Clip; // a part of the defences
     config.augment.image.get_or_insert(is_augmented);
     config.augment.text.get_or_insert(is_augmented);
@@ -35,10 +45,37 @@ pub fn open(file: &Path, settings: &[String], out: Option<&Path>) -> Result<Conf
     for path in config.paths() {
         *path = absolute(&folder.join(&*path))?;
     }
+    Ok(config)
+}
+
+/// What is wrong, and the setting that brought it, unless the file did.
+type Mistake<'a> = (Option<&'a str>, String);
+
+/// Everything that is wrong with a configuration. `before` is what was wrong before its last
+/// `setting`: that one brought what is new, and what is wrong with its own key.
+fn mistakes<'a>(
+    config: &Config,
+    setting: Option<&'a str>,
+    before: &[Mistake<'a>],
+) -> Vec<Mistake<'a>> {
     let mut problems = Problems::default();
     config.check(&mut problems);
-    let lines = problems.into_lines();
-    if lines.is_empty() { Ok(config) } else { Err(refuse(lines)) }
+    let key = setting.and_then(|setting| setting.split('=').next());
+    let key = key.map(|key| format!("`{}`", key.trim()));
+    let blamed = |line: String| {
+        let is_own = key.as_ref().is_some_and(|key| line.starts_with(key));
+        let known = before.iter().find(|(_, one)| *one == line && !is_own);
+        (known.map_or(setting, |(setting, _)| *setting), line)
+    };
+    problems.into_lines().into_iter().map(blamed).collect()
+}
+
+fn told((setting, line): Mistake<'_>) -> String {
+    setting.map_or(line.clone(), |setting| of_setting(setting, &line))
+}
+
+fn of_setting(setting: &str, problem: &str) -> String {
+    format!("`--set {setting}`: {problem}")
 }
 
 fn absolute(path: &Path) -> Result<PathBuf> {
@@ -67,9 +104,9 @@ impl Config {
     }
 }
 
-/// `optim.lr=1e-3`: a value is TOML if it parses, a string otherwise.
-fn set(table: &mut toml::Table, setting: &str) -> Result<(), String> {
-    let malformed = || format!("`--set {setting}`: expected `key=value`");
+/// `optim.lr=1e-3`: a value is TOML if it parses, a string otherwise. What the table then describes.
+fn set(table: &mut toml::Table, setting: &str) -> Result<Config, String> {
+    let malformed = || "expected `key=value`".to_owned();
     let (key, value) = setting.split_once('=').ok_or_else(malformed)?;
     let value = value.trim();
     let parsed = toml::from_str::<toml::Table>(&format!("value = {value}"));
@@ -79,26 +116,52 @@ fn set(table: &mut toml::Table, setting: &str) -> Result<(), String> {
     };
     let mut names: Vec<&str> = key.trim().split('.').collect();
     let last = names.pop().filter(|name| !name.is_empty()).ok_or_else(malformed)?;
-    let mut at = table;
+    let mut at = &mut *table;
     for name in names {
         let inner = at.entry(name).or_insert_with(|| toml::Value::Table(toml::Table::new()));
-        at = inner
-            .as_table_mut()
-            .ok_or_else(|| format!("`--set {setting}`: `{name}` is no table"))?;
+        at = inner.as_table_mut().ok_or_else(|| format!("`{name}` is no table"))?;
     }
     at.insert(last.to_owned(), value);
-    Ok(())
+    table.clone().try_into().map_err(|error: toml::de::Error| match expectation(error.message()) {
+        Some((expected, _)) => format!("expected {expected}"), // what was found is in the setting
+        None => error.message().replace('\n', " "),
+    })
 }
 
-/// The message and its place, without the picture that toml draws.
-fn one_line(error: &toml::de::Error) -> String {
-    let text = error.to_string();
-    let place = text.lines().next().filter(|line| line.contains("at line"));
-    let place = place.and_then(|line| line.split_once("at ")).map(|(_, place)| place);
-    match place {
-        Some(place) => format!("{place}: {}", error.message()),
-        None => error.message().replace('\n', " "),
-    }
+/// What toml says of `text`, and where, on one line.
+fn in_file(error: &toml::de::Error, text: &str) -> String {
+    let (message, span) = (error.message(), error.span().unwrap_or_default());
+    let word = text.get(span.clone()).unwrap_or_default();
+    // toml takes a word that begins as `false` does for a misspelt one.
+    let is_bare = ["invalid boolean", "invalid float", "string values must be quoted"];
+    let is_bare = is_bare.iter().any(|start| message.starts_with(start))
+        && word.starts_with(|first: char| first.is_alphabetic());
+    let message = match expectation(message) {
+        Some((expected, found)) => format!("expected {expected}, found {found}"),
+        None if is_bare => format!("`{word}` is no value: text stands in quotes"),
+        None => message.replace('\n', " "),
+    };
+    let before = text.get(..span.start).unwrap_or_default();
+    let line = 1 + before.matches('\n').count();
+    let column = 1 + before.chars().rev().take_while(|&symbol| symbol != '\n').count();
+    format!("line {line}, column {column}: {message}")
+}
+
+/// What serde expected in the place of a value and what it found, without its names of types.
+fn expectation(message: &str) -> Option<(&str, &str)> {
+    let starts = ["invalid type: ", "invalid value: "];
+    let rest = starts.iter().find_map(|start| message.strip_prefix(start))?;
+    let (found, expected) = rest.rsplit_once(", expected ")?;
+    let expected = match expected.trim_end() {
+        "f64" => "a number",
+        "u32" => "a whole number from 0 to 4294967295",
+        "u64" | "usize" => "a whole number from 0 on",
+        "a boolean" => "`true` or `false`",
+        "a string" | "path string" => "text",
+        other if other.starts_with("struct ") => "a table",
+        other => other,
+    };
+    Some((expected, found))
 }
 
 #[cfg(test)]
@@ -124,17 +187,63 @@ mod tests {
     #[test]
     fn a_typo_in_file_or_setting_is_one_line() {
         let check = |text: &str, settings: &[&str], expected: &str| {
-            let error = resolved(text, settings).expect_err("refused");
-            let Error::Config { problems, .. } = error else { panic!("{error}") };
-            assert!(problems.len() == 1 && problems[0].contains(expected), "{problems:?}");
-            assert!(!problems[0].contains('\n'), "{problems:?}");
+            let (Error::Config { problems, .. } | Error::Setting { problems }) =
+                resolved(text, settings).expect_err("refused")
+            else {
+                panic!("of another kind")
+            };
+            let all = problems.join("; ");
+            let (start, rest) = expected.split_once("..").unwrap_or((expected, ""));
+            assert!(all.starts_with(start) && all.contains(rest), "{all}");
+            assert!(expected.contains("..") || all == start, "{all}");
+            assert!(!all.contains('\n'), "{all}");
         };
         let good = "[data]\nmanifest = '/a.csv'\n";
-        check("[data]\nmanifst = 'a'\n", &[], "line 2");
-        check("[data]\nmanifst = 'a'\n", &[], "manifst");
-        check(good, &["optim.learning=1"], "learning");
-        check(good, &["lr"], "key=value");
-        check(good, &["optim.lr=fast"], "fast");
+        check("[data]\nmanifst = 'a'\n", &[], "line 2, column 1: unknown field `manifst`..");
+        let optim = |line: &str| format!("{good}[optim]\n{line}\n");
+        let word = "line 4, column 6: `fast` is no value: text stands in quotes";
+        check(&optim("lr = fast"), &[], word);
+        check(&optim("lr = 2 fast"), &[], "line 4, column 6: ..");
+        let found = "line 4, column 6: expected a number, found string \"fast\"";
+        check(&optim("lr = 'fast'"), &[], found);
+
+        check(good, &["lr"], "`--set lr`: expected `key=value`");
+        check(good, &["=1"], "`--set =1`: expected `key=value`");
+        check(good, &["seed.x=1"], "`--set seed.x=1`: expected a whole number from 0 on");
+        check(&format!("seed = 1\n{good}"), &["seed.x=1"], "`--set seed.x=1`: `seed` is no table");
+        check(good, &["optim.learning=1"], "`--set optim.learning=1`: unknown field..`lr`");
+        check(good, &["seed=1", "optim.lr=fast"], "`--set optim.lr=fast`: expected a number");
+        check(good, &["optim.lr = fast"], "`--set optim.lr = fast`: expected a number");
+        let whole = "expected a whole number from 0 to 4294967295";
+        check(good, &["optim.epochs=-1"], &format!("`--set optim.epochs=-1`: {whole}"));
+        check(good, &["optim.epochs=0.5"], &format!("`--set optim.epochs=0.5`: {whole}"));
+        check(good, &["augment.text=1"], "`--set augment.text=1`: expected `true` or `false`");
+        check(good, &["optim=1"], "`--set optim=1`: expected a table");
+        check(good, &["device=gpu"], "`--set device=gpu`: unknown variant `gpu`..`cuda`");
+    }
+
+    /// Who makes a value that parses and is out of its limits is told, file or setting.
+    #[test]
+    fn a_mistake_is_told_of_who_made_it() {
+        let check = |text: &str, settings: &[&str], expected: &str| {
+            let error = resolved(text, settings).expect_err("refused").to_string();
+            let found = error.split_once("run.toml`: ").map_or(&*error, |(_, lines)| lines);
+            assert_eq!(found, expected);
+            assert_eq!(found == error, expected.starts_with("`--set"), "{error}");
+        };
+        let good = "[data]\nmanifest = '/a.csv'\n";
+        let lr = "`optim.lr` must be above 0";
+        let both = format!("`data.manifest` must be given; `--set optim.lr=0`: {lr}");
+        check("", &["optim.lr=0"], &both);
+        check(good, &["optim.lr=0", "seed=1"], &format!("`--set optim.lr=0`: {lr}"));
+        let bad = format!("{good}[optim]\nlr = -1\n");
+        check(&bad, &["seed=1"], lr);
+        check(&bad, &["optim.lr=0"], &format!("`--set optim.lr=0`: {lr}"));
+        let from = "`method.roclip.match_from_epoch` must be at least 2, at most `optim.epochs`";
+        let roclip = format!("{good}[method]\nname = 'roclip'\n");
+        check(&roclip, &["optim.epochs=1"], &format!("`--set optim.epochs=1`: {from}"));
+        let first = ["optim.epochs=0", "optim.lr=0", "optim.epochs=2"];
+        check(good, &first, &format!("`--set optim.lr=0`: {lr}"));
     }
 
     #[test]

@@ -70,11 +70,7 @@ impl AdamW {
     ) -> Result<f64> {
         let mut square = 0.0;
         for (number, parameter) in parameters.iter().enumerate() {
-            let rests =
-                (parameter.is_image() && !trained.image) || (parameter.is_text() && !trained.text);
-            if gradients.get(number).is_some() == rests {
-                return Err(Error::Gradient { parameter: parameter.name.clone(), rests });
-            }
+            moves(parameter, trained, gradients.get(number).is_some())?;
             square += gradients.parts(number).into_iter().map(square_sum).sum::<f64>();
         }
         if !square.is_finite() {
@@ -82,33 +78,24 @@ impl AdamW {
         }
         for (number, (parameter, moments)) in parameters.iter().zip(&mut self.moments).enumerate() {
             if let Some(gradient) = gradients.get(number) {
-                self.settings.step(parameter, moments, gradient, lr)?;
+                let Moments { mean, square, updates } = moments;
+                *updates += 1;
+                let step = Step::new(&self.settings, parameter, *updates, lr);
+                change(&parameter.var, |weight| step.all(weight, mean, square, gradient))?;
             }
         }
         Ok(square.sqrt())
     }
 }
 
-impl Optim {
-    fn step(
-        &self,
-        parameter: &Parameter,
-        moments: &mut Moments,
-        gradient: &[f32],
-        lr: f64,
-    ) -> CandleResult<()> {
-        moments.updates += 1;
-        let correction = |beta: f64| 1.0 - beta.powi(moments.updates as i32);
-        let step = Step {
-            betas: [self.beta1, self.beta2],
-            size: lr / correction(self.beta1),
-            square: 1.0 / correction(self.beta2),
-            epsilon: self.epsilon,
-            kept: 1.0 - if parameter.decays() { lr * self.weight_decay } else { 0.0 },
-        };
-        let Moments { mean, square, .. } = moments;
-        change(&parameter.var, |weight| step.all(weight, mean, square, gradient))
+/// Whether a parameter is moved by a step that trains these towers; refuses one of a trained tower
+/// without a gradient, and one of a resting tower with one.
+pub(super) fn moves(parameter: &Parameter, trained: Towers, has_gradient: bool) -> Result<bool> {
+    let rests = (parameter.is_image() && !trained.image) || (parameter.is_text() && !trained.text);
+    if has_gradient == rests {
+        return Err(Error::Gradient { parameter: parameter.name.clone(), rests });
     }
+    Ok(!rests)
 }
 
 /// Values in one unit of parallel work: fixed, so that sums do not depend on the number of threads.
@@ -125,15 +112,29 @@ fn square_sum(values: &[f32]) -> f64 {
 
 /// One update: `mean = b1 mean + (1 - b1) grad`, `square = b2 square + (1 - b2) grad^2`,
 /// `weight = kept weight - size mean / (sqrt(factor square) + epsilon)`.
-struct Step {
-    betas: [f64; 2],
-    size: f64,
-    square: f64,
-    epsilon: f64,
-    kept: f64,
+pub(super) struct Step {
+    pub(super) betas: [f64; 2],
+    pub(super) size: f64,
+    pub(super) factor: f64,
+    pub(super) epsilon: f64,
+    pub(super) kept: f64,
 }
 
 impl Step {
+    /// The update of a parameter that has `updates` of them, this one included: both moments begin
+    /// at zero, and what they lack of a mean is made up for.
+    pub(super) fn new(settings: &Optim, parameter: &Parameter, updates: u32, lr: f64) -> Self {
+        let Optim { beta1, beta2, epsilon, weight_decay, .. } = *settings;
+        let has = |beta: f64| 1.0 - beta.powi(updates as i32);
+        Self {
+            betas: [beta1, beta2],
+            size: lr / has(beta1),
+            factor: 1.0 / has(beta2),
+            epsilon,
+            kept: 1.0 - if parameter.decays() { lr * weight_decay } else { 0.0 },
+        }
+    }
+
     /// In one pass over memory.
     fn all(&self, weight: &mut [f32], mean: &mut [f32], square: &mut [f32], grad: &[f32]) {
         let moments = mean.par_chunks_mut(CHUNK).zip(square.par_chunks_mut(CHUNK));
@@ -161,7 +162,7 @@ impl pulp::NullaryFnOnce for Chunk<'_> {
     fn call(self) {
         let Self { step, weight, mean, square, grad } = self;
         let [b1, b2] = step.betas.map(|beta| beta as f32);
-        let (size, factor) = (step.size as f32, step.square as f32);
+        let (size, factor) = (step.size as f32, step.factor as f32);
         let (epsilon, kept) = (step.epsilon as f32, step.kept as f32);
         let moments = mean.iter_mut().zip(square);
         for ((weight, (mean, square)), grad) in weight.iter_mut().zip(moments).zip(grad) {

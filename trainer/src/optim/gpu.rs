@@ -5,7 +5,10 @@ use clip::{
     ops::Gradients,
 };
 
-use super::{AdamW, Moments};
+use super::{
+    AdamW, Moments,
+    adamw::{Step, moves},
+};
 use crate::{
     config::Optim,
     error::{Error, Result},
@@ -36,11 +39,22 @@ fn scale(parameters: &[Parameter]) -> &[Parameter] {
     &parameters[at..=at]
 }
 
+impl From<Step> for Update {
+    fn from(Step { betas, size, factor, epsilon, kept }: Step) -> Self {
+        Self { betas, size, factor, epsilon, kept }
+    }
+}
+
 impl GpuAdamW {
     /// All moments zero.
     pub fn new(parameters: &[Parameter], settings: &Optim) -> Self {
         let scale = AdamW::new(scale(parameters), settings);
         Self { settings: settings.clone(), updates: vec![0; parameters.len()], scale }
+    }
+
+    /// Forgets the gradients on the GPU.
+    pub fn rest(&self, model: &Clip) -> Result<()> {
+        Ok(resident(model).rest()?)
     }
 
     /// As [`AdamW::update`]; `gradients` has that of the logit scale.
@@ -54,12 +68,7 @@ impl GpuAdamW {
         let (parameters, gpu) = (model.parameters(), resident(model));
         let mut moving = Vec::with_capacity(parameters.len());
         for (at, parameter) in parameters.iter().enumerate().filter(|(_, one)| !is_scale(one)) {
-            let rests =
-                (parameter.is_image() && !trained.image) || (parameter.is_text() && !trained.text);
-            if gpu.is_reached(parameter) == rests {
-                return Err(Error::Gradient { parameter: parameter.name.clone(), rests });
-            }
-            if !rests {
+            if moves(parameter, trained, gpu.is_reached(parameter))? {
                 moving.push((at, parameter));
             }
         }
@@ -69,7 +78,9 @@ impl GpuAdamW {
         }
         let updates: Vec<_> = moving
             .iter()
-            .map(|&(at, parameter)| (parameter, self.next(parameter, self.updates[at] + 1, lr)))
+            .map(|&(at, parameter)| {
+                (parameter, Step::new(&self.settings, parameter, self.updates[at] + 1, lr).into())
+            })
             .collect();
         let norm = gpu.update(&updates)?;
         if !norm.is_finite() {
@@ -78,18 +89,6 @@ impl GpuAdamW {
         moving.iter().for_each(|&(at, _)| self.updates[at] += 1);
         self.scale.update(scale(parameters), gradients, trained, lr)?;
         Ok(norm.hypot(of_scale))
-    }
-
-    fn next(&self, parameter: &Parameter, count: u32, lr: f64) -> Update {
-        let Optim { beta1, beta2, epsilon, weight_decay, .. } = self.settings;
-        let lacks = |beta: f64| 1.0 - beta.powi(count as i32);
-        Update {
-            betas: [beta1, beta2],
-            size: lr / lacks(beta1),
-            factor: 1.0 / lacks(beta2),
-            epsilon,
-            kept: 1.0 - if parameter.decays() { lr * weight_decay } else { 0.0 },
-        }
     }
 
     /// The state, in the order of the model's parameters.

@@ -34,6 +34,18 @@ impl Optimizer {
         Self::Cpu(AdamW::new(model.parameters(), settings))
     }
 
+    /// Forgets all gradients, wherever they are: a step begins, and the last one may have failed
+    /// half-way.
+    pub fn rest(&self, model: &Clip, gradients: &mut Gradients) -> Result<()> {
+        let _ = model; // without GPUs nothing is kept there
+        gradients.clear();
+        match self {
+            Self::Cpu(_) => Ok(()),
+            #[cfg(feature = "cuda")]
+            Self::Gpu(optimizer) => optimizer.rest(model),
+        }
+    }
+
     /// See [`AdamW::update`].
     pub fn update(
         &mut self,
@@ -51,7 +63,7 @@ impl Optimizer {
 
     /// The state, in the order of the model's parameters.
     pub fn moments(&self, model: &Clip) -> Result<Cow<'_, [Moments]>> {
-        let _ = model; // without GPUs nothing is kept there
+        let _ = model;
         match self {
             Self::Cpu(optimizer) => Ok(optimizer.moments().into()),
             #[cfg(feature = "cuda")]

@@ -49,6 +49,14 @@ impl dyn Collective + '_ {
         }
     }
 
+    /// Whether something holds on all ranks: none goes on alone where another one stops.
+    pub fn all(&self, holds: bool) -> bool {
+        match self.ranks() {
+            1 => holds,
+            _ => self.gather_numbers(&[holds.into()]).iter().all(|&holds| holds != 0),
+        }
+    }
+
     /// What each rank has come to, if all have succeeded. The first rank that has not keeps its
     /// error, the others get [`Error::Elsewhere`].
     pub fn agree<T>(&self, outcome: Result<T>) -> Result<T> {

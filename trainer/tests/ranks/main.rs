@@ -47,6 +47,8 @@ fn agrees(collective: &dyn Collective) {
     assert_eq!(collective.is_first(), rank == 0);
     assert_eq!(collective.agree(Ok(rank)).ok(), Some(rank));
     let last = ranks - 1;
+    assert!(collective.all(true) && !collective.all(false));
+    assert!(!collective.all(rank != last), "the last rank says no");
     let outcome = if rank == last { Err(Error::NotFinite) } else { Ok(()) };
     match collective.agree(outcome) {
         Err(Error::NotFinite) => assert_eq!(rank, last),

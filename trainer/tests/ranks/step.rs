@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 use clip::{
     ClipConfig,
     config::{Activation, ImageTower, Resnet, TextTower, Vit},
@@ -13,11 +13,13 @@ use clip::{
 use rand::Rng;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 use trainer::{
+    Error,
     config::{Optim, Roclip},
     data::Batch,
-    method::{self, Method},
+    method::{self, Method, MethodLoss, Pairs},
     optim::{Optimizer, Schedule},
     parallel::{Collective, Single},
+    pool::PoolState,
     step::Trainer,
 };
 
@@ -161,6 +163,24 @@ fn check_near(who: &str, found: &(Steps, Weights), expected: &(Steps, Weights)) 
     assert!(error < TOLERANCE, "{who}: `{name}` is off by {error:.1e}");
 }
 
+/// [`method::Clip`] on a processor that rounds the loss of this step to infinity.
+struct Overflows;
+
+impl Method for Overflows {
+    fn loss(&mut self, pairs: &Pairs, logit_scale: &Tensor) -> trainer::Result<MethodLoss> {
+        let MethodLoss { loss, trained, report } = method::Clip.loss(pairs, logit_scale)?;
+        Ok(MethodLoss { loss: (loss + f64::INFINITY)?, trained, report })
+    }
+
+    fn state(&self) -> trainer::Result<Option<PoolState>> {
+        Ok(None)
+    }
+
+    fn restore(&mut self, _: Option<PoolState>) -> bool {
+        false
+    }
+}
+
 fn check(config: &ClipConfig, method: fn() -> Box<dyn Method>) {
     let single = |order| trained(config, method(), Arc::new(Single), order).expect("a step");
     let alone = single(|batch| batch);
@@ -186,4 +206,22 @@ fn a_vit_learns_as_in_one_process() {
 fn a_modified_resnet_learns_as_in_one_process() {
     check(&resnet(), || Box::new(method::Clip));
     check(&resnet(), roclip);
+}
+
+#[test]
+fn a_loss_that_one_rank_alone_finds_infinite_ends_all() {
+    let config = vit();
+    for (ranks, odd) in [(1, 0), (2, 0), (2, 1), (3, 1)] {
+        let found = Threads::run(ranks, |collective| {
+            let method: Box<dyn Method> = match collective.rank() == odd {
+                true => Box::new(Overflows),
+                false => Box::new(method::Clip),
+            };
+            trained(&config, method, collective, |batch| batch).map(|(steps, _)| steps)
+        });
+        for (rank, found) in found.iter().enumerate() {
+            let has_ended = matches!(found, Err(Error::Diverged { epoch: 1, step: 0 }));
+            assert!(has_ended, "rank {rank} of {ranks}: {found:?}");
+        }
+    }
 }

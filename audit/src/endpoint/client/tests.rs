@@ -2,7 +2,7 @@
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
-    net::TcpListener,
+    net::{Shutdown, TcpListener},
     thread::{self, JoinHandle},
 };
 
@@ -127,6 +127,45 @@ fn nobody_there_is_an_error() {
     assert!(error.starts_with("cannot reach"), "{error}");
     let error = endpoint(&url).image_size().expect_err("refused").to_string();
     assert!(error.starts_with("cannot reach"), "{error}");
+}
+
+/// What the user reads when each of `attempts` is answered by `reply`, whatever was asked.
+fn refused_by(scheme: &str, attempts: u32, reply: &'static [u8]) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("{scheme}://{}", listener.local_addr().expect("bound"));
+    let thread = thread::spawn(move || {
+        for _ in 0..attempts {
+            let (mut stream, _) = listener.accept().expect("a client");
+            assert!(stream.read(&mut [0; 1 << 16]).expect("a question") > 0);
+            stream.write_all(reply).expect("a client that listens");
+            stream.shutdown(Shutdown::Write).expect("a socket");
+            let _ = stream.read_to_end(&mut Vec::new()); // closed before, the answer could be lost
+        }
+    });
+    let error = endpoint(&url).classify(&image()).expect_err("refused").to_string();
+    thread.join().expect("served");
+    error.replace(&url, "URL")
+}
+
+#[test]
+fn an_address_with_the_wrong_scheme_says_which_is_right() {
+    let check = |scheme: &str, attempts: u32, reply: &'static [u8], expected: &str| {
+        assert_eq!(refused_by(scheme, attempts, reply), expected);
+    };
+    let plain = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n";
+    let expected = "cannot reach `URL/v1/classify`: no TLS is spoken there, the address must begin \
+                    with http://";
+    check("https", ATTEMPTS, plain, expected);
+    // What a TLS server sends to who does not begin with TLS: an alert, `unexpected_message`.
+    let expected = "cannot reach `URL/v1/classify`: no HTTP (http parse fail: invalid HTTP \
+                    version); if it speaks TLS, the address must begin with https://";
+    check("http", ATTEMPTS, b"\x15\x03\x03\x00\x02\x02\x0a", expected);
+    let go = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
+    let expected = "`URL/v1/classify` answered 400: only TLS is spoken there, the address must \
+                    begin with https://";
+    check("http", 1, go, expected);
+    let moved = b"HTTP/1.1 301 Moved\r\nlocation: https://host/\r\ncontent-length: 0\r\n\r\n";
+    check("http", 1, moved, "`URL/v1/classify` answered 301: it has moved to `https://host/`");
 }
 
 #[test]

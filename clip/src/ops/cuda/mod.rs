@@ -10,6 +10,7 @@
 //! | `tape` | the graph by hand, on any machine |
 //! | `card` | the machine that is a GPU; nothing of CUDA is needed to build it |
 //! | `products` | what a card multiplies with: cuBLASLt |
+//! | `libraries` | where NVRTC's other half lies |
 //! | `emulator` | for tests, the machine that runs the kernels thread by thread on the CPU |
 //!
 //! The tests hold tape and kernels against the composition in f64 and central differences without
@@ -20,6 +21,7 @@
 mod card;
 #[cfg(test)]
 pub(crate) mod emulator;
+mod libraries;
 #[cfg(test)] // a run's loss is still computed on the CPU
 mod loss;
 mod machine;
