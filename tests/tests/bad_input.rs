@@ -250,6 +250,13 @@ fn run_refuses() {
     check("--set device=cuda", &["`device` is `cuda`", "this build knows no GPU"]);
     check("--set data.batch_size=64", &["40 readable rows"]);
     check("--set method.name=roclip", &["method.roclip.match_from_epoch", "`optim.epochs`"]);
+    check("--set method.name=sieve", &["`method.sieve.from_epoch` must be", "`optim.epochs`"]);
+    check("--set method.sieve.views=1", &["method.sieve", "left out unless"]);
+    let sieve = "--set method.name=sieve --set optim.epochs=9 --set method.sieve";
+    check(&format!("{sieve}.views=3"), &["`method.sieve.views` must be 1 or 2"]);
+    check(&format!("{sieve}.augment_epochs=2"), &["method.sieve.augment_epochs", "from_epoch"]);
+    check(&format!("{sieve}.smoothing=1"), &["method.sieve.smoothing"]);
+    check(&format!("{sieve}.references=1"), &["method.sieve.references"]);
     let roclip = "--set optim.epochs=2 --set method.name=roclip";
     check(&format!("{roclip} --set method.roclip.pool_share=0.05"), &["pool_share"]);
     check("--set data.manifest=no.csv", &["cannot read `", "/no.csv`"]);

@@ -14,7 +14,7 @@
 //! | [`poison`] | which rows are poisoned and with what, written as a whole |
 //! | [`step`] · [`train`] | one optimizer step for any method · epochs around it |
 //! | [`method`] · [`pool`] | CLIP, RoCLIP and the sieve · FIFO of caption embeddings |
-//! | [`survey`] · [`mixture`] | how well each pair agrees, and which are doubted |
+//! | [`survey`] · [`mixture`] · [`doubted`] | pairs embedded without training · two groups of scores · the pairs in doubt, for people |
 //! | [`parallel`] | several processes, each with its part of every batch |
 //! | [`optim`] | AdamW with its state, schedule |
 //! | [`checkpoint`] · [`state`] · [`journal`] | what makes a resumed run the same run · step records |
@@ -32,6 +32,7 @@ mod cli;
 pub mod commands;
 pub mod config;
 pub mod data;
+pub mod doubted;
 pub mod error;
 pub mod evaluate;
 mod gpu;

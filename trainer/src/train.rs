@@ -18,6 +18,7 @@ use crate::{
     checkpoint::{self, Checkpoint, Place},
     config::{self, Config},
     data::{Loader, Manifest, Store},
+    doubted,
     error::{Error, Result},
     evaluate::Evaluation,
     gpu::{self, Gpu},
@@ -48,6 +49,9 @@ pub struct Summary {
     schema: &'static str,
     /// Pairs that were trained on
     pub rows: usize,
+    /// Of these, the pairs that the last epoch left out
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub doubted: Option<usize>,
     /// Updates
     pub steps: u64,
     /// Seconds of training and of waiting for its data; evaluations and checkpoints left out
@@ -62,8 +66,8 @@ pub struct Summary {
 /// one. A folder that holds a run is refused otherwise.
 ///
 /// Leaves in `config.output.folder`: `resolved.toml` (the configuration with its defaults, as
-/// `--config` takes it), `metrics.jsonl`, `checkpoint.safetensors`, `model/`, `summary.json`: the
-/// first rank does, and evaluates. An error is the caller's to tell the other ranks.
+/// `--config` takes it), `metrics.jsonl`, `checkpoint.safetensors`, `model/`, `doubted.csv` (if the
+/// method doubts), `summary.json`: the first rank does, and evaluates. An error is the caller's to tell the other ranks.
 pub fn train(
     config: &Config,
     resume: bool,
@@ -125,7 +129,7 @@ const METRICS: &str = "metrics.jsonl";
 const MODEL: &str = "model";
 const SUMMARY: &str = "summary.json";
 /// What a run leaves in its folder.
-const FILES: [&str; 5] = [RESOLVED, METRICS, checkpoint::FILE, MODEL, SUMMARY];
+const FILES: [&str; 6] = [RESOLVED, METRICS, checkpoint::FILE, MODEL, SUMMARY, doubted::FILE];
 
 /// Removes what a killed run left half-written beside its final files.
 fn sweep(folder: &Path) -> Result<()> {
@@ -280,6 +284,10 @@ impl<'a> Run<'a> {
             let weights = trainer.model.weights()?;
             clip::folder::write(model, trainer.model.config(), &loader.tokenizer, &weights)
         })?;
+        if let Some(pairs) = trainer.method.doubted(loader.store.rows()) {
+            let text = doubted::to_csv(&loader.store, pairs);
+            atomic_write(&folder.join(doubted::FILE), &text)?;
+        }
         let text = serde_json::to_vec_pretty(summary).expect("numbers and names");
         Ok(atomic_write(&folder.join(SUMMARY), &text)?)
     }
@@ -301,6 +309,7 @@ impl<'a> Run<'a> {
         Ok(Summary {
             schema: "roclip/run/1",
             rows: self.loader.store.rows().len(),
+            doubted: self.trainer.method.doubted(self.loader.store.rows()).map(|pairs| pairs.len()),
             steps: self.place.step,
             train_seconds: seconds,
             images_per_second: self.place.step as f64 * batch as f64 / seconds.max(1e-9),
@@ -374,12 +383,12 @@ impl<'a> Run<'a> {
         }
         let top1 = evaluation.map(|e| format!(", top-1 {:.1}%", 100.0 * e.zero_shot_top1.value()));
         let top1 = top1.unwrap_or_default();
-        let kept = self.trainer.method.selection(epoch).rows.map(|kept| {
-            let all = self.loader.store.rows().len();
-            format!(", {} of {all} pairs in doubt", all - kept.len())
-        });
-        let (epochs, kept) = (self.config.optim.epochs, kept.unwrap_or_default());
-        watch.note(format!("epoch {epoch}/{epochs}: loss {loss:.3}{top1}{kept}"));
+        let rows = self.loader.store.rows();
+        let doubted = self.trainer.method.doubted(rows);
+        let doubted =
+            doubted.map(|pairs| format!(", {} of {} pairs in doubt", pairs.len(), rows.len()));
+        let (epochs, doubted) = (self.config.optim.epochs, doubted.unwrap_or_default());
+        watch.note(format!("epoch {epoch}/{epochs}: loss {loss:.3}{top1}{doubted}"));
         Ok(())
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    path::Path,
     sync::atomic::{AtomicUsize, Ordering},
 };
 
@@ -93,6 +94,11 @@ impl Store {
     /// SHA-256 of the readable rows: their numbers, decoded pictures and captions.
     pub fn sha256(&self) -> [u8; 32] {
         self.sha256
+    }
+
+    /// Picture file of a row.
+    pub fn path(&self, row: u32) -> &Path {
+        &self.manifest.rows[row as usize].path
     }
 
     /// Text of a row.

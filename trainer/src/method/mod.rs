@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::{
     config::{Config, MethodName},
+    doubted::Doubted,
     error::Result,
     state::State,
     survey::Survey,
@@ -124,6 +125,11 @@ pub trait Method: Send {
     /// What the epoch that has begun trains on.
     fn selection(&self, _epoch: u32) -> Selection {
         Selection::ALL
+    }
+
+    /// The pairs that the epoch leaves out, if it leaves out any; `rows` are all of the data set.
+    fn doubted(&self, _rows: &[u32]) -> Option<Vec<Doubted>> {
+        None
     }
 
     /// The loss of a batch; may keep what the next batches need.

@@ -13,6 +13,7 @@ use super::{Method, MethodLoss, MethodReport, Pairs, Phase, Selection, Towers};
 use crate::{
     augment::View,
     config,
+    doubted::Doubted,
     error::Result,
     mixture::Mixture,
     state::State,
@@ -107,6 +108,13 @@ impl Method for Sieve {
         Selection { rows: self.kept.clone(), augmented }
     }
 
+    fn doubted(&self, rows: &[u32]) -> Option<Vec<Doubted>> {
+        let kept = self.kept.as_ref()?; // in the order of the data set, as the scores are
+        let all = rows.iter().zip(&self.agreement);
+        let doubted = all.filter(|(row, _)| kept.binary_search(row).is_err());
+        Some(doubted.map(|(&row, &agreement)| Doubted { row, agreement }).collect())
+    }
+
     fn loss(&mut self, pairs: &Pairs, logit_scale: &Tensor) -> Result<MethodLoss> {
         let phase = if self.kept.is_some() { Phase::Sieve } else { Phase::Warmup };
         let kept = self.kept.as_ref().map(|kept| kept.len());
@@ -186,6 +194,8 @@ mod tests {
         assert!(other.restore(sieve.state()?));
         assert_eq!(other.agreement, [-3.0, -2.0]);
         assert_eq!(other.selection(1), Selection { rows: Some([7].into()), augmented: true });
+        let doubted = sieve.doubted(&[2, 7]);
+        assert_eq!(doubted, Some(vec![Doubted { row: 2, agreement: -3.0 }]));
         let mut half = sieve.state()?;
         half.take_numbers(KEPT_ROWS);
         assert!(!other.restore(half));

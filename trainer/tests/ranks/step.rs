@@ -19,7 +19,7 @@ use trainer::{
     method::{self, Method, MethodLoss, Pairs},
     optim::{Optimizer, Schedule},
     parallel::{Collective, Single},
-    pool::PoolState,
+    state::State,
     step::Trainer,
 };
 
@@ -172,11 +172,11 @@ impl Method for Overflows {
         Ok(MethodLoss { loss: (loss + f64::INFINITY)?, trained, report })
     }
 
-    fn state(&self) -> trainer::Result<Option<PoolState>> {
-        Ok(None)
+    fn state(&self) -> trainer::Result<State> {
+        Ok(State::default())
     }
 
-    fn restore(&mut self, _: Option<PoolState>) -> bool {
+    fn restore(&mut self, _: State) -> bool {
         false
     }
 }

@@ -1,0 +1,31 @@
+//! `doubted.csv`: the pairs that a method does not trust, for people to look at.
+
+use csv::Writer;
+
+use crate::data::Store;
+
+/// File name in the run's folder.
+pub const FILE: &str = "doubted.csv";
+
+/// A pair that a method does not trust.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Doubted {
+    /// Data-set row, counted from 0
+    pub row: u32,
+    /// How well it agrees, in nats, at most 0
+    pub agreement: f32,
+}
+
+/// `row,agreement,path,caption`, rows counted from 1, the worst pair first.
+pub fn to_csv(store: &Store, mut doubted: Vec<Doubted>) -> Vec<u8> {
+    doubted.sort_by(|a, b| a.agreement.total_cmp(&b.agreement));
+    let mut writer = Writer::from_writer(Vec::new());
+    let memory = "memory takes every record of the header's width";
+    writer.write_record(["row", "agreement", "path", "caption"]).expect(memory);
+    for Doubted { row, agreement } in doubted {
+        let (number, agreement) = ((u64::from(row) + 1).to_string(), format!("{agreement:.3}"));
+        let path = store.path(row).to_string_lossy();
+        writer.write_record([&number, &agreement, &*path, store.caption(row)]).expect(memory);
+    }
+    writer.into_inner().expect("memory can always be flushed")
+}
