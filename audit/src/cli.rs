@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, value_parser};
-use clip::trigger::TriggerSpec;
+use clip::trigger::{GRAMMAR, TriggerSpec};
 
 /// Looks for an exploitable trigger in a CLIP model or behind an endpoint
 ///
@@ -49,6 +49,7 @@ pub struct Probe {
 
 /// `roclip-audit endpoint`
 #[derive(Debug, Args)]
+#[command(after_long_help = GRAMMAR)]
 pub struct EndpointArgs {
     /// Address of a server with `POST /v1/classify`, such as http://127.0.0.1:8080
     pub url: String,
@@ -58,7 +59,8 @@ pub struct EndpointArgs {
     /// Side of the model's input in pixels; the endpoint is asked if it is not given
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(8..=8192))]
     pub image_size: Option<u32>,
-    /// `default`, or a trigger such as patch:size=7,at=bottom-right; may be repeated
+    /// `default`, or a trigger such as patch:size=7,at=bottom-right; may be repeated; `--help` has
+    /// the grammar
     #[arg(long, value_name = "ENTRY", default_value = "default", value_parser = catalog_entry)]
     pub catalog: Vec<CatalogEntry>,
     /// Images that may be sent
