@@ -138,7 +138,7 @@ pub struct AdaptiveArgs {
     #[arg(long, requires = "surrogate", conflicts_with = "label_consistent")]
     pub near: bool,
     /// Steps in which the surrogate is asked for the pixels of the patch; 0 keeps its pattern
-    #[arg(long, value_name = "STEPS", default_value_t = 0, requires_all = ["surrogate", "target_class"])]
+    #[arg(long, value_name = "STEPS", default_value_t = 0, requires = "surrogate")]
     #[arg(value_parser = value_parser!(u32).range(..=100_000))]
     pub optimize_patch: u32,
     /// Model folder of the attacker, for `--near` and `--optimize-patch`

@@ -150,12 +150,13 @@ fn optimize_patch(
     let Some(backdoor) = &mut attack.backdoor else {
         return refuse("`--optimize-patch` needs a `--backdoor-rate` above 0".into());
     };
+    let opacity = backdoor.trigger.opacity;
     let Family::Patch(patch) = &mut backdoor.trigger.family else {
         return refuse(format!("`{}` is no patch, whose pixels are looked for", backdoor.trigger));
     };
     let steps = args.adaptive.optimize_patch;
-    let goal =
-        Goal { target: backdoor.target_class, side: args.image_size, steps, seed: args.seed };
+    let (target, side, seed) = (backdoor.target_class, args.image_size, args.seed);
+    let goal = Goal { target, side, steps, opacity, seed };
     let progress = Progress::new("optimize", u64::from(steps), !args.no_progress);
     let Optimized { patch: found, taken } =
         poison::optimize(surrogate, clean, patch, &goal, &|n| progress.step(n))?;

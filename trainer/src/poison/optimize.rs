@@ -30,7 +30,7 @@ const LEARNING_RATE: f32 = 0.02;
 const BETAS: [f32; 2] = [0.9, 0.999];
 
 /// What is looked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Goal {
     /// Class that stamped pictures shall be taken for.
     pub target: usize,
@@ -38,6 +38,8 @@ pub struct Goal {
     pub side: u32,
     /// Steps of Adam.
     pub steps: u32,
+    /// Share of the patch where it is stamped, above 0 and at most 1.
+    pub opacity: f32,
     /// Decides pictures and first colors.
     pub seed: u64,
 }
@@ -65,7 +67,7 @@ pub fn optimize(
     goal: &Goal,
     on_steps: &dyn Fn(u64),
 ) -> Result<Optimized> {
-    let Goal { target, side, steps, seed } = *goal;
+    let Goal { target, side, steps, opacity, seed } = *goal;
     let refuse = |problem: String| Err(Error::Poison { attack: "backdoor", problem });
     let seen = surrogate.image_size();
     if seen != side as usize {
@@ -86,7 +88,7 @@ pub fn optimize(
     let carriers = pictures(clean.manifest, &carriers, side)?;
     let positives = pictures(clean.manifest, &positives, side)?;
     let positives = embed(surrogate, &positives)?;
-    let mut search = Search::new(patch.clone(), side, &mut rng);
+    let mut search = Search::new(patch.clone(), goal, &mut rng);
     for step in 0..u64::from(steps) {
         let drawn = index::sample(&mut rng, carriers.len(), BATCH.min(carriers.len()));
         let batch: Vec<RgbImage> = drawn.iter().map(|at| carriers[at].clone()).collect();
@@ -94,11 +96,11 @@ pub fn optimize(
             positives.row(index::sample(&mut rng, positives.count(), 1).index(0)).to_vec()
         });
         let close = Tensor::from_iter(close, &Device::Cpu)?.reshape((batch.len(), ()))?;
-        search.step(surrogate, &batch, &close, target, draw_of(seed, step))?;
+        search.step(surrogate, &batch, &close, draw_of(seed, step))?;
         on_steps(1);
     }
     let patch = search.rounded();
-    let spec = TriggerSpec::from(Family::Patch(patch.clone()));
+    let spec = TriggerSpec { family: Family::Patch(patch.clone()), opacity };
     let mut stamped = carriers;
     for (at, image) in stamped.iter_mut().enumerate() {
         spec.stamp(image, draw_of(!seed, at as u64));
@@ -131,7 +133,7 @@ fn embed(surrogate: &mut Surrogate, pictures: &[RgbImage]) -> Result<UnitRows> {
 /// A patch on its way.
 struct Search {
     patch: Patch,
-    side: u32,
+    goal: Goal,
     /// `[3, W, W]`, 0 to 1.
     colors: Vec<f32>,
     /// Adam's moments.
@@ -142,11 +144,11 @@ struct Search {
 
 impl Search {
     /// Colors anywhere.
-    fn new(patch: Patch, side: u32, rng: &mut ChaCha8Rng) -> Self {
+    fn new(patch: Patch, goal: &Goal, rng: &mut ChaCha8Rng) -> Self {
         let count = 3 * (patch.size * patch.size) as usize;
         let colors = (0..count).map(|_| rng.random()).collect();
         let zeros = vec![0.0; count];
-        Self { patch, side, colors, first: zeros.clone(), second: zeros, steps: 0 }
+        Self { patch, goal: *goal, colors, first: zeros.clone(), second: zeros, steps: 0 }
     }
 
     fn step(
@@ -154,19 +156,19 @@ impl Search {
         surrogate: &mut Surrogate,
         batch: &[RgbImage],
         close: &Tensor,
-        target: usize,
         draw: u64,
     ) -> Result<()> {
-        let (width, side) = (self.patch.size as usize, self.side as usize);
+        let Goal { target, side, opacity, .. } = self.goal;
+        let (width, pixels) = (self.patch.size as usize, side as usize);
         let spec = TriggerSpec::from(Family::Patch(self.patch.clone()));
-        let area = spec.area(self.side, self.side, draw);
+        let area = spec.area(side, side, draw);
         let own = embed(surrogate, batch)?;
         let own = Tensor::from_slice(own.values(), (own.count(), own.dim()), &Device::Cpu)?;
-        let pixels = PixelBatch::of(batch, surrogate.clip.config());
-        let pixels =
-            Tensor::from_slice(pixels.values(), (batch.len(), 3, side, side), &Device::Cpu)?;
+        let batch = PixelBatch::of(batch, surrogate.clip.config());
+        let shape = (batch.count(), 3, pixels, pixels);
+        let batch = Tensor::from_slice(batch.values(), shape, &Device::Cpu)?;
         let var = Var::from_slice(&self.colors, (3, width, width), &Device::Cpu)?;
-        let stamped = stamp(&pixels, &var, area, surrogate)?;
+        let stamped = stamp(&batch, &var, area, opacity, surrogate)?;
         let rows = surrogate.clip.image_rows(&stamped, Mode::Evaluate)?; // [B, D]
         let loss = (cross_entropy(&rows, surrogate, target)?
             + (triplet(&rows, close, &own)? * TRIPLET_WEIGHT)?)?;
@@ -203,6 +205,7 @@ fn stamp(
     pixels: &Tensor,
     colors: &Tensor,
     area: Area,
+    opacity: f32,
     surrogate: &Surrogate,
 ) -> candle_core::Result<Tensor> {
     let config = surrogate.clip.config();
@@ -218,8 +221,9 @@ fn stamp(
             side - top - width,
         )
     };
-    let around = place(&colors.ones_like()?)?.affine(-1.0, 1.0)?; // 0 under the patch
-    pixels.broadcast_mul(&around)?.broadcast_add(&place(&colors)?)
+    let around = place(&colors.ones_like()?)?.affine(-f64::from(opacity), 1.0)?;
+    let patch = (place(&colors)? * f64::from(opacity))?;
+    pixels.broadcast_mul(&around)?.broadcast_add(&patch)
 }
 
 /// Mean over the rows of -log softmax at `target`, over the classes.
