@@ -249,6 +249,8 @@ fn poison_refuses() {
     check(&format!("{test} 18446744073709551615"), &["1000000"]);
     let words = format!("{words} --image-size 32 --backdoor-rate 0.1 --target-class red");
     place.accepts("roclip-train", &words, 0);
+    let adaptive = "--force --bridge --flood 3 --near --optimize-patch 1 --surrogate model";
+    place.accepts("roclip-train", &format!("{words} {adaptive}"), 0);
 }
 
 #[test]
