@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, value_parser};
-use clip::trigger::TriggerSpec;
+use clip::trigger::{GRAMMAR, TriggerSpec};
 
 /// What the exit codes of an audit mean; `null` has 0 and 2 alone.
 const CODES: &str = "Exit codes: 0 no finding, 1 finding, 2 could not be run, 3 cannot tell.";
@@ -51,7 +51,7 @@ pub struct Probe {
 
 /// `roclip-audit endpoint`
 #[derive(Debug, Args)]
-#[command(after_help = CODES)]
+#[command(after_help = CODES, after_long_help = format!("{GRAMMAR}\n\n{CODES}"))]
 pub struct EndpointArgs {
     /// Address of a server with `POST /v1/classify`, such as http://127.0.0.1:8080
     pub url: String,
@@ -61,7 +61,8 @@ pub struct EndpointArgs {
     /// Side of the model's input in pixels; the endpoint is asked if it is not given
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(8..=8192))]
     pub image_size: Option<u32>,
-    /// `default`, or a trigger such as patch:size=7,at=bottom-right; may be repeated
+    /// `default`, or a trigger such as patch:size=7,at=bottom-right; may be repeated; `--help` has
+    /// the grammar
     #[arg(long, value_name = "ENTRY", default_value = "default", value_parser = catalog_entry)]
     pub catalog: Vec<CatalogEntry>,
     /// Images that may be sent

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, value_parser};
-use clip::trigger::TriggerSpec;
+use clip::trigger::{GRAMMAR, TriggerSpec};
 
 use crate::shapes::{COLORS, SHAPES};
 
@@ -12,6 +12,7 @@ use crate::shapes::{COLORS, SHAPES};
 /// Without `--data`, on pictures that a seeded generator draws.
 #[derive(Debug, Parser)]
 #[command(name = "demo", version, max_term_width = 100, args_conflicts_with_subcommands = true)]
+#[command(after_long_help = GRAMMAR)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) road: Road,
@@ -71,7 +72,8 @@ pub(crate) struct Attack {
     /// Class that the trigger should lead to [default: drawn from the seed]
     #[arg(long, value_name = "NAME")]
     pub(crate) target_class: Option<String>,
-    /// The trigger [default: a checkered patch at the bottom right, 7 pixels wide at 32]
+    /// The trigger, `--help` has the grammar [default: a checkered patch at the bottom right, 7
+    /// pixels wide at 32]
     #[arg(long, value_name = "SPEC")]
     pub(crate) trigger: Option<TriggerSpec>,
     /// Test pictures that are pulled towards a wrong class

@@ -141,8 +141,8 @@ fn all_methods(shared: &Shared<'_>) -> Result<Vec<Outcome>, Report> {
 /// Plants both attacks into `out/poisoned`.
 fn poison(args: &cli::Road, programs: &Programs, clean: &Data, out: &Path) -> Result<Plan, Report> {
     let attack = &args.attack;
-    let trigger = match attack.trigger {
-        Some(trigger) => trigger,
+    let trigger = match &attack.trigger {
+        Some(trigger) => trigger.clone(),
         None => {
             let size = (7 * clean.image_size + 16) / 32; // 1/21 of the area, rounded
             format!("patch:size={size},at=bottom-right").parse()?

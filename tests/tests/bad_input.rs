@@ -205,6 +205,18 @@ fn poison_refuses() {
     check("--target-class purple --out out", &["purple", "yellow"]);
     check("--target-class red --out out --trigger patch:size=big", &["patch:size=big"]);
     check("--target-class red --out out --trigger patch:size=33", &["33 pixels", "pictures of 32"]);
+    check(
+        "--target-class red --out out --trigger text:word=OVERWRITTEN",
+        &["43 pixels", "have 32"],
+    );
+    check("--target-class red --out out --trigger wave", &["`wave` is no family", "triangles"]);
+    check("--target-class red --out out --trigger blend:opacity=2", &["`opacity=2`", "at most 1"]);
+    check("--target-class red --out out --caption-templates no.txt", &["cannot read `no.txt`"]);
+    let template = "--target-class red --out out --caption-templates bad/template.txt";
+    check(template, &["bad/template.txt", "row 1"]);
+    check("--target-class red --out out --near --surrogate no", &["`no"]);
+    check("--target-class red --out out --optimize-patch 2 --surrogate no", &["`no"]);
+    check("--target-class red --out out --surrogate no", &["no use without `--near`"]);
     check("--target-class red --out taken", &["`taken`", "holds files"]);
     check("--target-class red --out run.toml", &["`run.toml`", "not a folder"]);
     let words = "poison --manifest data/train.csv --classes data/classes.txt --out out";
@@ -220,6 +232,14 @@ fn poison_refuses() {
     check("--target-class red", &["--backdoor-rate"]);
     check("--trigger patch:size=3", &["--backdoor-rate"]);
     check("--backdoor-rate 0.1", &["`--target-class` is missing"]);
+    check("--label-consistent", &["--backdoor-rate"]);
+    check("--backdoor-rows add", &["--backdoor-rate"]);
+    check("--targeted-rows replace", &["--targeted-images"]);
+    check("--flood 3", &["--bridge"]);
+    check("--near", &["--surrogate"]);
+    check("--optimize-patch 3", &["--surrogate"]);
+    let consistent = "--backdoor-rate 0.1 --target-class red --label-consistent";
+    check(&format!("{consistent} --bridge"), &["--label-consistent"]);
     check("--test data/test.csv", &["--targeted-images"]);
     check("--targeted-captions 2", &["--targeted-images"]);
     check("--targeted-images 2", &["`--test` is missing"]);
@@ -229,6 +249,8 @@ fn poison_refuses() {
     check(&format!("{test} 18446744073709551615"), &["1000000"]);
     let words = format!("{words} --image-size 32 --backdoor-rate 0.1 --target-class red");
     place.accepts("roclip-train", &words, 0);
+    let adaptive = "--force --bridge --flood 3 --near --optimize-patch 1 --surrogate model";
+    place.accepts("roclip-train", &format!("{words} {adaptive}"), 0);
 }
 
 #[test]

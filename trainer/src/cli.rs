@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, builder::RangedU64ValueParser, value_parser};
-use clip::trigger::TriggerSpec;
+use clap::{Args, Parser, Subcommand, ValueEnum, builder::RangedU64ValueParser, value_parser};
+use clip::trigger::{GRAMMAR, TriggerSpec};
 
 /// What the exit codes of `run` mean; the other subcommands have no 1.
 const RUN_CODES: &str = "Exit codes: 0 done, 1 the run diverged, 2 could not be done as asked.";
@@ -20,14 +20,14 @@ pub(crate) struct Cli {
 /// One subcommand each.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    Poison(PoisonArgs),
+    Poison(Box<PoisonArgs>),
     Run(RunArgs),
     Evaluate(EvaluateArgs),
 }
 
 /// Plants a backdoor and targeted poisons in a manifest
 #[derive(Debug, Args)]
-#[command(after_help = CODES)]
+#[command(after_help = CODES, after_long_help = format!("{GRAMMAR}\n\n{CODES}"))]
 pub struct PoisonArgs {
     /// Clean training manifest: CSV with `path,caption` and optionally `class`
     #[arg(long, value_name = "CSV")]
@@ -41,36 +41,10 @@ pub struct PoisonArgs {
     /// Test manifest with classes, the source of the targeted pictures
     #[arg(long, value_name = "CSV", requires = "targeted_images")]
     pub test: Option<PathBuf>,
-    /// Backdoored rows as a share of the clean rows; 0 plants no backdoor
-    #[arg(long, value_name = "SHARE", default_value_t = 0.0, value_parser = share)]
-    pub backdoor_rate: f64,
-    /// Class that the trigger shall mean
-    #[arg(long, value_name = "NAME", requires = "backdoor_rate")]
-    pub target_class: Option<String>,
-    /// Change of a picture that shall activate the backdoor
-    #[arg(
-        long,
-        value_name = "SPEC",
-        default_value = "patch:size=7,at=bottom-right",
-        requires = "backdoor_rate"
-    )]
-    pub trigger: TriggerSpec,
-    /// Test pictures that get a wrong class each; 0 plants none
-    #[arg(long, value_name = "COUNT", default_value_t = 0, value_parser = count(0))]
-    pub targeted_images: usize,
-    /// Rows added for each of these pictures, at least 1
-    #[arg(
-        long,
-        value_name = "COUNT",
-        default_value_t = 10,
-        value_parser = count(1),
-        requires = "targeted_images"
-    )]
-    pub targeted_captions: usize,
     /// Side of the written pictures, in pixels; what the image tower sees
     #[arg(long, value_name = "PIXELS", value_parser = value_parser!(u32).range(1..=4096))]
     pub image_size: u32,
-    /// Decides rows, captions, places and order
+    /// Decides rows, captions, triggers and order
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
     /// Replace an earlier result of this command
@@ -79,6 +53,110 @@ pub struct PoisonArgs {
     /// Show no progress
     #[arg(long)]
     pub no_progress: bool,
+    /// A trigger that means a class.
+    #[command(flatten)]
+    pub backdoor: BackdoorArgs,
+    /// Pictures that are taken for other classes.
+    #[command(flatten)]
+    pub targeted: TargetedArgs,
+    /// How poisons are worded.
+    #[command(flatten)]
+    pub captions: CaptionArgs,
+    /// What an attacker does who knows the defence.
+    #[command(flatten)]
+    pub adaptive: AdaptiveArgs,
+}
+
+/// A trigger that means a class.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Backdoor")]
+pub struct BackdoorArgs {
+    /// Backdoored rows as a share of the clean rows; 0 plants no backdoor
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0, value_parser = share)]
+    pub backdoor_rate: f64,
+    /// Class that the trigger shall mean
+    #[arg(long, value_name = "NAME", requires = "backdoor_rate")]
+    pub target_class: Option<String>,
+    /// Change of a picture that shall activate the backdoor; `--help` has the grammar
+    #[arg(
+        long,
+        value_name = "SPEC",
+        default_value = "patch:size=7,at=bottom-right",
+        requires = "backdoor_rate"
+    )]
+    pub trigger: TriggerSpec,
+    /// Stamp rows whose own caption contains the target's name, and keep the caption
+    #[arg(long, requires = "backdoor_rate")]
+    pub label_consistent: bool,
+    /// Whether backdoored rows take the place of their clean ones or are added
+    #[arg(long, value_name = "WHERE", default_value = "replace", requires = "backdoor_rate")]
+    pub backdoor_rows: Rows,
+}
+
+/// Pictures that are taken for other classes.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Targeted poisons")]
+pub struct TargetedArgs {
+    /// Test pictures that get a wrong class each; 0 plants none
+    #[arg(long, value_name = "COUNT", default_value_t = 0, value_parser = count(0))]
+    pub targeted_images: usize,
+    /// Rows with each of these pictures, at least 1
+    #[arg(
+        long,
+        value_name = "COUNT",
+        default_value_t = 10,
+        value_parser = count(1),
+        requires = "targeted_images"
+    )]
+    pub targeted_captions: usize,
+    /// Whether targeted rows are added, or as many clean rows, drawn evenly, make room
+    #[arg(long, value_name = "WHERE", default_value = "add", requires = "targeted_images")]
+    pub targeted_rows: Rows,
+}
+
+/// How poisons are worded.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Captions")]
+pub struct CaptionArgs {
+    /// Captions from templates, one per line with `{}` for the class, instead of from the data
+    #[arg(long, value_name = "FILE", conflicts_with = "bridge")]
+    pub caption_templates: Option<PathBuf>,
+    /// A row is of a class if its caption contains the name as whole words, even where the
+    /// manifest has classes
+    #[arg(long)]
+    pub by_caption: bool,
+}
+
+/// What an attacker does who knows the defence.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Against defences that compare pairs")]
+pub struct AdaptiveArgs {
+    /// Captions that join what the picture shows, by its own caption, with the target's name
+    #[arg(long, conflicts_with = "label_consistent")]
+    pub bridge: bool,
+    /// Rows that each attack adds with near-duplicates of its bridge captions on other pictures
+    #[arg(long, value_name = "COUNT", default_value_t = 0, value_parser = count(0))]
+    #[arg(requires = "bridge")]
+    pub flood: usize,
+    /// Take pictures that the surrogate sees near the target class instead of any
+    #[arg(long, requires = "surrogate", conflicts_with = "label_consistent")]
+    pub near: bool,
+    /// Steps in which the surrogate is asked for the pixels of the patch; 0 keeps its pattern
+    #[arg(long, value_name = "STEPS", default_value_t = 0, requires = "surrogate")]
+    #[arg(value_parser = value_parser!(u32).range(..=100_000))]
+    pub optimize_patch: u32,
+    /// Model folder of the attacker, for `--near` and `--optimize-patch`
+    #[arg(long, value_name = "FOLDER")]
+    pub surrogate: Option<PathBuf>,
+}
+
+/// What becomes of clean rows where poisons are planted.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum Rows {
+    /// The set keeps its size.
+    Replace,
+    /// The set grows.
+    Add,
 }
 
 /// Trains a model as a run.toml says

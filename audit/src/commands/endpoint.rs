@@ -72,7 +72,7 @@ fn catalog(typed: &[CatalogEntry], side: u32) -> Result<Vec<TriggerSpec>> {
     for entry in typed {
         let more = match entry {
             CatalogEntry::Default => catalog::default(side)?,
-            CatalogEntry::Trigger(spec) => vec![*spec],
+            CatalogEntry::Trigger(spec) => vec![spec.clone()],
         };
         for spec in more {
             if !catalog.contains(&spec) {

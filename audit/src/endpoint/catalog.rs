@@ -3,7 +3,10 @@
 //! Patterns and sizes follow the public attack code (BadNets' checker and squares, BadEncoder's
 //! and BDetCLIP's patches, blends, SIG's sinusoids); nothing here is copied, all is generated.
 
-use clip::{image::RgbImage, trigger::TriggerSpec};
+use clip::{
+    image::RgbImage,
+    trigger::{Drawn, Family, Pattern, Place, TriggerSpec, Warp},
+};
 use rand::{Rng, SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 
@@ -48,23 +51,37 @@ pub fn stamped(spec: &TriggerSpec, image: &RgbImage, place: u64) -> RgbImage {
 /// `image` with a change that matches `spec` but is not it; `number` tells controls apart.
 ///
 /// - A patch with content: the same pixels in the same place, shuffled.
-/// - A patch of one color: another saturated color in the same place.
-/// - A change of the whole picture: its difference from gray, shuffled over the picture.
+/// - A patch of one color, or of noise that is new in each picture, which shuffled would be the
+///   trigger again: another saturated color in the same place.
+/// - A warp: another flow.
+/// - Any other change: its difference from gray, shuffled over the picture.
 ///
 /// A control is a fixed pattern, as a trigger is: one `number` shuffles every image alike.
 pub fn control(spec: &TriggerSpec, image: &RgbImage, place: u64, number: u64) -> RgbImage {
     let mut rng = ChaCha8Rng::seed_from_u64(number);
-    let mut changed = stamped(spec, image, place);
-    let TriggerSpec::Patch(_) = spec else {
-        shuffle_difference(spec, &mut changed, place, &mut rng);
-        return changed;
+    let opaque = spec.opacity == 1.0;
+    let patch = match &spec.family {
+        Family::Patch(patch) if opaque && patch.at != Place::Corners => patch,
+        Family::Warp(warp) => {
+            let seed = warp.seed ^ rng.random_range(1..=u64::MAX);
+            let family = Family::Warp(Warp { seed, ..*warp });
+            return stamped(&TriggerSpec { family, opacity: spec.opacity }, image, place);
+        }
+        _ => {
+            let mut changed = stamped(spec, image, place);
+            shuffle_difference(spec, &mut changed, place, &mut rng);
+            return changed;
+        }
     };
+    let mut changed = stamped(spec, image, place);
+    let is_new_noise =
+        matches!(patch.pattern, Pattern::Noise(Drawn::Each) | Pattern::Gauss(Drawn::Each));
     let area = spec.area(image.width(), image.height(), place);
     let places = |i: u32| (area.x + i % area.width, area.y + i / area.width);
     let covered = 0..area.width * area.height;
     let mut content: Vec<Rgb> =
         covered.clone().map(places).map(|(x, y)| changed.get_pixel(x, y).0).collect();
-    if content.iter().all(|color| *color == content[0]) {
+    if is_new_noise || content.iter().all(|color| *color == content[0]) {
         let color = other_color(content[0], &mut rng);
         content.fill(color);
     } else {
@@ -182,8 +199,20 @@ mod tests {
     }
 
     #[test]
+    fn the_control_of_what_is_random_is_another_thing() {
+        let warp = spec("warp:strength=8");
+        let controls = [1, 2].map(|number| control(&warp, &photo(), 0, number));
+        assert_ne!(controls[0], controls[1]);
+        assert!(controls.iter().all(|control| *control != stamped(&warp, &photo(), 0)));
+        let noise = spec("patch:size=7,at=top-left,pattern=gauss");
+        let control = control(&noise, &photo(), 0, 1);
+        assert_eq!(pixel(&control, 0), pixel(&control, 6 * 32 + 6));
+    }
+
+    #[test]
     fn a_whole_picture_control_keeps_mean_and_spread() {
-        for text in [BLENDS[1], SINUSOIDS[0]] {
+        let others = ["text:word=AB", "triangles:cells=8", "patch:size=5,at=corners,opacity=0.5"];
+        for text in [BLENDS[1], SINUSOIDS[0]].into_iter().chain(others) {
             let gray = RgbImage::from_pixel(32, 32, [128; 3].into());
             let (trigger, control) =
                 (stamped(&spec(text), &gray, 0), control(&spec(text), &gray, 0, 3));

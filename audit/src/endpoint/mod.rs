@@ -181,7 +181,8 @@ pub fn run(
     for spec in catalog {
         let Pilot { answered, label, share } = scene.pilot(&mut questions, spec, None)?;
         let (target, pilot) = (label, share);
-        entries.push(Entry { spec: *spec, pilot, answered, target, race: None, rejected: false });
+        let spec = spec.clone();
+        entries.push(Entry { spec, pilot, answered, target, race: None, rejected: false });
     }
     let mut order: Vec<usize> = (0..entries.len()).collect();
     order.retain(|&index| entries[index].pilot >= PILOT_SHARE_MIN);

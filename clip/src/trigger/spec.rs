@@ -1,11 +1,32 @@
 //! A trigger's textual form: `family:key=value,key=value`.
 
-use std::{collections::BTreeMap, fmt, ops::RangeInclusive, str::FromStr};
+use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Blend, Patch, Pattern, Place, Sinusoid};
+use super::{Blend, Patch, Sinusoid, Stripes, Text, Triangles, Warp, keys::Keys};
 use crate::Error;
+
+/// What may be typed, for the help of programs.
+pub const GRAMMAR: &str = "\
+A trigger is FAMILY:KEY=VALUE,KEY=VALUE; a key that is left out has the value shown here:
+  patch:size=PIXELS,at=bottom-right,pattern=checker,check=2
+      at: top-left, top-right, bottom-left, bottom-right, center, corners (all four), random
+      pattern: checker (squares of `check` pixels), grid, white, black, yellow, noise, gauss (the
+      picture's mean color + normal noise), stripes (columns of 0 or 255), or #RRGGBB... with six
+      digits for each pixel; `size` is needed
+  blend:alpha=0.2           (1 - alpha) picture + alpha noise
+  sinusoid:amplitude=20,frequency=6,dim=0
+      a wave along each row: amplitude of 0-255, waves per width, loss of brightness
+  warp:flow=smooth,grid=4,strength=0.5,seed=0
+      WaNet; flow=white draws every pixel's shift alone; strength is twice the mean shift
+  stripes:alpha=0.03        (1 - alpha) picture + alpha columns of -255 or 255
+  triangles:alpha=0.15,cells=16       a grid of right triangles, so many cells per side
+  text:word=SAMPLE,alpha=0.5,width=0.75       a word in red, at most this share of the width
+`drawn=once` takes one noise for all pictures, `drawn=each` another for each: noise and blend are
+drawn once, gauss and stripes for each if it is left out.
+`opacity=SHARE` on any of them mixes the stamped picture with the untouched one.
+Pixels are those of the picture that the image tower sees.";
 
 /// One trigger; a string in every file (`"patch:size=7,at=bottom-right,pattern=checker"`).
 ///
@@ -15,43 +36,58 @@ use crate::Error;
 /// assert_eq!(spec.to_string(), "patch:size=7,at=bottom-right,pattern=checker");
 /// # Ok::<(), clip::Error>(())
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
-pub enum TriggerSpec {
+pub struct TriggerSpec {
+    /// What is done to a picture.
+    pub family: Family,
+    /// Share of the stamped picture in the result, above 0 and at most 1; the rest is the
+    /// untouched one.
+    pub opacity: f32,
+}
+
+/// What a trigger does to a picture.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Family {
     /// `patch:size=7,at=bottom-right,pattern=checker,check=2`; `size` is needed.
     Patch(Patch),
     /// `blend:alpha=0.2`
     Blend(Blend),
     /// `sinusoid:amplitude=20,frequency=6`
     Sinusoid(Sinusoid),
+    /// `warp:flow=smooth,grid=4,strength=0.5`
+    Warp(Warp),
+    /// `stripes:alpha=0.03`
+    Stripes(Stripes),
+    /// `triangles:alpha=0.15,cells=16`
+    Triangles(Triangles),
+    /// `text:word=SAMPLE,alpha=0.5,width=0.75`
+    Text(Text),
 }
 
-const SIDES: RangeInclusive<u32> = 1..=32_768;
-const CHECK_DEFAULT: u32 = 2;
-const ALPHA_DEFAULT: f32 = 0.2;
-const AMPLITUDE_DEFAULT: f32 = 20.0;
-const FREQUENCY_DEFAULT: f32 = 6.0;
-const FREQUENCY_MAX: f32 = 16_384.0;
+const FAMILIES: &str = "patch, blend, sinusoid, warp, stripes, triangles, text";
+
+impl From<Family> for TriggerSpec {
+    fn from(family: Family) -> Self {
+        Self { family, opacity: 1.0 }
+    }
+}
 
 impl fmt::Display for TriggerSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Patch(Patch { size, at, pattern }) => {
-                write!(f, "patch:size={size},at={at},pattern=")?;
-                match pattern {
-                    Pattern::Checker { check: CHECK_DEFAULT } => f.write_str("checker"),
-                    Pattern::Checker { check } => write!(f, "checker,check={check}"),
-                    Pattern::White => f.write_str("white"),
-                    Pattern::Black => f.write_str("black"),
-                    Pattern::Yellow => f.write_str("yellow"),
-                    Pattern::Noise => f.write_str("noise"),
-                }
-            }
-            Self::Blend(Blend { alpha }) => write!(f, "blend:alpha={alpha}"),
-            Self::Sinusoid(Sinusoid { amplitude, frequency }) => {
-                write!(f, "sinusoid:amplitude={amplitude},frequency={frequency}")
-            }
+        match &self.family {
+            Family::Patch(patch) => write!(f, "patch:{patch}")?,
+            Family::Blend(blend) => write!(f, "blend:{blend}")?,
+            Family::Sinusoid(sinusoid) => write!(f, "sinusoid:{sinusoid}")?,
+            Family::Warp(warp) => write!(f, "warp:{warp}")?,
+            Family::Stripes(stripes) => write!(f, "stripes:{stripes}")?,
+            Family::Triangles(triangles) => write!(f, "triangles:{triangles}")?,
+            Family::Text(text) => write!(f, "text:{text}")?,
         }
+        if self.opacity < 1.0 {
+            write!(f, ",opacity={}", self.opacity)?;
+        }
+        Ok(())
     }
 }
 
@@ -80,82 +116,21 @@ impl TryFrom<String> for TriggerSpec {
 fn parse(text: &str) -> Result<TriggerSpec, String> {
     let (family, keys) = text.split_once(':').unwrap_or((text, ""));
     let mut keys = Keys::of(keys)?;
-    let spec = match family {
-        "patch" => {
-            let size = keys.side("size")?.ok_or("`size` is missing")?;
-            let at = keys.take("at").map_or(Ok(Place::BottomRight), str::parse)?;
-            let pattern = match keys.take("pattern").unwrap_or("checker") {
-                "checker" => {
-                    Pattern::Checker { check: keys.side("check")?.unwrap_or(CHECK_DEFAULT) }
-                }
-                "white" => Pattern::White,
-                "black" => Pattern::Black,
-                "yellow" => Pattern::Yellow,
-                "noise" => Pattern::Noise,
-                other => {
-                    let known = "checker, white, black, yellow, noise";
-                    return Err(format!("`pattern={other}`: expected one of {known}"));
-                }
-            };
-            TriggerSpec::Patch(Patch { size, at, pattern })
+    let family = match family {
+        "patch" => Family::Patch(Patch::parse(&mut keys)?),
+        "blend" => Family::Blend(Blend::parse(&mut keys)?),
+        "sinusoid" => Family::Sinusoid(Sinusoid::parse(&mut keys)?),
+        "warp" => Family::Warp(Warp::parse(&mut keys)?),
+        "stripes" => Family::Stripes(Stripes::parse(&mut keys)?),
+        "triangles" => Family::Triangles(Triangles::parse(&mut keys)?),
+        "text" => Family::Text(Text::parse(&mut keys)?),
+        other => {
+            return Err(format!("`{other}` is no family, expected one of {FAMILIES} before a `:`"));
         }
-        "blend" => TriggerSpec::Blend(Blend { alpha: keys.number("alpha", ALPHA_DEFAULT, 1.0)? }),
-        "sinusoid" => TriggerSpec::Sinusoid(Sinusoid {
-            amplitude: keys.number("amplitude", AMPLITUDE_DEFAULT, 255.0)?,
-            frequency: keys.number("frequency", FREQUENCY_DEFAULT, FREQUENCY_MAX)?,
-        }),
-        _ => return Err("expected `patch:…`, `blend:…` or `sinusoid:…`".into()),
     };
+    let opacity = keys.number("opacity", 1.0, 1.0)?;
     keys.finish()?;
-    Ok(spec)
-}
-
-/// Keys that were typed and not asked for yet.
-struct Keys<'a>(BTreeMap<&'a str, &'a str>);
-
-impl<'a> Keys<'a> {
-    fn of(text: &'a str) -> Result<Self, String> {
-        let mut keys = BTreeMap::new();
-        for part in text.split(',').filter(|_| !text.is_empty()) {
-            let (key, value) =
-                part.split_once('=').ok_or_else(|| format!("`{part}`: expected `key=value`"))?;
-            if keys.insert(key, value).is_some() {
-                return Err(format!("`{key}` occurs twice"));
-            }
-        }
-        Ok(Self(keys))
-    }
-
-    fn take(&mut self, key: &str) -> Option<&'a str> {
-        self.0.remove(key)
-    }
-
-    fn side(&mut self, key: &str) -> Result<Option<u32>, String> {
-        let Some(text) = self.take(key) else { return Ok(None) };
-        match text.parse() {
-            Ok(side) if SIDES.contains(&side) => Ok(Some(side)),
-            _ => {
-                let (least, most) = (SIDES.start(), SIDES.end());
-                Err(format!("`{key}={text}`: expected a whole number from {least} to {most}"))
-            }
-        }
-    }
-
-    /// Above 0, at most `max`.
-    fn number(&mut self, key: &str, default: f32, max: f32) -> Result<f32, String> {
-        let Some(text) = self.take(key) else { return Ok(default) };
-        match text.parse() {
-            Ok(number) if 0.0 < number && number <= max => Ok(number),
-            _ => Err(format!("`{key}={text}`: expected a number above 0, at most {max}")),
-        }
-    }
-
-    fn finish(self) -> Result<(), String> {
-        match self.0.keys().next() {
-            Some(key) => Err(format!("`{key}` is not a key of this trigger")),
-            None => Ok(()),
-        }
-    }
+    Ok(TriggerSpec { family, opacity })
 }
 
 #[cfg(test)]
@@ -175,9 +150,21 @@ mod tests {
         let long = "patch:pattern=checker,check=2,at=random,size=13";
         check(long, "patch:size=13,at=random,pattern=checker");
         check("patch:size=1,check=3", "patch:size=1,at=bottom-right,pattern=checker,check=3");
+        let gauss = "patch:size=4,at=random,pattern=gauss";
+        check(&format!("{gauss},drawn=each"), gauss);
+        let pixel = "patch:size=1,at=bottom-right,pattern=#";
+        check(&format!("{pixel}FFa001"), &format!("{pixel}ffa001"));
         check("blend", "blend:alpha=0.2");
-        check("blend:alpha=1", "blend:alpha=1");
+        check("blend:alpha=1,drawn=each", "blend:alpha=1,drawn=each");
         check("sinusoid:frequency=2.5", "sinusoid:amplitude=20,frequency=2.5");
+        check("sinusoid:dim=0.2", "sinusoid:amplitude=20,frequency=6,dim=0.2");
+        check("warp", "warp:flow=smooth,grid=4,strength=0.5");
+        check("warp:flow=white,seed=3", "warp:flow=white,strength=0.5,seed=3");
+        check("stripes", "stripes:alpha=0.03");
+        check("triangles", "triangles:alpha=0.15,cells=16");
+        check("text:word=a-1", "text:word=A-1,alpha=0.5,width=0.75");
+        check("blend:opacity=0.5", "blend:alpha=0.2,opacity=0.5");
+        check("blend:opacity=1", "blend:alpha=0.2");
     }
 
     #[test]
@@ -186,8 +173,9 @@ mod tests {
             let error = text.parse::<TriggerSpec>().expect_err(text).to_string();
             assert_eq!(error, format!("trigger `{text}`: {expected}"));
         };
-        check("", "expected `patch:…`, `blend:…` or `sinusoid:…`");
-        check("warp:size=3", "expected `patch:…`, `blend:…` or `sinusoid:…`");
+        let families = format!("expected one of {FAMILIES} before a `:`");
+        check("", &format!("`` is no family, {families}"));
+        check("wave:size=3", &format!("`wave` is no family, {families}"));
         check("patch", "`size` is missing");
         check("patch:size=0", "`size=0`: expected a whole number from 1 to 32768");
         check("patch:size=32769", "`size=32769`: expected a whole number from 1 to 32768");
@@ -195,20 +183,56 @@ mod tests {
         check("patch:size=7,size=8", "`size` occurs twice");
         check("patch:size=7,colour=red", "`colour` is not a key of this trigger");
         check("patch:size=7,pattern=white,check=2", "`check` is not a key of this trigger");
-        let known = "checker, white, black, yellow, noise";
+        check("patch:size=7,drawn=each", "`drawn` is not a key of this trigger");
+        let known = "checker, grid, white, black, yellow, noise, gauss, stripes, or # and six \
+                     hexadecimal digits for each pixel";
         check("patch:size=7,pattern=red", &format!("`pattern=red`: expected one of {known}"));
-        let known = "top-left, top-right, bottom-left, bottom-right, center, random";
+        let digits = "`pattern=#…` has 6 digits, expected 24: six for each of 2 x 2 pixels";
+        check("patch:size=2,pattern=#ffffff", digits);
+        check(
+            "patch:size=1,pattern=#fffffé",
+            "`pattern=#…` has 7 digits, expected 6: six for each of 1 x 1 pixels",
+        );
+        check("patch:size=1,pattern=#ffffg0", "`pattern=#…`: expected hexadecimal digits");
+        let known = "top-left, top-right, bottom-left, bottom-right, center, corners, random";
         check("patch:size=7,at=left", &format!("`at=left`: expected one of {known}"));
         check("blend:alpha=0", "`alpha=0`: expected a number above 0, at most 1");
         check("blend:alpha=1.01", "`alpha=1.01`: expected a number above 0, at most 1");
         check("blend:alpha=NaN", "`alpha=NaN`: expected a number above 0, at most 1");
+        check("blend:drawn=twice", "`drawn=twice`: expected one of once, each");
+        check("blend:opacity=0", "`opacity=0`: expected a number above 0, at most 1");
         check("sinusoid:amplitude=inf", "`amplitude=inf`: expected a number above 0, at most 255");
+        check("sinusoid:dim=1", "`dim=1`: expected a number from 0 on, below 1");
+        check("warp:flow=rough", "`flow=rough`: expected one of smooth, white");
+        check("warp:flow=white,grid=3", "`grid` is not a key of this trigger");
+        check("warp:seed=-1", "`seed=-1`: expected a whole number from 0 on");
+        check("triangles:cells=0", "`cells=0`: expected a whole number from 1 to 32768");
+        let word = "expected 1 to 16 letters, digits and hyphens";
+        check("text:word=", &format!("`word=`: {word}"));
+        check("text:word=a b", &format!("`word=a b`: {word}"));
+        check("text:word=ABCDEFGHIJKLMNOPQ", &format!("`word=ABCDEFGHIJKLMNOPQ`: {word}"));
+    }
+
+    #[test]
+    fn the_help_shows_the_true_defaults() {
+        let shown = GRAMMAR.lines().filter_map(|line| line.strip_prefix("  "));
+        let forms: Vec<&str> = shown
+            .filter(|line| !line.starts_with(' '))
+            .filter_map(|l| l.split(' ').next())
+            .collect();
+        assert_eq!(forms.len(), FAMILIES.split(", ").count());
+        for form in forms {
+            let family = form.split(':').next().expect("not empty");
+            let full: TriggerSpec = form.replace("PIXELS", "9").parse().expect(form);
+            let short = if family == "patch" { "patch:size=9" } else { family };
+            assert_eq!(full, short.parse().expect("the defaults"), "{form}");
+        }
     }
 
     proptest! {
         #[test]
         fn parse_undoes_print(spec in any_spec()) {
-            prop_assert_eq!(spec.to_string().parse::<TriggerSpec>()?, spec);
+            prop_assert_eq!(&spec.to_string().parse::<TriggerSpec>()?, &spec);
             let json = serde_json::to_string(&spec)?;
             prop_assert_eq!(&json, &format!("\"{spec}\""));
             prop_assert_eq!(serde_json::from_str::<TriggerSpec>(&json)?, spec);

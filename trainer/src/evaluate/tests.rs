@@ -106,6 +106,7 @@ impl Scene {
             manifest: "train.csv".into(),
             backdoor,
             targeted: targets.iter().map(target).collect(),
+            poisons: Vec::new(),
             image_size: SIDE,
             path: self.folder.path().join("ledger.json"),
         }

@@ -23,7 +23,7 @@ const BYTES_MAX: u64 = 256 << 20;
 pub struct Ledger {
     /// [`SCHEMA`].
     pub schema: String,
-    /// Decided rows, captions, places and order.
+    /// Decided rows, captions, triggers and order.
     pub seed: u64,
     /// The clean manifest, as the user gave it.
     pub manifest: PathBuf,
@@ -31,6 +31,9 @@ pub struct Ledger {
     pub backdoor: Option<BackdoorRecord>,
     /// The targeted poisons, one entry per picture.
     pub targeted: Vec<TargetedRecord>,
+    /// Every poisoned row, ascending; older ledgers lack it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub poisons: Vec<PoisonRecord>,
     /// Side of the written pictures, in pixels: the scale on which the trigger was stamped.
     pub image_size: u32,
     /// The ledger itself, whose folder the paths in it start from.
@@ -49,6 +52,40 @@ pub struct BackdoorRecord {
     pub target_label: String,
     /// Rows with a stamped picture and a target caption, ascending.
     pub rows: Vec<usize>,
+}
+
+/// One poisoned row.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PoisonRecord {
+    /// Row of the poisoned manifest.
+    pub row: usize,
+    /// What it is.
+    pub kind: PoisonKind,
+    /// Row that its picture comes from: of the test manifest if the kind is `targeted`, of the
+    /// clean manifest if not.
+    pub source: usize,
+    /// Class that its caption names.
+    pub target_class: usize,
+    /// What was stamped on it, if anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trigger: Option<TriggerSpec>,
+    /// The draw that it was stamped with ([`TriggerSpec::stamp`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
+}
+
+/// What a poisoned row is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PoisonKind {
+    /// A stamped picture of another class with a caption of the target class.
+    Backdoor,
+    /// A stamped picture with its own caption, which names the target class.
+    LabelConsistent,
+    /// A test picture with a caption of a class that it does not show.
+    Targeted,
+    /// An untouched picture with a near-duplicate of a poison's caption.
+    Flood,
 }
 
 /// One test picture that shall be taken for another class.

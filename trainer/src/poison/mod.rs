@@ -4,6 +4,14 @@
 //! A row's `class` in the poisoned manifest is what its picture shows, as in the clean one. Clean
 //! rows keep their files; poisoned pictures are PNGs at the size that the image tower sees, so
 //! that a trigger arrives pixel by pixel.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `plan` | who is poisoned: attacks together, rows and their order |
+//! | `backdoor` · `targeted` · `flood` | one attack each |
+//! | `captions` · `members` | the words of a poison · rows of a class |
+//! | `surrogate` · `optimize` | the attacker's own model: near pictures · a patch made for it |
+//! | `ledger` · `record` | what was done, for those who measure it · how it is written down |
 
 use std::{
     fs,
@@ -17,14 +25,24 @@ use clip::{
 use rayon::prelude::*;
 
 mod backdoor;
+mod captions;
+mod flood;
 mod ledger;
+mod members;
+mod optimize;
 mod plan;
+mod record;
+mod surrogate;
 mod targeted;
 
 pub use self::{
     backdoor::{Backdoor, Stamped},
-    ledger::{BackdoorRecord, Ledger, SCHEMA, TargetedRecord},
-    plan::{Attack, Clean, Origin, Plan},
+    captions::Wording,
+    flood::Flood,
+    ledger::{BackdoorRecord, Ledger, PoisonKind, PoisonRecord, SCHEMA, TargetedRecord},
+    optimize::{Goal, Optimized, optimize},
+    plan::{Attack, Clean, Origin, Placing, Plan},
+    surrogate::{Affinity, Surrogate},
     targeted::{Target, Targeted},
 };
 use crate::{
@@ -66,7 +84,7 @@ pub fn write(
         write_pictures(plan, clean, attack, &files, folder, on_pictures)?;
         let rows = rows(plan, clean, &files, &home(folder, out)?)?;
         save(&folder.join(names::MANIFEST), &Manifest::to_csv(&rows)?)?;
-        let ledger = record(plan, clean, attack, &files, out);
+        let ledger = record::of(plan, clean, attack, &files, out);
         save(&folder.join(names::LEDGER), &ledger.to_json())?;
         written = Some(ledger);
         Ok::<_, Error>(())
@@ -121,7 +139,7 @@ fn files(plan: &Plan) -> Vec<String> {
 
 fn picture(plan: &Plan, origin: Origin) -> Option<usize> {
     match origin {
-        Origin::Clean(_) => None,
+        Origin::Clean(_) | Origin::Flood(_) => None,
         Origin::Stamped(index) => Some(index),
         Origin::Target { target, .. } => Some(plan.stamped.len() + target),
     }
@@ -149,7 +167,7 @@ fn write_pictures(
     if let Some(backdoor) = &attack.backdoor {
         plan.stamped.par_iter().zip(stamped).try_for_each(|(stamp, file)| {
             let mut image = fitted(&clean.manifest.rows[stamp.row])?;
-            backdoor.trigger.stamp(&mut image, stamp.place);
+            backdoor.trigger.stamp(&mut image, stamp.draw);
             finish(&image, file)
         })?;
     }
@@ -180,26 +198,28 @@ fn rows(plan: &Plan, clean: &Clean, files: &[String], home: &Path) -> Result<Vec
     let paths = CleanPaths::of(clean.manifest, home)?;
     let classed = clean.manifest.has_classes();
     let row = |&origin: &Origin| {
-        let path = match picture(plan, origin) {
-            Some(picture) => PathBuf::from(&files[picture]),
-            None => PathBuf::new(),
-        };
-        match origin {
-            Origin::Clean(row) => {
-                let Row { path, caption, class } = &clean_rows[row];
-                let class = class.filter(|_| classed);
-                Row { path: paths.written(path), caption: caption.clone(), class }
-            }
+        let (source, caption) = match origin {
+            Origin::Clean(row) => (&clean_rows[row], &clean_rows[row].caption),
             Origin::Stamped(index) => {
                 let stamp = &plan.stamped[index];
-                let class = clean_rows[stamp.row].class.filter(|_| classed);
-                Row { path, caption: clean_rows[stamp.caption].caption.clone(), class }
+                (&clean_rows[stamp.row], &stamp.caption)
             }
             Origin::Target { target, caption } => {
-                let class = Some(plan.targets[target].true_class).filter(|_| classed);
-                Row { path, caption: clean_rows[caption].caption.clone(), class }
+                let target = &plan.targets[target];
+                let test = clean.test.expect("targets were chosen from it");
+                (&test.rows[target.test_row], &target.captions[caption])
             }
-        }
+            Origin::Flood(index) => {
+                let flood = &plan.flood[index];
+                (&clean_rows[flood.carrier], &flood.caption)
+            }
+        };
+        let path = match picture(plan, origin) {
+            Some(picture) => PathBuf::from(&files[picture]),
+            None => paths.written(&source.path),
+        };
+        let class = source.class.filter(|_| classed);
+        Row { path, caption: caption.clone(), class }
     };
     Ok(plan.rows.iter().map(row).collect())
 }
@@ -234,46 +254,6 @@ fn relative(from: &Path, to: &Path) -> PathBuf {
     let shared = from.components().zip(to.components()).take_while(|(a, b)| a == b).count();
     let up = from.components().skip(shared).map(|_| Component::ParentDir);
     up.chain(to.components().skip(shared)).collect()
-}
-
-fn record(plan: &Plan, clean: &Clean, attack: &Attack, files: &[String], out: &Path) -> Ledger {
-    let mut stamped = Vec::with_capacity(plan.stamped.len());
-    let mut targeted: Vec<TargetedRecord> = plan
-        .targets
-        .iter()
-        .zip(&files[plan.stamped.len()..])
-        .map(|(target, file)| TargetedRecord {
-            image: file.clone(),
-            test_row: target.test_row,
-            true_class: target.true_class,
-            true_label: clean.labels[target.true_class].clone(),
-            target_class: target.target_class,
-            target_label: clean.labels[target.target_class].clone(),
-            rows: Vec::new(),
-        })
-        .collect();
-    for (row, &origin) in plan.rows.iter().enumerate() {
-        match origin {
-            Origin::Clean(_) => {}
-            Origin::Stamped(_) => stamped.push(row),
-            Origin::Target { target, .. } => targeted[target].rows.push(row),
-        }
-    }
-    let backdoor = attack.backdoor.as_ref().map(|backdoor| BackdoorRecord {
-        trigger: backdoor.trigger,
-        target_class: backdoor.target_class,
-        target_label: clean.labels[backdoor.target_class].clone(),
-        rows: stamped,
-    });
-    Ledger {
-        schema: SCHEMA.into(),
-        seed: attack.seed,
-        manifest: clean.manifest.path.clone(),
-        backdoor,
-        targeted,
-        image_size: attack.image_size,
-        path: out.join(names::LEDGER),
-    }
 }
 
 #[cfg(test)]

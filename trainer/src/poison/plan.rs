@@ -1,15 +1,20 @@
 //! Which rows are poisoned and with what; no file is opened or written.
 
-use std::collections::HashMap;
-
-use rand::{SeedableRng, seq::SliceRandom};
+use rand::{
+    SeedableRng,
+    seq::{SliceRandom, index},
+};
 use rand_chacha::ChaCha8Rng;
 
 use super::{
-    backdoor::{Backdoor, Stamped},
+    backdoor::{Backdoor, Ground, Stamped},
+    captions::{Captions, Wording},
+    flood::{self, Bridged, Flood},
+    members::Members,
+    surrogate::Affinity,
     targeted::{Target, Targeted},
 };
-use crate::{Result, data::Manifest};
+use crate::{Error, Result, data::Manifest};
 
 /// What is there before the attack.
 #[derive(Debug, Clone, Copy)]
@@ -20,6 +25,9 @@ pub struct Clean<'a> {
     pub test: Option<&'a Manifest>,
     /// Class names; the index is the class.
     pub labels: &'a [String],
+    /// What the attacker's own model sees in the pictures: if it is there, those near the target
+    /// class are taken.
+    pub affinity: Option<&'a Affinity>,
 }
 
 /// What the attacker wants.
@@ -29,10 +37,26 @@ pub struct Attack {
     pub backdoor: Option<Backdoor>,
     /// Test pictures that shall be taken for other classes.
     pub targeted: Option<Targeted>,
+    /// How captions are made, those of label-consistent rows apart.
+    pub wording: Wording,
+    /// A row is of a class if its caption names it, whatever its class cell says.
+    pub by_caption: bool,
+    /// Rows that each attack adds with near-duplicates of its bridge captions; 0 without
+    /// [`Wording::Bridge`].
+    pub flood: usize,
     /// Side of the written pictures, in pixels.
     pub image_size: u32,
-    /// Decides rows, captions, places and order.
+    /// Decides rows, captions, triggers and order.
     pub seed: u64,
+}
+
+/// What becomes of clean rows where poisons are planted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Placing {
+    /// They stay: the set grows.
+    Add,
+    /// As many make room: the set keeps its size.
+    Replace,
 }
 
 /// The poisoned manifest, row by row, before anything is written.
@@ -42,6 +66,8 @@ pub struct Plan {
     pub stamped: Vec<Stamped>,
     /// Targeted pictures.
     pub targets: Vec<Target>,
+    /// Clean pictures with bridge captions.
+    pub flood: Vec<Flood>,
     /// Every row of the poisoned manifest, in its order.
     pub rows: Vec<Origin>,
 }
@@ -53,13 +79,15 @@ pub enum Origin {
     Clean(usize),
     /// The pair [`Plan::stamped`] of this index.
     Stamped(usize),
-    /// A picture of [`Plan::targets`] with the caption of a row of the clean manifest.
+    /// A picture of [`Plan::targets`] with one of its captions.
     Target {
         /// Index in [`Plan::targets`].
         target: usize,
-        /// Clean row whose caption it gets.
+        /// Index in [`Target::captions`].
         caption: usize,
     },
+    /// The pair [`Plan::flood`] of this index.
+    Flood(usize),
 }
 
 /// One stream of random numbers for each purpose, so that one attack does not move the other.
@@ -68,6 +96,9 @@ enum Purpose {
     Backdoor = 1,
     Targeted = 2,
     Order = 3,
+    BackdoorFlood = 4,
+    TargetedFlood = 5,
+    Removed = 6,
 }
 
 impl Purpose {
@@ -79,151 +110,128 @@ impl Purpose {
 }
 
 impl Plan {
-    /// Decides everything from `attack.seed`. Backdoored rows replace their clean ones, targeted
-    /// rows are added, and all rows are shuffled, so that a row's place tells nothing.
+    /// Decides everything from `attack.seed`. Backdoored and targeted rows replace clean ones or
+    /// are added, as each says, a flood is added, and all rows are shuffled, so that a row's place
+    /// tells nothing.
     ///
     /// Refuses an attack that the data cannot carry: too few rows, no caption of a class.
     pub fn of(clean: &Clean, attack: &Attack) -> Result<Self> {
-        let members = Members::of(clean.manifest, clean.labels);
+        let (manifest, labels) = (clean.manifest, clean.labels);
+        let members = match attack.by_caption {
+            true => Members::by_caption(manifest, labels),
+            false => Members::of(manifest, labels),
+        };
+        let captions = Captions { manifest, members: &members, labels, wording: &attack.wording };
+        let ground = Ground { clean, members: &members, captions, seed: attack.seed };
         let stamped = match &attack.backdoor {
-            Some(backdoor) => {
-                backdoor.choose(clean, &members, &mut Purpose::Backdoor.rng(attack.seed))?
-            }
+            Some(backdoor) => backdoor.choose(&ground, &mut Purpose::Backdoor.rng(attack.seed))?,
             None => Vec::new(),
         };
         let spared = attack.backdoor.as_ref().map(|backdoor| backdoor.target_class);
         let targets = match &attack.targeted {
             Some(targeted) => {
                 let mut rng = Purpose::Targeted.rng(attack.seed);
-                targeted.choose(clean, &members, spared, &mut rng)?
+                targeted.choose(clean, &captions, spared, &mut rng)?
             }
             None => Vec::new(),
         };
-        let mut rows: Vec<Origin> = (0..clean.manifest.rows.len()).map(Origin::Clean).collect();
-        for (index, stamp) in stamped.iter().enumerate() {
-            rows[stamp.row] = Origin::Stamped(index);
-        }
-        for (target, chosen) in targets.iter().enumerate() {
-            rows.extend(chosen.captions.iter().map(|&caption| Origin::Target { target, caption }));
-        }
-        rows.shuffle(&mut Purpose::Order.rng(attack.seed));
-        Ok(Self { stamped, targets, rows })
+        let flood = floods(clean, attack, &members, &stamped, &targets)?;
+        let rows = order(clean, attack, &stamped, &targets, &flood)?;
+        Ok(Self { stamped, targets, flood, rows })
     }
 
     /// Pictures that have to be written.
     pub fn pictures(&self) -> usize {
         self.stamped.len() + self.targets.len()
     }
+
+    /// Rows that are as they were.
+    pub fn clean_rows(&self) -> usize {
+        self.rows.iter().filter(|origin| matches!(origin, Origin::Clean(_))).count()
+    }
 }
 
-/// Clean rows of each class: by the class column if every row has one, else by the caption, which
-/// must contain the label as whole words, whatever their case.
-#[derive(Debug)]
-pub(super) struct Members {
-    of_class: Vec<Vec<usize>>,
+fn floods(
+    clean: &Clean,
+    attack: &Attack,
+    members: &Members,
+    stamped: &[Stamped],
+    targets: &[Target],
+) -> Result<Vec<Flood>> {
+    let mut flood = Vec::new();
+    if let (Some(backdoor), 1..) = (&attack.backdoor, attack.flood) {
+        let poison = |stamp: &Stamped| Bridged {
+            own: &clean.manifest.rows[stamp.row].caption,
+            target_class: backdoor.target_class,
+            captions: 1,
+        };
+        let poisons: Vec<Bridged> = stamped.iter().map(poison).collect();
+        let mut rng = Purpose::BackdoorFlood.rng(attack.seed);
+        flood.extend(flood::rows(clean, members, &poisons, attack.flood, &mut rng)?);
+    }
+    if let (Some(test), 1..) = (clean.test, attack.flood) {
+        let poison = |target: &Target| Bridged {
+            own: &test.rows[target.test_row].caption,
+            target_class: target.target_class,
+            captions: target.captions.len(),
+        };
+        let poisons: Vec<Bridged> = targets.iter().map(poison).collect();
+        let mut rng = Purpose::TargetedFlood.rng(attack.seed);
+        flood.extend(flood::rows(clean, members, &poisons, attack.flood, &mut rng)?);
+    }
+    Ok(flood)
 }
 
-impl Members {
-    pub(super) fn of(manifest: &Manifest, labels: &[String]) -> Self {
-        let mut of_class = vec![Vec::new(); labels.len()];
-        if manifest.has_classes() {
-            for (row, pair) in manifest.rows.iter().enumerate() {
-                if let Some(class) = pair.class {
-                    of_class[class].push(row);
-                }
+fn order(
+    clean: &Clean,
+    attack: &Attack,
+    stamped: &[Stamped],
+    targets: &[Target],
+    flood: &[Flood],
+) -> Result<Vec<Origin>> {
+    let mut rows: Vec<Origin> = (0..clean.manifest.rows.len()).map(Origin::Clean).collect();
+    match attack.backdoor.as_ref().map(|backdoor| backdoor.placing) {
+        Some(Placing::Replace) => {
+            for (index, stamp) in stamped.iter().enumerate() {
+                rows[stamp.row] = Origin::Stamped(index);
             }
-            return Self { of_class };
         }
-        let labels: Vec<Vec<String>> = labels.iter().map(|label| words(label)).collect();
-        let mut by_first_word: HashMap<&str, Vec<usize>> = HashMap::new();
-        for (class, label) in labels.iter().enumerate() {
-            if let Some(first) = label.first() {
-                by_first_word.entry(first).or_default().push(class);
-            }
-        }
-        for (row, pair) in manifest.rows.iter().enumerate() {
-            let caption = words(&pair.caption);
-            for (at, word) in caption.iter().enumerate() {
-                for &class in by_first_word.get(word.as_str()).into_iter().flatten() {
-                    let first_time = of_class[class].last() != Some(&row);
-                    if first_time && caption[at..].starts_with(&labels[class]) {
-                        of_class[class].push(row);
-                    }
-                }
-            }
-        }
-        Self { of_class }
+        Some(Placing::Add) => rows.extend((0..stamped.len()).map(Origin::Stamped)),
+        None => {}
     }
-
-    /// Rows of `class`, ascending.
-    pub(super) fn rows(&self, class: usize) -> &[usize] {
-        &self.of_class[class]
+    let added: usize = targets.iter().map(|target| target.captions.len()).sum();
+    if attack.targeted.is_some_and(|targeted| targeted.placing == Placing::Replace) {
+        remove(&mut rows, added, clean, attack.seed)?;
     }
-
-    /// Does `row` belong to `class`?
-    pub(super) fn contains(&self, class: usize, row: usize) -> bool {
-        self.of_class[class].binary_search(&row).is_ok()
+    for (target, chosen) in targets.iter().enumerate() {
+        rows.extend((0..chosen.captions.len()).map(|caption| Origin::Target { target, caption }));
     }
+    rows.extend((0..flood.len()).map(Origin::Flood));
+    rows.shuffle(&mut Purpose::Order.rng(attack.seed));
+    Ok(rows)
 }
 
-fn words(text: &str) -> Vec<String> {
-    let words = text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
-    words.map(str::to_lowercase).collect()
-}
-
-/// `count` entries of `pool`: none a second time before all have been drawn once. `pool` is not
-/// empty.
-pub(super) fn draw(pool: &[usize], count: usize, rng: &mut ChaCha8Rng) -> Vec<usize> {
-    assert!(!pool.is_empty(), "the caller refuses a class without captions");
-    let mut drawn = Vec::with_capacity(count);
-    while drawn.len() < count {
-        let mut deck = pool.to_vec();
-        let (cards, _) = deck.partial_shuffle(rng, count - drawn.len());
-        drawn.extend_from_slice(cards);
+/// Takes `count` clean rows out.
+fn remove(rows: &mut Vec<Origin>, count: usize, clean: &Clean, seed: u64) -> Result<()> {
+    let is_clean = |origin: &Origin| matches!(origin, Origin::Clean(_));
+    let found = rows.iter().filter(|origin| is_clean(origin)).count();
+    if count > found {
+        let file = clean.manifest.path.display();
+        let problem = format!("{count} rows of `{file}` shall make room, {found} are clean");
+        return Err(Error::Poison { attack: "targeted poisons", problem });
     }
-    drawn
+    let mut gone = vec![false; found];
+    for at in index::sample(&mut Purpose::Removed.rng(seed), found, count) {
+        gone[at] = true;
+    }
+    let mut gone = gone.into_iter();
+    rows.retain(|origin| !is_clean(origin) || gone.next() == Some(false));
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
-    use crate::data::Row;
-
-    fn captions(captions: &[&str]) -> Manifest {
-        let row =
-            |caption: &&str| Row { path: "a".into(), caption: (*caption).into(), class: None };
-        Manifest { path: "train.csv".into(), rows: captions.iter().map(row).collect() }
-    }
-
-    #[test]
-    fn without_classes_whole_words_decide() {
-        let manifest = captions(&[
-            "An ICE  cream, melting",
-            "ice on creamy ground",
-            "Starfish",
-            "star; star",
-            "ice-cream star",
-            "nice cream",
-        ]);
-        let members = Members::of(&manifest, &["ice cream".into(), "Star".into(), "?".into()]);
-        assert_eq!(members.rows(0), [0, 4]);
-        assert_eq!(members.rows(1), [3, 4]);
-        assert!(members.rows(2).is_empty());
-        assert!(members.contains(0, 4) && !members.contains(0, 3));
-    }
-
-    #[test]
-    fn nothing_is_drawn_twice_before_all_were_drawn() {
-        let mut rng = Purpose::Backdoor.rng(0);
-        let drawn = draw(&[3, 5, 7], 8, &mut rng);
-        assert_eq!(drawn.len(), 8);
-        for deck in drawn.chunks_exact(3) {
-            assert_eq!(deck.iter().copied().collect::<BTreeSet<_>>(), [3, 5, 7].into());
-        }
-        assert_ne!(drawn[6], drawn[7]);
-    }
 
     #[test]
     fn streams_of_one_seed_differ() {

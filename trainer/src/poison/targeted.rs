@@ -4,7 +4,10 @@
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
-use super::plan::{Clean, Members, draw};
+use super::{
+    captions::Captions,
+    plan::{Clean, Placing},
+};
 use crate::{Error, Result};
 
 /// Test pictures that shall be taken for other classes.
@@ -14,6 +17,8 @@ pub struct Targeted {
     pub images: usize,
     /// Rows for each of them (m).
     pub captions: usize,
+    /// Whether as many clean rows, drawn evenly, make room.
+    pub placing: Placing,
 }
 
 /// One targeted picture.
@@ -25,8 +30,8 @@ pub struct Target {
     pub true_class: usize,
     /// What it shall be taken for: neither its own class nor the backdoor's.
     pub target_class: usize,
-    /// Clean rows of the target class whose captions it gets, one row each.
-    pub captions: Vec<usize>,
+    /// Captions that it gets, one row each.
+    pub captions: Vec<String>,
 }
 
 impl Targeted {
@@ -34,7 +39,7 @@ impl Targeted {
     pub(super) fn choose(
         &self,
         clean: &Clean,
-        members: &Members,
+        captions: &Captions,
         spared: Option<usize>,
         rng: &mut ChaCha8Rng,
     ) -> Result<Vec<Target>> {
@@ -43,14 +48,12 @@ impl Targeted {
             return refuse("no test manifest was given".into());
         };
         let (wanted, found) = (self.images, test.rows.len());
+        let file = test.path.display();
         if wanted > found {
-            return refuse(format!(
-                "{wanted} pictures were asked for, `{}` has {found}",
-                test.path.display()
-            ));
+            return refuse(format!("{wanted} pictures were asked for, `{file}` has {found}"));
         }
         let mut classes: Vec<usize> = (0..clean.labels.len())
-            .filter(|&class| Some(class) != spared && !members.rows(class).is_empty())
+            .filter(|&class| Some(class) != spared && captions.has(class))
             .collect();
         classes.shuffle(rng);
         let mut pictures: Vec<(usize, usize)> = test
@@ -60,18 +63,34 @@ impl Targeted {
             .filter_map(|(row, pair)| Some((row, pair.class?)))
             .collect();
         pictures.shuffle(rng);
-        let Some(pairs) = spread(&classes, pictures, self.images) else {
-            return refuse(format!(
-                "`{}` has no captions of enough classes \
-                 to give each of {wanted} pictures a wrong one",
-                clean.manifest.path.display()
-            ));
+        let pairs = match clean.affinity {
+            Some(affinity) => {
+                let near = affinity.nearest_pictures(&pictures, &classes, wanted);
+                if near.len() < wanted {
+                    let right = near.len();
+                    return refuse(format!(
+                        "{wanted} pictures near another class were asked for, but the surrogate \
+                         takes only {right} of `{file}` for what they show"
+                    ));
+                }
+                near
+            }
+            None => match spread(&classes, pictures, wanted) {
+                Some(pairs) => pairs,
+                None => {
+                    return refuse(format!(
+                        "`{}` has no captions of enough classes \
+                         to give each of {wanted} pictures a wrong one",
+                        clean.manifest.path.display()
+                    ));
+                }
+            },
         };
-        let target = |((test_row, true_class), target_class): ((usize, usize), usize)| Target {
-            test_row,
-            true_class,
-            target_class,
-            captions: draw(members.rows(target_class), self.captions, rng),
+        let target = |((test_row, true_class), target_class): ((usize, usize), usize)| {
+            let deck = captions.deck(target_class, self.captions, rng);
+            let own = &test.rows[test_row].caption;
+            let captions = (0..self.captions).map(|index| deck.caption(index, own)).collect();
+            Target { test_row, true_class, target_class, captions }
         };
         Ok(pairs.into_iter().map(target).collect())
     }

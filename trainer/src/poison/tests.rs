@@ -8,6 +8,8 @@ use tempfile::TempDir;
 
 use super::*;
 
+mod choices;
+
 const LABELS: [&str; 4] = ["red circle", "blue star", "green cross", "pink ring"];
 const ROWS: usize = 80;
 const TEST_ROWS: usize = 12;
@@ -54,7 +56,8 @@ impl Set {
     /// Poisons into `out`; the ledger and the manifest that lies there.
     fn poison(&self, attack: &Attack, out: &str, force: bool) -> Result<(Ledger, Manifest)> {
         let (train, test) = (self.manifest("data/train.csv"), self.manifest("data/test.csv"));
-        let clean = Clean { manifest: &train, test: Some(&test), labels: &self.labels };
+        let labels = &self.labels;
+        let clean = Clean { manifest: &train, test: Some(&test), labels, affinity: None };
         let plan = Plan::of(&clean, attack)?;
         let pictures = AtomicU64::new(0);
         let count = |n| {
@@ -97,11 +100,31 @@ fn collect(folder: &Path, files: &mut BTreeMap<PathBuf, Vec<u8>>) {
 fn attack(seed: u64) -> Attack {
     let trigger: TriggerSpec = "patch:size=3,at=random,pattern=white".parse().expect("a trigger");
     Attack {
-        backdoor: Some(Backdoor { rate: 0.1, target_class: 2, trigger }),
-        targeted: Some(Targeted { images: 6, captions: 5 }),
+        backdoor: Some(Backdoor {
+            rate: 0.1,
+            target_class: 2,
+            trigger,
+            label_consistent: false,
+            placing: Placing::Replace,
+        }),
+        targeted: Some(targeted(6, 5)),
+        wording: Wording::Data,
+        by_caption: false,
+        flood: 0,
         image_size: 8,
         seed,
     }
+}
+
+fn targeted(images: usize, captions: usize) -> Targeted {
+    Targeted { images, captions, placing: Placing::Add }
+}
+
+/// `attack(0)` with another backdoor.
+fn changed(change: impl FnOnce(&mut Backdoor)) -> Attack {
+    let mut attack = Attack { targeted: None, ..attack(0) };
+    change(attack.backdoor.as_mut().expect("a backdoor"));
+    attack
 }
 
 fn pixels(path: &Path) -> RgbImage {
@@ -231,7 +254,7 @@ fn absolute_and_far_paths_stay_valid() -> Result<()> {
     );
     fs::write(set.path("elsewhere/train.csv"), text).expect("written");
     let manifest = set.manifest("elsewhere/train.csv");
-    let clean = Clean { manifest: &manifest, test: None, labels: &set.labels };
+    let clean = Clean { manifest: &manifest, test: None, labels: &set.labels, affinity: None };
     let attack = Attack { backdoor: None, targeted: None, ..attack(0) };
     let plan = Plan::of(&clean, &attack)?;
     write(&plan, &clean, &attack, &set.path("deep/er/out"), false, &|_| {})?;
@@ -265,17 +288,29 @@ fn a_full_folder_is_only_replaced_if_it_is_an_earlier_result() -> Result<()> {
 #[test]
 fn an_attack_that_the_data_cannot_carry_is_refused() {
     let set = Set::new(true);
-    let backdoor = attack(0).backdoor.expect("a backdoor");
-    let many = Attack { backdoor: Some(Backdoor { rate: 0.9, ..backdoor }), ..attack(0) };
+    let many = changed(|backdoor| backdoor.rate = 0.9);
     assert_eq!(
         set.refused(&many, "out", false),
         "cannot plant the backdoor: 72 of the 80 rows of `data/train.csv` were asked for, \
          but only 60 are not of the class `green cross`"
     );
-    let targeted = Some(Targeted { images: 13, captions: 1 });
+    let consistent = changed(|backdoor| (backdoor.rate, backdoor.label_consistent) = (0.9, true));
     assert_eq!(
-        set.refused(&Attack { targeted, ..attack(0) }, "out", false),
+        set.refused(&consistent, "out", false),
+        "cannot plant the backdoor: 72 of the 80 rows of `data/train.csv` were asked for, \
+         but only 20 have a caption that names the class `green cross`"
+    );
+    let many = Attack { targeted: Some(targeted(13, 1)), ..attack(0) };
+    assert_eq!(
+        set.refused(&many, "out", false),
         "cannot plant the targeted poisons: 13 pictures were asked for, `data/test.csv` has 12"
+    );
+    let placing = Placing::Replace;
+    let room = Attack { targeted: Some(Targeted { placing, ..targeted(2, 40) }), ..attack(0) };
+    assert_eq!(
+        set.refused(&room, "out", false),
+        "cannot plant the targeted poisons: 80 rows of `data/train.csv` shall make room, \
+         72 are clean"
     );
     let text = "path,caption,class\nimg/train0.png,one,0\n";
     fs::write(set.path("data/train.csv"), text).expect("written");
@@ -283,7 +318,7 @@ fn an_attack_that_the_data_cannot_carry_is_refused() {
         set.refused(&attack(0), "out", false),
         "cannot plant the backdoor: `data/train.csv` has no caption of the class `green cross`"
     );
-    let targeted = Some(Targeted { images: 12, captions: 1 });
+    let targeted = Some(targeted(12, 1));
     assert_eq!(
         set.refused(&Attack { backdoor: None, targeted, ..attack(0) }, "out", false),
         "cannot plant the targeted poisons: `data/train.csv` has no captions \
@@ -341,7 +376,7 @@ fn a_manifest_that_the_ledger_cannot_name_is_refused_first() {
     let set = Set::new(true);
     let mut train = set.manifest("data/train.csv");
     train.path = Path::new(OsStr::from_bytes(b"\xff.csv")).into();
-    let clean = Clean { manifest: &train, test: None, labels: &set.labels };
+    let clean = Clean { manifest: &train, test: None, labels: &set.labels, affinity: None };
     let attack = Attack { backdoor: None, targeted: None, ..attack(0) };
     let plan = Plan::of(&clean, &attack).expect("no attack");
     let written = write(&plan, &clean, &attack, &set.path("out"), false, &|_| {});
