@@ -89,11 +89,12 @@ impl Place {
         fs::write(path, bytes).expect("a file can be written");
     }
 
-    /// `bad/NAME.csv`, its rows with what `row` gives as path and caption.
+    /// `bad/NAME.csv`, its rows with what `row` gives as path and caption; a path has one class.
     fn write_manifest(&self, name: &str, row: impl Fn(usize) -> (String, String)) {
         let rows = (0..TRAIN_ROWS).map(|at| {
-            let ((path, caption), class) = (row(at), CLASSES[at % CLASSES.len()]);
-            format!("{path},{caption},{class}\n")
+            let (path, caption) = row(at);
+            let class = path.bytes().map(usize::from).sum::<usize>() % CLASSES.len();
+            format!("{path},{caption},{}\n", CLASSES[class])
         });
         let rows: String = rows.collect();
         self.write(&format!("bad/{name}.csv"), format!("path,caption,class\n{rows}"));
@@ -317,8 +318,20 @@ fn evaluate_refuses() {
     check("--ledger no.json", &["cannot read `no.json`"]);
     check("--ledger bad/cut.json", &["bad/cut.json"]);
     check("--jsn", &["--jsn"]);
+    check("--probe-train no.csv", &["cannot read `no.csv`"]);
+    check("--probe-train data/test.csv", &["`data/test.csv` holds", "must not be tested on"]);
+    check("--reference no", &["cannot read `no`"]);
+    check("--reference bad/model", &["bad/model/model.safetensors", "not a whole"]);
+    check("--templates no-such-set", &["cannot read `no-such-set`"]);
+    let (more, unclassed) = ("--retrieval --reference model", base.replace(classes, ""));
+    place.check("roclip-train", &unclassed, &["--classes"]);
+    let probe = "--retrieval --probe-train data/train.csv";
+    place.check("roclip-train", &format!("{unclassed} {probe}"), &["--classes"]);
     place.check_pictures("roclip-train", &base.replace("data/test", "bad/{}"));
     place.accepts("roclip-train", &base, 0);
+    place.accepts("roclip-train", &format!("{unclassed} {more}"), 0);
+    let train = "--templates imagenet --probe-train data/train.csv";
+    place.accepts("roclip-train", &format!("{base} {more} {train}"), 0);
 }
 
 #[test]
