@@ -55,6 +55,8 @@ impl Place {
         place.write("bad/huge/picture.png", gray_png(10_000, 10_000));
         for kind in BROKEN {
             place.write_manifest(kind, |_| (format!("{kind}/picture.png"), "a thing".into()));
+            let row = format!("{kind}/picture.png,a thing,red\n");
+            place.write(&format!("bad/test-{kind}.csv"), format!("path,caption,class\n{row}"));
         }
         let good = |row: usize| format!("../data/images/train-{row:04}.png");
         place.write_manifest("gone", |_| ("gone.png".into(), "a thing".into()));
@@ -89,12 +91,11 @@ impl Place {
         fs::write(path, bytes).expect("a file can be written");
     }
 
-    /// `bad/NAME.csv`, its rows with what `row` gives as path and caption; a path has one class.
+    /// `bad/NAME.csv`, its rows with what `row` gives as path and caption.
     fn write_manifest(&self, name: &str, row: impl Fn(usize) -> (String, String)) {
         let rows = (0..TRAIN_ROWS).map(|at| {
-            let (path, caption) = row(at);
-            let class = path.bytes().map(usize::from).sum::<usize>() % CLASSES.len();
-            format!("{path},{caption},{}\n", CLASSES[class])
+            let ((path, caption), class) = (row(at), CLASSES[at % CLASSES.len()]);
+            format!("{path},{caption},{class}\n")
         });
         let rows: String = rows.collect();
         self.write(&format!("bad/{name}.csv"), format!("path,caption,class\n{rows}"));
@@ -269,7 +270,7 @@ fn run_refuses() {
     check("--out bad/ran --resume", &["checkpoint.safetensors", "broken"]);
     let run = "run --no-progress --config run.toml --set";
     place.check_pictures("roclip-train", &format!("{run} data.manifest=bad/{{}}.csv"));
-    place.check_pictures("roclip-train", &format!("{run} monitor.test=bad/{{}}.csv"));
+    place.check_pictures("roclip-train", &format!("{run} monitor.test=bad/test-{{}}.csv"));
     let ended = place.run("roclip-train", "run --config run.toml --set data.manifest=bad/one.csv");
     assert!(ended.code == Some(2) && !ended.stderr.contains("done"), "{ended:?}"); // nor says so
 }
@@ -327,7 +328,9 @@ fn evaluate_refuses() {
     place.check("roclip-train", &unclassed, &["--classes"]);
     let probe = "--retrieval --probe-train data/train.csv";
     place.check("roclip-train", &format!("{unclassed} {probe}"), &["--classes"]);
-    place.check_pictures("roclip-train", &base.replace("data/test", "bad/{}"));
+    let twice = base.replace("data/test", "bad/gone");
+    place.check("roclip-train", &twice, &["bad/gone.png` have the classes 0 and 1"]);
+    place.check_pictures("roclip-train", &base.replace("data/test", "bad/test-{}"));
     place.accepts("roclip-train", &base, 0);
     place.accepts("roclip-train", &format!("{unclassed} {more}"), 0);
     let train = "--templates imagenet --probe-train data/train.csv";
