@@ -56,6 +56,12 @@ impl UnitRows {
         self.values.extend_from_slice(&other.values);
     }
 
+    /// The rows of these numbers, in their order.
+    pub fn select(&self, numbers: &[usize]) -> Self {
+        let values = numbers.iter().flat_map(|&number| self.row(number)).copied().collect();
+        Self { values, dim: self.dim }
+    }
+
     /// Mean of all rows, normalised again: a prompt ensemble's `[1, D]` (CLIP, section 3.1.4).
     pub fn ensemble(&self) -> Self {
         let mut mean = vec![0.0; self.dim];
@@ -81,6 +87,14 @@ mod tests {
         let rows = UnitRows::normalize(vec![3.0, 4.0, 0.0, 0.0, f32::NAN, 1.0], 2);
         assert_eq!(rows.values(), [0.6, 0.8, 0.0, 0.0, 0.0, 0.0]);
         assert_eq!(cosine(rows.row(0), rows.row(1)), 0.0);
+    }
+
+    #[test]
+    fn selected_rows_are_the_same_to_the_bit() {
+        let rows = UnitRows::normalize(vec![3.0, 4.0, 0.3, 0.7, 1.0, 0.0], 2);
+        let selected = rows.select(&[2, 1, 1]);
+        assert_eq!(selected.values(), [rows.row(2), rows.row(1), rows.row(1)].concat());
+        assert_eq!(rows.select(&[]).count(), 0);
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub fn label_rows(
             .iter()
             .flat_map(|label| templates.iter().map(|template| template.fill(label)))
             .collect();
-        let captions = embed(encoder, tokenizer, &captions)?;
+        let captions = caption_rows(encoder, tokenizer, &captions)?;
         let dim = captions.dim();
         for label in captions.values().chunks_exact(templates.len() * dim) {
             let row = UnitRows::normalize(label.to_vec(), dim);
@@ -45,12 +45,15 @@ pub fn label_rows(
     Ok(rows.expect("there is at least one label"))
 }
 
-/// `[B, D]` rows of captions, embedded in batches.
-fn embed(
+/// `[B, D]` rows of captions, embedded in batches. Refuses an empty list.
+pub fn caption_rows(
     encoder: &mut dyn Encoder,
     tokenizer: &Tokenizer,
     captions: &[String],
 ) -> Result<UnitRows> {
+    if captions.is_empty() {
+        return Err(TextError::Nothing("captions").into());
+    }
     let mut rows: Option<UnitRows> = None;
     for captions in captions.chunks(CAPTIONS_PER_BATCH) {
         let tokens = tokenizer.encode(captions)?.trimmed(tokenizer.end());

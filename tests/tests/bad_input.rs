@@ -55,6 +55,8 @@ impl Place {
         place.write("bad/huge/picture.png", gray_png(10_000, 10_000));
         for kind in BROKEN {
             place.write_manifest(kind, |_| (format!("{kind}/picture.png"), "a thing".into()));
+            let row = format!("{kind}/picture.png,a thing,red\n");
+            place.write(&format!("bad/test-{kind}.csv"), format!("path,caption,class\n{row}"));
         }
         let good = |row: usize| format!("../data/images/train-{row:04}.png");
         place.write_manifest("gone", |_| ("gone.png".into(), "a thing".into()));
@@ -298,7 +300,7 @@ fn run_refuses() {
     check("--out bad/ran --resume", &["checkpoint.safetensors", "broken"]);
     let run = "run --no-progress --config run.toml --set";
     place.check_pictures("roclip-train", &format!("{run} data.manifest=bad/{{}}.csv"));
-    place.check_pictures("roclip-train", &format!("{run} monitor.test=bad/{{}}.csv"));
+    place.check_pictures("roclip-train", &format!("{run} monitor.test=bad/test-{{}}.csv"));
     let ended = place.run("roclip-train", "run --config run.toml --set data.manifest=bad/one.csv");
     assert!(ended.code == Some(2) && !ended.stderr.contains("done"), "{ended:?}"); // nor says so
 }
@@ -347,8 +349,22 @@ fn evaluate_refuses() {
     check("--ledger no.json", &["cannot read `no.json`"]);
     check("--ledger bad/cut.json", &["bad/cut.json"]);
     check("--jsn", &["--jsn"]);
-    place.check_pictures("roclip-train", &base.replace("data/test", "bad/{}"));
+    check("--probe-train no.csv", &["cannot read `no.csv`"]);
+    check("--probe-train data/test.csv", &["`data/test.csv` holds", "must not be tested on"]);
+    check("--reference no", &["cannot read `no`"]);
+    check("--reference bad/model", &["bad/model/model.safetensors", "not a whole"]);
+    check("--templates no-such-set", &["cannot read `no-such-set`"]);
+    let (more, unclassed) = ("--retrieval --reference model", base.replace(classes, ""));
+    place.check("roclip-train", &unclassed, &["--classes"]);
+    let probe = "--retrieval --probe-train data/train.csv";
+    place.check("roclip-train", &format!("{unclassed} {probe}"), &["--classes"]);
+    let twice = base.replace("data/test", "bad/gone");
+    place.check("roclip-train", &twice, &["bad/gone.png` have the classes 0 and 1"]);
+    place.check_pictures("roclip-train", &base.replace("data/test", "bad/test-{}"));
     place.accepts("roclip-train", &base, 0);
+    place.accepts("roclip-train", &format!("{unclassed} {more}"), 0);
+    let train = "--templates imagenet --probe-train data/train.csv";
+    place.accepts("roclip-train", &format!("{base} {more} {train}"), 0);
 }
 
 #[test]

@@ -183,25 +183,35 @@ pub struct RunArgs {
     pub quiet: bool,
 }
 
-/// Counts zero-shot accuracy and attack success of a model folder
+/// Counts what a model folder can do, and what attacks made of it
 #[derive(Debug, Args)]
 #[command(after_help = CODES)]
 pub struct EvaluateArgs {
     /// Model folder
     #[arg(long, value_name = "FOLDER")]
     pub model: PathBuf,
-    /// Test manifest with classes
+    /// Test manifest, with classes if there are `--classes`; rows of one path are one picture
     #[arg(long, value_name = "CSV")]
     pub test: PathBuf,
-    /// Class names, one per line
-    #[arg(long, value_name = "FILE")]
-    pub classes: PathBuf,
-    /// Prompt templates, one per line, `{}` for the class [default: `a photo of a {}.`]
-    #[arg(long, value_name = "FILE")]
+    /// Class names, one per line; without, only retrieval is measured
+    #[arg(long, value_name = "FILE", required_unless_present = "retrieval")]
+    pub classes: Option<PathBuf>,
+    /// Prompt templates, one per line, `{}` for the class, or `imagenet` for OpenAI's 80
+    /// [default: `a photo of a {}.`]
+    #[arg(long, value_name = "FILE", requires = "classes")]
     pub templates: Option<PathBuf>,
     /// Ledger of the poisons, to count attack success; targeted pictures then count in it alone
-    #[arg(long, value_name = "JSON")]
+    #[arg(long, value_name = "JSON", requires = "classes")]
     pub ledger: Option<PathBuf>,
+    /// Training manifest with classes, to train linear probes on
+    #[arg(long, value_name = "CSV", requires = "classes")]
+    pub probe_train: Option<PathBuf>,
+    /// Measure how pictures find their captions, and captions their pictures
+    #[arg(long)]
+    pub retrieval: bool,
+    /// Folder of a model that was not poisoned, for the same figures beside
+    #[arg(long, value_name = "FOLDER")]
+    pub reference: Option<PathBuf>,
     /// Print one JSON document instead of a table
     #[arg(long)]
     pub json: bool,

@@ -99,6 +99,54 @@ pub enum Error {
         /// The path.
         path: PathBuf,
     },
+    /// A picture whose rows name several classes.
+    #[error(
+        "`{}`: the rows of `{}` have the classes {} and {}, expected one class",
+        file.display(), image.display(), numbered(classes[0]), numbered(classes[1])
+    )]
+    TwoClasses {
+        /// The manifest.
+        file: PathBuf,
+        /// The picture.
+        image: PathBuf,
+        /// The first row's, and that of a later one.
+        classes: [Option<usize>; 2],
+    },
+    /// A linear probe would be tested on pictures that it was trained on.
+    #[error(
+        "`{}` holds {count} of the {all} pictures of `{}`: a probe must not be tested on what it \
+         was trained on, such as `{}`",
+        train.display(), test.display(), first.display()
+    )]
+    TrainedOnTest {
+        /// The manifest that the probe trains on.
+        train: PathBuf,
+        /// The test manifest.
+        test: PathBuf,
+        /// Pictures of the test manifest that are in both.
+        count: usize,
+        /// Pictures of the test manifest.
+        all: usize,
+        /// One of them.
+        first: PathBuf,
+    },
+    /// The inputs of a linear probe would need too much memory.
+    #[error(
+        "`{}`: {count} embeddings of {dim} numbers need {bytes} bytes, the limit is {max}",
+        file.display()
+    )]
+    ProbeSize {
+        /// The manifest that the probe trains on.
+        file: PathBuf,
+        /// Pictures.
+        count: usize,
+        /// Numbers of one embedding.
+        dim: usize,
+        /// What they would take.
+        bytes: u64,
+        /// The limit.
+        max: u64,
+    },
     /// Test pictures would need too much memory.
     #[error(
         "`{}`: {count} pictures of {side} pixels need {bytes} bytes, the limit is {max}",
@@ -241,6 +289,10 @@ pub enum Error {
         /// What was found and what was expected.
         problem: String,
     },
+}
+
+fn numbered(class: Option<usize>) -> String {
+    class.map_or("none".into(), |class| class.to_string())
 }
 
 /// Classes that an error lists.

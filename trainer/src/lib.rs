@@ -18,7 +18,7 @@
 //! | [`parallel`] | several processes, each with its part of every batch |
 //! | [`optim`] | AdamW with its state, schedule |
 //! | [`checkpoint`] · [`state`] · [`journal`] | what makes a resumed run the same run · step records |
-//! | [`evaluate`] | zero-shot accuracy, attack success, each with its interval |
+//! | [`evaluate`] | zero-shot, probes, retrieval, attack success, each with its interval |
 //!
 //! Deliberately absent: serving, export, audit; and a defence that opens a ledger.
 

@@ -6,6 +6,7 @@
 //! | `init` | seeded initial weights |
 //! | `blocks` | attention, MLP, pre-norm block |
 //! | `pass` | embeddings of a step and the way back from them |
+//! | `projections` | image embeddings with the length that they had |
 //! | `gpu` | towers whose parameters live on a GPU, behind feature `cuda` |
 //! | `resnet` · `vit` · `text` | one tower each |
 
@@ -15,6 +16,7 @@ mod gpu;
 mod init;
 mod params;
 mod pass;
+mod projections;
 mod resnet;
 mod text;
 mod vit;
@@ -38,6 +40,7 @@ use params::{Running, Source};
 pub use gpu::{Resident, Update};
 pub use init::init;
 pub use pass::Pass;
+pub use projections::Projections;
 
 /// Which statistics batch normalisation uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,11 +98,20 @@ impl Image {
         pixels: &Tensor,
         mode: Mode,
     ) -> candle_core::Result<G::Value> {
-        let rows = match self {
-            Self::Resnet(tower) => tower.forward(graph, pixels, mode)?,
-            Self::Vit(tower) => tower.forward(graph, pixels)?,
-        };
-        graph.normalize(&rows)
+        graph.normalize(&self.projections(graph, pixels, mode)?)
+    }
+
+    /// The same before they are given unit length.
+    fn projections<G: Graph>(
+        &self,
+        graph: &G,
+        pixels: &Tensor,
+        mode: Mode,
+    ) -> candle_core::Result<G::Value> {
+        match self {
+            Self::Resnet(tower) => tower.forward(graph, pixels, mode),
+            Self::Vit(tower) => tower.forward(graph, pixels),
+        }
     }
 }
 

@@ -331,3 +331,27 @@ fn running_statistics_move_only_in_training() -> Result<()> {
     assert_ne!(model.weights()?, before);
     Ok(())
 }
+
+#[test]
+fn projections_are_embeddings_at_their_length() -> Result<()> {
+    for config in towers() {
+        let weights = weights(&config)?;
+        let mut model = Clip::from_weights(&config, &weights, &Device::Cpu)?;
+        let (pixels, _) = pairs(&model, DType::F32)?;
+        let side = config.image.image_size();
+        let batch = PixelBatch::from_values(pixels.flatten_all()?.to_vec1()?, side);
+        let found = model.project_images(&batch)?;
+        assert_eq!(found.rows, model.embed_images(&batch)?, "to the bit");
+        let exact = Clip::with_dtype(&config, &weights, &Device::Cpu, DType::F64)?;
+        let pixels = pixels.to_dtype(DType::F64)?;
+        let exact = exact.image.projections(&Composed, &pixels, Mode::Evaluate)?;
+        let exact = exact.flatten_all()?.to_vec1::<f64>()?;
+        let found: Vec<f32> = (0..4).flat_map(|row| found.row(row)).collect();
+        assert_eq!(found.len(), exact.len());
+        let most = greatest(&exact);
+        for (found, exact) in found.iter().zip(&exact) {
+            assert!((f64::from(*found) - exact).abs() < 1e-5 * most, "{found} vs {exact}");
+        }
+    }
+    Ok(())
+}

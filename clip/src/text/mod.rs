@@ -6,11 +6,15 @@
 use std::ops::Range;
 
 mod bpe;
+mod imagenet;
 mod prompt;
 mod tokenizer;
 
 pub use self::{
-    prompt::{PromptTemplate, default_templates, read_labels, read_lines, read_templates},
+    imagenet::imagenet_templates,
+    prompt::{
+        PromptTemplate, default_templates, open_templates, read_labels, read_lines, read_templates,
+    },
     tokenizer::Tokenizer,
 };
 

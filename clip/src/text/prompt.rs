@@ -8,7 +8,7 @@ use std::{
     str::FromStr,
 };
 
-use super::TextError;
+use super::{TextError, imagenet_templates};
 use crate::{Error, Result};
 
 /// Bytes of a label or template file.
@@ -89,6 +89,15 @@ pub fn read_labels(path: &Path) -> Result<Vec<String>> {
     read_lines(path)
 }
 
+/// The templates of a set that has a name, `imagenet` ([`imagenet_templates`]), or of a file
+/// ([`read_templates`]); a file of such a name is `./imagenet`.
+pub fn open_templates(name: &Path) -> Result<Vec<PromptTemplate>> {
+    match name.to_str() {
+        Some("imagenet") => Ok(imagenet_templates()),
+        _ => read_templates(name),
+    }
+}
+
 /// The prompt templates of a file, one per line.
 pub fn read_templates(path: &Path) -> Result<Vec<PromptTemplate>> {
     let parse = |(row, line): (usize, String)| {
@@ -154,5 +163,9 @@ mod tests {
         let error = read_templates(&path).expect_err("no place in row 2").to_string();
         assert!(error.contains("row 2: template `b`"), "{error}");
         assert!(read_labels(&folder.path().join("missing")).is_err());
+        assert_eq!(open_templates(Path::new("imagenet")).expect("built in").len(), 80);
+        std::fs::write(&path, "a {}\n").expect("a writable folder");
+        assert_eq!(open_templates(&path).expect("one").len(), 1);
+        assert!(open_templates(Path::new("./imagenet")).is_err());
     }
 }

@@ -4,73 +4,76 @@
 //! are stamped; its floor is the same count without the stamp. PSR: share of the targeted pictures,
 //! never stamped or augmented, that are taken for their target class; they count nowhere else.
 
-use clip::{
-    Encoder, Rate, UnitRows,
-    image::{Limits, fit, open},
-};
+use clip::{Encoder, Rate, UnitRows};
 
 use super::{
-    TOP, TestSet,
-    zero_shot::{for_each_row, rank},
+    Classified,
+    pictures::{self, open_fitted},
+    zero_shot::{ranks, top},
 };
 use crate::{
     Result,
     poison::{BackdoorRecord, Ledger},
 };
 
-/// Counts over the stamped test pictures of other classes.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Stamped {
-    /// Taken for the target class.
-    pub(super) target: Rate,
-    /// Taken for what they show.
-    pub(super) own: Rate,
+/// Counts over the counted pictures of other classes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Backdoor {
+    /// Stamped, taken for the target class.
+    pub(super) asr: Rate,
+    /// Not stamped, taken for the target class.
+    pub(super) floor: Rate,
+    /// Stamped, taken for what they show.
+    pub(super) true_class: Rate,
 }
 
-/// Stamps each picture of `rows` that shows another class and counts what it is taken for. The
-/// number of the test row decides the place of a trigger that goes anywhere.
-pub(super) fn stamped(
-    encoder: &mut dyn Encoder,
-    test: &TestSet,
-    rows: &[usize],
+/// `clean` and `stamped`: `[V, D]` of the same pictures, which show `classes`, none the target.
+pub(super) fn backdoor(
+    (clean, stamped): (&UnitRows, &UnitRows),
     labels: &UnitRows,
-    backdoor: &BackdoorRecord,
+    classes: &[usize],
+    target: usize,
+) -> Backdoor {
+    Backdoor {
+        asr: top(&ranks(stamped, labels, |_| target), 1),
+        floor: top(&ranks(clean, labels, |_| target), 1),
+        true_class: top(&ranks(stamped, labels, |picture| classes[picture]), 1),
+    }
+}
+
+/// Stamps each counted picture that shows another class and counts what it is taken for. The number
+/// of the test row decides the place of a trigger that goes anywhere.
+pub(super) fn stamp_and_count(
+    encoder: &mut dyn Encoder,
+    pictures: &Classified<'_>,
+    labels: &UnitRows,
+    record: &BackdoorRecord,
     on_pictures: &dyn Fn(u64),
-) -> Result<Stamped> {
-    let victims: Vec<usize> = test.others(rows, backdoor.target_class).collect();
-    let mut counts = Stamped::default();
-    let stamp = |index: usize| {
-        let row = victims[index];
-        let mut image = test.pictures[row].clone();
-        backdoor.trigger.stamp(&mut image, row as u64);
+) -> Result<Backdoor> {
+    let Classified { test, numbers, classes, rows } = pictures;
+    let victims: Vec<usize> =
+        (0..numbers.len()).filter(|&index| classes[index] != record.target_class).collect();
+    let stamp = |victim: usize| {
+        let number = numbers[victims[victim]];
+        let mut image = test.image(number).clone();
+        record.trigger.stamp(&mut image, test.row(number) as u64);
         Ok(image)
     };
-    let count = |index: usize, picture: &[f32]| {
-        counts.target.count(rank(picture, labels, backdoor.target_class) == 0);
-        counts.own.count(rank(picture, labels, test.classes[victims[index]]) == 0);
-    };
-    for_each_row(encoder, victims.len(), stamp, count, on_pictures)?;
-    Ok(counts)
+    let stamped = pictures::rows(encoder, victims.len(), stamp, on_pictures)?;
+    let clean = rows.select(&victims);
+    let classes: Vec<usize> = victims.iter().map(|&victim| classes[victim]).collect();
+    Ok(backdoor((&clean, &stamped), labels, &classes, record.target_class))
 }
 
-/// Targeted pictures whose target class is (the first, among the first [`TOP`]).
+/// Rank of the target class for each targeted picture.
 pub(super) fn targeted(
     encoder: &mut dyn Encoder,
     labels: &UnitRows,
     ledger: &Ledger,
     on_pictures: &dyn Fn(u64),
-) -> Result<(Rate, Rate)> {
+) -> Result<Vec<usize>> {
     let side = encoder.config().image.image_size() as u32;
-    let (mut first, mut top) = (Rate::default(), Rate::default());
-    let picture = |index: usize| {
-        let path = ledger.image(&ledger.targeted[index]);
-        Ok(fit(&open(&path, &Limits::default())?, side))
-    };
-    let count = |index: usize, picture: &[f32]| {
-        let rank = rank(picture, labels, ledger.targeted[index].target_class);
-        first.count(rank == 0);
-        top.count(rank < TOP);
-    };
-    for_each_row(encoder, ledger.targeted.len(), picture, count, on_pictures)?;
-    Ok((first, top))
+    let picture = |index: usize| open_fitted(&ledger.image(&ledger.targeted[index]), side);
+    let rows = pictures::rows(encoder, ledger.targeted.len(), picture, on_pictures)?;
+    Ok(ranks(&rows, labels, |index| ledger.targeted[index].target_class))
 }

@@ -1,14 +1,19 @@
 use std::{cell::Cell, fs};
 
+use candle_core::Device;
 use clip::{
-    ClipConfig, UnitRows,
-    image::{PixelBatch, encode_png},
+    ClipConfig,
+    image::{PixelBatch, RgbImage, encode_png},
+    model::Clip,
     text::{TokenBatch, default_templates},
 };
 use tempfile::TempDir;
 
 use super::*;
-use crate::poison::{BackdoorRecord, SCHEMA, TargetedRecord};
+use crate::{
+    data::{Manifest, Row},
+    poison::{BackdoorRecord, SCHEMA, TargetedRecord},
+};
 
 /// Sees a picture's first pixel: red is class 0, green 1, blue 2, white 0 (the trigger).
 struct ByColor {
@@ -117,8 +122,18 @@ impl Scene {
         TestSet::read(&Manifest::open_classed(&path, &self.labels, true)?, SIDE, &|_| {})
     }
 
+    /// Rows of (picture, caption, class), as a file of that name.
+    fn manifest(&self, name: &str, rows: &[(&str, &str, &str)]) -> Result<Manifest> {
+        let mut text = String::from("path,caption,class\n");
+        rows.iter()
+            .for_each(|(path, caption, class)| text += &format!("{path},{caption},{class}\n"));
+        let path = self.folder.path().join(name);
+        fs::write(&path, text).expect("written");
+        Manifest::open_classed(&path, &self.labels, true)
+    }
+
     fn evaluate(&self, ledger: Option<&Ledger>) -> Result<Evaluation> {
-        let config = ClipConfig::preset("rn-micro").expect("a preset");
+        let config = ClipConfig { dim: 3, ..ClipConfig::preset("rn-micro").expect("a preset") };
         let (test, templates, seen) = (self.test_set()?, default_templates(), Cell::new(0));
         let count = |pictures| seen.set(seen.get() + pictures);
         let mut encoder = ByColor { config };
@@ -166,6 +181,7 @@ fn every_figure_counts_what_it_says() -> Result<()> {
     assert_eq!(found.asr_floor, Some(rate(1, 4)));
     assert_eq!(found.true_class_under_trigger, Some(rate(0, 4)));
     assert_eq!(found.targeted_psr, Some(rate(1, 2)));
+    assert_eq!(found.targeted_psr_top3, Some(rate(2, 2)));
     assert_eq!(found.targeted_psr_top5, Some(rate(2, 2)));
 
     // The model does not see a patch in another corner.
@@ -220,12 +236,137 @@ fn what_does_not_fit_is_refused() {
     fs::write(&manifest, "path,caption\n0.png,x\n").expect("written");
     let error = scene.test_set().expect_err("no classes").to_string();
     assert!(error.ends_with("line 1: there is no column `class`, which is needed here"), "{error}");
-    let row = crate::data::Row { path: "a".into(), caption: "b".into(), class: Some(0) };
-    let many = Manifest { path: "test.csv".into(), rows: vec![row; 200] };
+    let row = |path: String| Row { path: path.into(), caption: "b".into(), class: Some(0) };
+    let rows = (0..200).map(|number: u32| row(number.to_string())).collect();
+    let many = Manifest { path: "test.csv".into(), rows };
     let error = TestSet::read(&many, 4096, &|_| {}).expect_err("too much").to_string();
     assert!(error.contains("200 pictures of 4096 pixels need 10066329600 bytes"), "{error}");
-    let unknown =
-        Manifest { rows: vec![crate::data::Row { class: None, ..many.rows[0].clone() }], ..many };
-    let error = TestSet::read(&unknown, 32, &|_| {}).expect_err("no class").to_string();
+    scene.picture("1.png", RED);
+    let path = scene.folder.path().join("1.png");
+    let unknown = Row { path, caption: "b".into(), class: None };
+    let unknown = Manifest { path: "test.csv".into(), rows: vec![unknown] };
+    let unknown = TestSet::read(&unknown, SIDE, &|_| {}).expect("a picture");
+    let error = unknown.row_classes().expect_err("no class").to_string();
     assert_eq!(error, "`test.csv`: not every row has a class, which is needed here");
+}
+
+#[test]
+fn a_picture_with_several_captions_counts_once() -> Result<()> {
+    let scene = Scene::new(&[(RED, "red"), (GREEN, "green"), (BLUE, "green")]);
+    let rows = [
+        ("0.png", "a", "red"),
+        ("2.png", "b", "green"),
+        ("0.png", "c", "red"),
+        ("1.png", "d", "green"),
+        ("2.png", "e", "green"),
+    ];
+    scene.manifest("test.csv", &rows)?;
+    let found = scene.evaluate(None)?;
+    assert_eq!(found.zero_shot_top1, rate(2, 3));
+    // Row 4 is the second of the blue picture: it is left out as a whole.
+    let trigger = Some("patch:size=4,at=top-left,pattern=white");
+    let found = scene.evaluate(Some(&scene.ledger(trigger, &[("2.png", 4, 1, 2)])))?;
+    assert_eq!(found.zero_shot_top1, rate(2, 2));
+    assert_eq!(found.backdoor_asr, Some(rate(1, 1)));
+    Ok(())
+}
+
+#[test]
+fn all_questions_to_one_model() -> Result<()> {
+    let scene = Scene::new(&[(RED, "red"), (GREEN, "green"), (BLUE, "blue"), (RED, "blue")]);
+    for (name, color) in [("a.png", RED), ("b.png", GREEN), ("c.png", BLUE)] {
+        scene.picture(name, color);
+    }
+    let train = [("a.png", "x", "red"), ("b.png", "x", "green"), ("c.png", "x", "blue")];
+    let train = scene.manifest("train.csv", &[train, train].concat())?;
+    let rows = [
+        ("0.png", "a red one", "red"),
+        ("1.png", "a green one", "green"),
+        ("0.png", "all red", "red"),
+        ("2.png", "a blue one", "blue"),
+        ("3.png", "all red", "blue"),
+    ];
+    let test = scene.manifest("test.csv", &rows)?;
+    let probe = ProbeSet::new(train, &test)?;
+    let test = TestSet::read(&test, SIDE, &|_| {})?;
+    let mut config = ClipConfig::preset("rn-micro").expect("a preset");
+    config.text.vocab_size = scene.tokenizer.vocab_size();
+    let mut model = Clip::init(&config, 1, &Device::Cpu)?;
+    let (templates, labels) = (default_templates(), &scene.labels);
+    let ledger = scene.ledger(Some("patch:size=4,at=top-left"), &[("1.png", 1, 1, 2)]);
+    let classes = Classes { labels, templates: &templates, ledger: Some(&ledger) };
+    let ask = |model: &mut Clip, questions: &Questions<'_>| {
+        let seen = Cell::new(0);
+        let count = |more| seen.set(seen.get() + more);
+        let figures = measure(model, &scene.tokenizer, &test, questions, &count);
+        assert_eq!(seen.get(), questions.work(&test), "progress ends at its total");
+        figures
+    };
+    let questions = Questions { classes: Some(classes), retrieval: true, probe: Some(&probe) };
+    let found = ask(&mut model, &questions)?;
+    let alone =
+        evaluate(&mut model, &scene.tokenizer, &test, labels, &templates, Some(&ledger), &|_| {})?;
+    assert_eq!(found.evaluation, Some(alone));
+    let probed = found.linear_probe.expect("asked for");
+    // The pictures are the trained ones again; the fourth is not what its class says.
+    assert_eq!((probed.adamw, probed.lbfgs), (rate(2, 3), rate(2, 3)));
+    assert_eq!((probed.train_images, probed.lbfgs_converged), (3, true));
+    let retrieved = found.retrieval.expect("asked for");
+    assert_eq!((retrieved.images, retrieved.captions), (3, 3), "without the targeted picture");
+    assert_eq!(retrieved.text_to_image_r5, rate(3, 3));
+
+    let found = ask(&mut model, &Questions { classes: None, retrieval: true, probe: None })?;
+    assert_eq!((found.evaluation, found.linear_probe), (None, None));
+    let retrieved = found.retrieval.expect("asked for");
+    assert_eq!((retrieved.images, retrieved.captions), (4, 4));
+    Ok(())
+}
+
+#[test]
+fn a_probe_is_not_tested_on_what_it_was_trained_on() -> Result<()> {
+    let scene = Scene::new(&[(RED, "red"), (GREEN, "green")]);
+    fs::create_dir(scene.folder.path().join("in")).expect("a folder");
+    let test = scene.manifest("test.csv", &[("0.png", "a", "red"), ("1.png", "b", "green")])?;
+    let train = scene.manifest("in/train.csv", &[("../1.png", "a", "green")])?;
+    let error = ProbeSet::new(train, &test).expect_err("one picture is in both").to_string();
+    assert!(error.contains("in/train.csv` holds 1 of the 2 pictures of `"), "{error}");
+    assert!(error.contains("must not be tested on what it was trained on"), "{error}");
+    assert!(error.ends_with("/1.png`"), "{error}");
+    Ok(())
+}
+
+#[test]
+fn rates_as_scikit_learn_and_scipy_count_them() {
+    let golden = golden::open("rates.json");
+    let shots = &golden["zero_shot"];
+    let mut labels: Option<UnitRows> = None;
+    for prompts in shots["prompts"].as_array().expect("labels") {
+        let label = golden::rows(prompts).ensemble();
+        match &mut labels {
+            Some(labels) => labels.extend(&label),
+            None => labels = Some(label),
+        }
+    }
+    let labels = labels.expect("labels");
+    let (images, classes) = (golden::rows(&shots["images"]), golden::indexes(&shots["classes"]));
+    let found = ranks(&images, &labels, |image| classes[image]);
+    assert_eq!(found, golden::indexes(&shots["ranks"]));
+    for (k, key) in [(1, "top1"), (3, "top3"), (5, "top5")] {
+        assert_eq!(top(&found, k), golden::rate(&shots[key]), "{key}");
+    }
+
+    let attack = &golden["backdoor"];
+    let [clean, stamped] = ["clean", "stamped"].map(|key| golden::rows(&attack[key]));
+    let classes = golden::indexes(&attack["classes"]);
+    let target = golden::index(&attack["target"]);
+    let found = attack::backdoor((&clean, &stamped), &labels, &classes, target);
+    assert_eq!(found.asr, golden::rate(&attack["asr"]));
+    assert_eq!(found.floor, golden::rate(&attack["floor"]));
+    assert_eq!(found.true_class, golden::rate(&attack["true_class"]));
+
+    for case in golden["wilson"].as_array().expect("cases") {
+        let (low, high) = golden::rate(&case["rate"]).interval();
+        let expected = ["low", "high"].map(|key| case[key].as_f64().expect("a number"));
+        golden::assert_near(&[low, high], &expected, 1e-12);
+    }
 }

@@ -1,41 +1,26 @@
-//! Rows of pictures, and the rank of a class for one of them.
+//! Rank of a class for a picture.
 
-use clip::{
-    Encoder, UnitRows,
-    embedding::cosine,
-    image::{PixelBatch, RgbImage},
-};
+use clip::{Rate, UnitRows, embedding::cosine};
+use rayon::prelude::*;
 
-use crate::Result;
+/// Rank of class `class(i)` for each picture i, see [`rank`].
+pub(super) fn ranks(
+    pictures: &UnitRows,
+    labels: &UnitRows,
+    class: impl Fn(usize) -> usize + Sync,
+) -> Vec<usize> {
+    let rank = |picture| rank(pictures.row(picture), labels, class(picture));
+    (0..pictures.count()).into_par_iter().map(rank).collect()
+}
 
-/// Pictures that the image tower sees at once.
-const PICTURES_PER_BATCH: usize = 256;
-
-/// Calls `each` with the number and the `[D]` row of every picture, in batches, so that memory
-/// does not grow with their number. `picture(i)` makes picture i.
-pub(super) fn for_each_row(
-    encoder: &mut dyn Encoder,
-    count: usize,
-    picture: impl Fn(usize) -> Result<RgbImage>,
-    mut each: impl FnMut(usize, &[f32]),
-    on_pictures: &dyn Fn(u64),
-) -> Result<()> {
-    for first in (0..count).step_by(PICTURES_PER_BATCH) {
-        let last = count.min(first + PICTURES_PER_BATCH);
-        let pictures = (first..last).map(&picture).collect::<Result<Vec<_>>>()?;
-        let pixels = PixelBatch::of(&pictures, encoder.config());
-        let rows = encoder.embed_images(&pixels)?;
-        for (index, row) in (first..last).zip(rows.rows()) {
-            each(index, row);
-        }
-        on_pictures((last - first) as u64);
-    }
-    Ok(())
+/// How many ranks are among the first `k`.
+pub(super) fn top(ranks: &[usize], k: usize) -> Rate {
+    Rate::of(ranks.iter().map(|&rank| rank < k))
 }
 
 /// How many classes are nearer to the picture than `class`; of equals, the first is nearer. Rank 0
 /// is what the picture is taken for; a class is in the top k if its rank is below k.
-pub(super) fn rank(picture: &[f32], labels: &UnitRows, class: usize) -> usize {
+fn rank(picture: &[f32], labels: &UnitRows, class: usize) -> usize {
     let own = cosine(picture, labels.row(class));
     let nearer = |(other, row): (usize, &[f32])| {
         let theirs = cosine(picture, row);
