@@ -151,8 +151,8 @@ mod tests {
 
     #[test]
     fn every_help_ends_with_the_exit_codes() {
+        Cli::command().debug_assert();
         let mut program = Cli::command();
-        program.debug_assert();
         let ends = |help: String, codes: &str| assert!(help.trim_end().ends_with(codes), "{help}");
         ends(program.render_long_help().to_string(), RUN_CODES);
         for (name, codes) in [("poison", CODES), ("run", RUN_CODES), ("evaluate", CODES)] {
