@@ -16,7 +16,7 @@
 //! | [`method`] · [`pool`] | CLIP, RoCLIP and the sieve · FIFO of caption embeddings |
 //! | [`survey`] · [`mixture`] | how well each pair agrees, and which are doubted |
 //! | [`parallel`] | several processes, each with its part of every batch |
-//! | [`optim`] | AdamW with its state, schedule |
+//! | [`optim`] · [`gpu`] | AdamW with its state, schedule · the GPU of a run |
 //! | [`checkpoint`] · [`state`] · [`journal`] | what makes a resumed run the same run · step records |
 //! | [`evaluate`] | zero-shot accuracy, attack success, each with its interval |
 //!
@@ -34,7 +34,7 @@ pub mod config;
 pub mod data;
 pub mod error;
 pub mod evaluate;
-mod gpu;
+pub mod gpu;
 pub mod journal;
 pub mod method;
 pub mod mixture;
