@@ -14,8 +14,6 @@ differs or failed; 2: could not run.
 import argparse
 import json
 import os
-import platform
-import signal
 import statistics
 import subprocess
 import sys
@@ -24,65 +22,14 @@ import time
 from pathlib import Path
 
 import table
+from process import Failed, ask, machine, on_signal, say, write
 
-ROOT = Path(__file__).resolve().parents[2]
 STEP = Path(__file__).with_name("torch_step.py")
 # Share of a parameter's greatest gradient, and of the loss, by which contestants may differ.
 TOLERANCE = 1e-3
 # Architecture, side of the pictures in pixels, pairs per step.
 DEFAULTS = (("rn-micro", 32, 64), ("vit-small", 64, 64), ("vit-small", 64, 256), ("RN50", 64, 64))
 PYTORCH = ("eager", "compile", "eager-channels-last", "compile-channels-last")
-# What would change how the contestants' threads wait; a benchmark is of their defaults.
-THREADING = (
-    "GOMP_CPU_AFFINITY", "GOMP_SPINCOUNT", "KMP_AFFINITY", "KMP_BLOCKTIME", "MKL_NUM_THREADS",
-    "OMP_DYNAMIC", "OMP_NUM_THREADS", "OMP_PROC_BIND", "OMP_WAIT_POLICY", "RAYON_NUM_THREADS",
-)
-
-
-class Failed(Exception):
-    """A contestant's process did not answer; the text is one line."""
-
-
-def say(line):
-    print(line, file=sys.stderr, flush=True)
-
-
-def reason(code, lines):
-    """What a process said of its failure: its error and the cause of it, or else its last line."""
-    told = ("error:", "caused by:")
-    said = [line.split(":", 1)[1] for line in lines if line.lstrip().startswith(told)]
-    if said:
-        return ":".join(said).strip()
-    if code < 0:
-        return f"ended by signal {-code}, as when memory runs out"
-    return f"exit {code}: {lines[-1] if lines else 'no reason given'}"
-
-
-def ask(command, limit_s, **variables):
-    """Runs a contestant and returns what its last line says, or raises `Failed`."""
-    environment = {name: value for name, value in os.environ.items() if name not in THREADING}
-    environment |= {name: str(value) for name, value in variables.items()}
-    command = [str(part) for part in command]
-    process = subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,  # with the compilers that torch starts
-    )
-    try:
-        out, err = process.communicate(timeout=limit_s)
-    except subprocess.TimeoutExpired:
-        raise Failed(f"no answer within {limit_s} s")
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
-    if process.returncode != 0:
-        raise Failed(reason(process.returncode, err.splitlines()))
-    return json.loads(out.splitlines()[-1]) if out else None
 
 
 def busy_cores(seconds=0.5):
@@ -209,19 +156,9 @@ def summary(runs, failed):
     return contestants
 
 
-def machine():
-    fields = (line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines())
-    model = next((rest[0].strip() for name, *rest in fields if name.startswith("model name")), "")
+def commit():
     asked = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-    commit = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True)
-    return {
-        "cpu": model or platform.machine(),
-        "cores": len(os.sched_getaffinity(0)),
-        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-        "commit": commit.stdout.strip() or None,
-    }
+    return subprocess.run(asked, capture_output=True, text=True).stdout.strip() or None
 
 
 def configurations(options):
@@ -236,15 +173,6 @@ def configurations(options):
         for preset, side, pairs in DEFAULTS
         for batch in options.batch or [pairs]
     ]
-
-
-def write(folder, report):
-    """Both files anew: what is there after an interruption is whole."""
-    text = json.dumps(report, indent=1)
-    for name, content in (("bench-train.json", text), ("bench-train.md", table.markdown(report))):
-        beside = folder / f"{name}.partial"
-        beside.write_text(content + "\n")
-        beside.replace(folder / name)
 
 
 def positive(text):
@@ -286,7 +214,7 @@ def main():
     asked = {name: value for name, value in vars(options).items() if name not in ("ours", "out")}
     report = {
         "schema": "roclip/bench-train/1",
-        "machine": machine(),
+        "machine": machine(commit()),
         "settings": {name: str(v) if isinstance(v, Path) else v for name, v in asked.items()},
         "tolerance": TOLERANCE,
         "configurations": [],
@@ -303,13 +231,13 @@ def main():
                 case = contest.case
                 say(f"{case['name']}, batch {case['batch']}, threads {threads}")
                 report["configurations"].append(contest.run())
-                write(options.out, report)
+                write(options.out, "bench-train", report, table.markdown(report))
     print(table.markdown(report))
     return 1 if table.is_incomplete(report) else 0
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the contestant, too
+    on_signal()
     try:
         sys.exit(main())
     except (Failed, OSError, ValueError) as error:

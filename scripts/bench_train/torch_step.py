@@ -2,10 +2,11 @@
 
     torch_step.py check FOLDER --variant NAME --threads N
         Losses of the first steps and gradients of the first, against those in the folder.
-    torch_step.py time FOLDER … --warmup STEPS --seconds S --steps-min STEPS
-        Times steps.
+    torch_step.py time FOLDER … --warmup STEPS --seconds S --steps-min STEPS [--batch PAIRS]
+        Times steps; with --batch on the folder's pairs over and over.
 
-Prints one line of JSON. A process of its own per run: its peak memory is the answer's.
+With --cuda on the first GPU, in bf16 by autocast. Prints one line of JSON for each variant. A process
+of its own per run: its peak memory is the answer's.
 """
 
 import argparse
@@ -28,6 +29,8 @@ VARIANTS = {
     "eager-channels-last": (False, torch.channels_last),
     "compile-channels-last": (True, torch.channels_last),
 }
+
+
 def load(folder):
     return json.loads((folder / "case.json").read_text())
 
@@ -50,18 +53,24 @@ def build(config):
 class Step:
     """Forward, backward, AdamW of everything, clamp of the logit scale."""
 
-    def __init__(self, folder, variant):
+    def __init__(self, folder, variant, cuda=False, batch=None):
         case = load(folder)
         self.folder = folder
         compiled, self.layout = VARIANTS[variant]
-        self.model = build(case["config"]).to(memory_format=self.layout)
-        batch = load_file(folder / "batch.safetensors")
-        self.pixels = batch["pixels"].contiguous(memory_format=self.layout)
-        self.ids = batch["ids"]
+        device = "cuda" if cuda else "cpu"
+        self.model = build(case["config"]).to(device, memory_format=self.layout)
+        pairs = load_file(folder / "batch.safetensors")
+        repeated = torch.arange(batch or case["batch"]) % case["batch"]
+        pixels, self.ids = (pairs[name][repeated].to(device) for name in ("pixels", "ids"))
+        self.pixels = pixels.contiguous(memory_format=self.layout)
         self.settings = case["optimizer"]
         self.optimizer = self.adamw(set(case["decays"]))
         criterion = open_clip.ClipLoss()
-        forward = lambda pixels, ids: criterion(*self.model(pixels, ids))
+
+        def forward(pixels, ids):
+            with torch.autocast(device, torch.bfloat16, enabled=cuda):
+                return criterion(*self.model(pixels, ids))
+
         self.loss = torch.compile(forward) if compiled else forward
 
     def fill(self, name):
@@ -174,17 +183,21 @@ def main():
     parser = argparse.ArgumentParser(description="One training step in PyTorch.")
     parser.add_argument("what", choices=("check", "time"))
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--variant", choices=VARIANTS, required=True)
-    parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--variant", choices=VARIANTS, nargs="+", required=True)
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--cuda", action="store_true")
+    parser.add_argument("--batch", type=int)
     parser.add_argument("--warmup", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--steps-min", type=int, default=3)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    step = Step(options.folder, options.variant)
-    answer = check(options.folder, step) if options.what == "check" else measure(step, options)
-    answer["versions"] = {"torch": torch.__version__, "open_clip": open_clip.__version__}
-    print(json.dumps(answer))
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    for variant in options.variant:
+        step = Step(options.folder, variant, options.cuda, options.batch)
+        answer = check(options.folder, step) if options.what == "check" else measure(step, options)
+        answer["versions"] = {"torch": torch.__version__, "open_clip": open_clip.__version__}
+        print(json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":

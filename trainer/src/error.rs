@@ -178,6 +178,22 @@ pub enum Error {
         /// What is missing.
         problem: String,
     },
+    /// A batch for which a GPU has no memory.
+    #[error(
+        "a batch of {batch} does not fit: {problem}; {}",
+        match fits {
+            0 => "not even one pair would".to_owned(),
+            fits => format!("one of {fits} would (`data.batch_size`)"),
+        }
+    )]
+    BatchMemory {
+        /// Pairs of one batch.
+        batch: usize,
+        /// The greatest power of two of pairs that was found to fit.
+        fits: usize,
+        /// What the GPU lacks.
+        problem: String,
+    },
     /// No MPI, or a build without the feature for it.
     #[error("`parallel` is `mpi`, {problem}")]
     Mpi {
@@ -291,6 +307,17 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// What a GPU without memory says.
+    pub(crate) fn out_of_memory(&self) -> Option<&candle_core::Error> {
+        match self {
+            Self::Candle(error) | Self::Clip(clip::Error::Candle(error)) => Some(error),
+            _ => None,
+        }
+        .filter(|error| clip::ops::is_out_of_memory(error))
+    }
+}
+
 fn numbered(class: Option<usize>) -> String {
     class.map_or("none".into(), |class| class.to_string())
 }
@@ -305,4 +332,27 @@ fn listed(labels: &[String]) -> String {
         text += &format!(" and {} more", labels.len() - LISTED_MAX);
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn a_batch_without_memory_is_told_in_one_line() {
+        let reason = io::Error::new(io::ErrorKind::OutOfMemory, "H100 has no 512 bytes left");
+        let error = Error::Clip(clip::Error::Candle(candle_core::Error::Io(reason)));
+        let problem = error.out_of_memory().expect("it is").to_string();
+        let check = |fits, expected: &str| {
+            let error = Error::BatchMemory { batch: 1000, fits, problem: problem.clone() };
+            assert_eq!(error.to_string(), expected);
+        };
+        let start = "a batch of 1000 does not fit: H100 has no 512 bytes left";
+        check(512, &format!("{start}; one of 512 would (`data.batch_size`)"));
+        check(0, &format!("{start}; not even one pair would"));
+        let missing = candle_core::Error::Io(io::ErrorKind::NotFound.into());
+        assert!(Error::Candle(missing).out_of_memory().is_none());
+    }
 }

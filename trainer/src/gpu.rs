@@ -9,14 +9,20 @@ mod built {
     use crate::error::{Error, Result};
 
     /// Opens the first GPU; `ROCLIP_CUDA_LIBRARIES` names a folder with CUDA's libraries.
-    pub(crate) fn open() -> Result<Gpu> {
+    ///
+    /// # Errors
+    /// [`Error::Cuda`] says what is missing.
+    pub fn open() -> Result<Gpu> {
         let folder = env::var_os("ROCLIP_CUDA_LIBRARIES").filter(|folder| !folder.is_empty());
         let folder = folder.map(PathBuf::from);
         Gpu::open(folder.as_deref()).map_err(|problem| Error::Cuda { problem })
     }
 
     /// Moves a model to the GPU, if there is one.
-    pub(crate) fn place(model: Clip, gpu: Option<&Gpu>) -> Result<Clip> {
+    ///
+    /// # Errors
+    /// If the GPU fails.
+    pub fn place(model: Clip, gpu: Option<&Gpu>) -> Result<Clip> {
         Ok(match gpu {
             Some(gpu) => model.onto(gpu)?,
             None => model,
@@ -32,21 +38,35 @@ mod built {
 
     /// There is none.
     #[derive(Debug)]
-    pub(crate) enum Gpu {}
+    pub enum Gpu {}
 
     impl Gpu {
-        pub(crate) fn name(&self) -> &str {
+        /// As its driver names it.
+        pub fn name(&self) -> &str {
+            match *self {}
+        }
+
+        /// See `clip::model::Gpu::product_rate`.
+        pub fn product_rate(&self, _size: usize, _turns: usize) -> Result<f64> {
             match *self {}
         }
     }
 
-    pub(crate) fn open() -> Result<Gpu> {
+    /// Refuses.
+    ///
+    /// # Errors
+    /// Always [`Error::Cuda`].
+    pub fn open() -> Result<Gpu> {
         let problem = "this build knows no GPU: \
                        `cargo build --release -p trainer --features cuda` makes one that does";
         Err(Error::Cuda { problem: problem.into() })
     }
 
-    pub(crate) fn place(model: Clip, gpu: Option<&Gpu>) -> Result<Clip> {
+    /// Leaves a model where it is.
+    ///
+    /// # Errors
+    /// Never.
+    pub fn place(model: Clip, gpu: Option<&Gpu>) -> Result<Clip> {
         match gpu {
             Some(gpu) => match *gpu {},
             None => Ok(model),
@@ -55,7 +75,7 @@ mod built {
 }
 
 #[cfg(not(feature = "cuda"))]
-pub(crate) use built::Gpu;
-pub(crate) use built::{open, place};
+pub use built::Gpu;
+pub use built::{open, place};
 #[cfg(feature = "cuda")]
-pub(crate) use clip::model::Gpu;
+pub use clip::model::Gpu;

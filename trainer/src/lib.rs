@@ -16,7 +16,7 @@
 //! | [`method`] · [`pool`] | CLIP, RoCLIP and the sieve · FIFO of caption embeddings |
 //! | [`survey`] · [`mixture`] · [`doubted`] | pairs embedded without training · two groups of scores · the pairs in doubt, for people |
 //! | [`parallel`] | several processes, each with its part of every batch |
-//! | [`optim`] | AdamW with its state, schedule |
+//! | [`optim`] · [`gpu`] | AdamW with its state, schedule · the GPU of a run |
 //! | [`checkpoint`] · [`state`] · [`journal`] | what makes a resumed run the same run · step records |
 //! | [`evaluate`] | zero-shot, probes, retrieval, attack success, each with its interval |
 //!
@@ -35,7 +35,7 @@ pub mod data;
 pub mod doubted;
 pub mod error;
 pub mod evaluate;
-mod gpu;
+pub mod gpu;
 pub mod journal;
 pub mod method;
 pub mod mixture;

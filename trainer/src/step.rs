@@ -59,21 +59,32 @@ impl Trainer {
     /// moves the towers that the loss trains, on all ranks alike.
     ///
     /// A loss or gradient that is not finite, on whichever rank, is [`Error::Diverged`] on all; the
-    /// weights stay as they were.
-    pub fn step(&mut self, batch: Batch) -> Result<StepReport> {
+    /// weights stay as they were. A batch that a GPU has no memory for is [`Error::BatchMemory`], and
+    /// the model is of no use then.
+    pub fn step(&mut self, mut batch: Batch) -> Result<StepReport> {
+        let side = self.model.config().image.image_size();
+        let (device, count) = (self.model.device(), batch.tokens.count());
+        let pixels = std::mem::take(&mut batch.pixels);
+        let pixels = Tensor::from_vec(pixels, (count, 3, side, side), device)?;
+        let ids = Tensor::from_slice(batch.tokens.ids(), (count, batch.tokens.length()), device)?;
+        self.step_on(&pixels, &ids, batch).map_err(|error| match error.out_of_memory() {
+            None => error,
+            Some(problem) => match self.model.largest_fit(&pixels, &ids) {
+                Ok(fits) => Error::BatchMemory { batch: count, fits, problem: problem.to_string() },
+                Err(other) => other.into(),
+            },
+        })
+    }
+
+    fn step_on(&mut self, pixels: &Tensor, ids: &Tensor, batch: Batch) -> Result<StepReport> {
         let (epoch, step) = (batch.epoch, self.step);
         let diverged = |error| match error {
             Error::NotFinite => Error::Diverged { epoch, step },
             other => other,
         };
-        let side = self.model.config().image.image_size();
-        let (device, count) = (self.model.device(), batch.tokens.count());
-        let pixels = Tensor::from_vec(batch.pixels, (count, 3, side, side), device)?;
-        let ids = Tensor::from_slice(batch.tokens.ids(), (count, batch.tokens.length()), device)?;
-
         self.optimizer.rest(&self.model, &mut self.gradients)?;
-        let image = self.model.image_pass(&pixels, Mode::Train)?;
-        let text = self.model.text_pass(&ids)?;
+        let image = self.model.image_pass(pixels, Mode::Train)?;
+        let text = self.model.text_pass(ids)?;
         let pairs = Pairs {
             image: self.collective.gather_rows(image.rows())?, // [B, D], unit rows
             text: self.collective.gather_rows(text.rows())?,   // [B, D]

@@ -1,14 +1,10 @@
 //! A training step of ours beside PyTorch's: `scripts/bench-train`.
 
-use std::{
-    ffi::OsString,
-    path::PathBuf,
-    process::{Command, Stdio},
-};
+use std::{ffi::OsString, path::PathBuf, process::Command};
 
 use crate::{
     Failure,
-    command::{cargo, run, with_tools},
+    command::{artifact, cargo, messages, run, with_tools},
     peers::PEERS,
     root, say,
 };
@@ -31,35 +27,5 @@ fn ours() -> Result<PathBuf, Failure> {
     say("building the benchmark (a first build takes several minutes)");
     let mut build = cargo(&["build", "--release"]);
     build.args(TOGETHER).args(["--bench", "side_by_side"]);
-    build.args(["--message-format", "json-render-diagnostics"]);
-    let built = build.stderr(Stdio::inherit()).output();
-    let built = built.map_err(|error| Failure::Refused(format!("cannot start cargo: {error}")))?;
-    if !built.status.success() {
-        return Err(Failure::Bad(format!("the benchmark does not build ({})", built.status)));
-    }
-    executable(&String::from_utf8_lossy(&built.stdout))
-        .map(PathBuf::from)
-        .ok_or_else(|| Failure::Bad("cargo did not say where the benchmark lies".into()))
-}
-
-/// The path in cargo's message about the benchmark; cargo writes one JSON object per line.
-fn executable(messages: &str) -> Option<&str> {
-    let mut lines = messages.lines().filter(|line| line.contains(r#""name":"side_by_side""#));
-    let (_, rest) = lines.find_map(|line| line.split_once(r#""executable":""#))?;
-    rest.split_once('"').map(|(path, _)| path)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_path_is_in_the_message_of_the_benchmark() {
-        let messages = r#"
-            {"reason":"compiler-artifact","target":{"name":"trainer"},"executable":"/t/roclip-train"}
-            {"reason":"compiler-artifact","target":{"name":"side_by_side"},"executable":"/t/deps/a-1"}
-            {"reason":"build-finished","success":true}"#;
-        assert_eq!(executable(messages), Some("/t/deps/a-1"));
-        assert_eq!(executable(r#"{"target":{"name":"side_by_side"},"executable":null}"#), None);
-    }
+    artifact(&messages(&mut build)?, "side_by_side")
 }

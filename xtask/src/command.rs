@@ -68,6 +68,29 @@ pub(crate) fn follow(command: &mut Command, mut read: impl FnMut(&str)) -> Resul
     Ok(status.success())
 }
 
+/// Builds what `cargo` names, errors and warnings going where ours go; returns cargo's messages, one
+/// JSON object per line.
+pub(crate) fn messages(cargo: &mut Command) -> Result<String, Failure> {
+    cargo.args(["--message-format", "json-render-diagnostics"]);
+    let built = cargo.stderr(Stdio::inherit()).output();
+    let built = built.map_err(|error| cannot_start(cargo, &error))?;
+    match built.status.success() {
+        true => Ok(String::from_utf8_lossy(&built.stdout).into_owned()),
+        false => Err(Failure::Bad(format!("`{}` failed ({})", shown(cargo), built.status))),
+    }
+}
+
+/// The program that cargo's messages name as that of a target.
+pub(crate) fn artifact(messages: &str, target: &str) -> Result<PathBuf, Failure> {
+    let name = format!(r#""name":"{target}""#);
+    let mut lines = messages.lines().filter(|line| line.contains(&name));
+    let path = lines.find_map(|line| {
+        let (_, rest) = line.split_once(r#""executable":""#)?;
+        rest.split_once('"').map(|(path, _)| PathBuf::from(path))
+    });
+    path.ok_or_else(|| Failure::Bad(format!("cargo did not say where `{target}` lies")))
+}
+
 /// Where cargo puts release binaries.
 pub(crate) fn release_folder() -> PathBuf {
     target_folder().join("release")
@@ -95,4 +118,23 @@ fn shown(command: &Command) -> String {
         line.push('…');
     }
     line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_path_is_in_the_message_of_the_target() {
+        let messages = r#"
+            {"reason":"compiler-artifact","target":{"name":"trainer"},"executable":"/t/roclip-train"}
+            {"reason":"compiler-artifact","target":{"name":"side_by_side"},"executable":null}
+            {"reason":"compiler-artifact","target":{"name":"side_by_side"},"executable":"/t/deps/a-1"}
+            {"reason":"build-finished","success":true}"#;
+        let found = |target| artifact(messages, target).ok();
+        assert_eq!(found("side_by_side"), Some(PathBuf::from("/t/deps/a-1")));
+        assert_eq!(found("side"), None);
+        let none = r#"{"target":{"name":"side_by_side"},"executable":null}"#;
+        assert!(artifact(none, "side_by_side").is_err());
+    }
 }

@@ -7,6 +7,7 @@
 //! | [`build`] · [`test`] · [`peers`] | release binaries · gates and tests · live peers |
 //! | [`mpi`] | training by several processes |
 //! | [`bench_epoch`] · [`bench_train`] | an epoch of both methods · a training step beside PyTorch's |
+//! | [`gpu`] | programs for machines with an NVIDIA GPU, and what measures them there |
 //! | [`layering`] | which crate may know which |
 //! | [`command`] | running other programs |
 
@@ -14,6 +15,7 @@ mod bench_epoch;
 mod bench_train;
 mod build;
 mod command;
+mod gpu;
 mod layering;
 mod mpi;
 mod peers;
@@ -41,6 +43,8 @@ Commands:
   peers        Compare with torch, transformers and open_clip, live, in an environment of their own
   bench-epoch  Time epochs of both methods, and the loader's share; `bench-epoch --help`
   bench-train  Time a training step beside PyTorch's, on the CPU; `bench-train --help`
+  gpu-build    Build `roclip-train` for machines with an NVIDIA GPU, in a folder of its own
+  gpu-suite    Pack and run what measures training on a GPU; without one, a rehearsal
   null-models  Train the clean models whose statistics the audit ships
   mpi          Build and test training by several processes, with the machine's Open MPI
   layering     Check which crate knows which
@@ -102,6 +106,7 @@ fn run(command: &str, arguments: Vec<OsString>) -> Result<(), Failure> {
             tools::set_up()?;
             return bench_train::compare(arguments);
         }
+        "gpu-suite" => return gpu::suite(arguments),
         _ => {}
     }
     if let Some(extra) = arguments.first() {
@@ -114,6 +119,7 @@ fn run(command: &str, arguments: Vec<OsString>) -> Result<(), Failure> {
             say("everything that a build needs is here");
             Ok(())
         }
+        "gpu-build" => gpu::build(),
         "test" => test::everything(),
         "layering" => layering::check(),
         "mpi" => {

@@ -154,6 +154,15 @@ impl Gpu {
     pub fn name(&self) -> &str {
         self.0.name()
     }
+
+    /// Floating-point operations per second in products of `[size, size]` matrices of bf16: the
+    /// best of `turns`.
+    ///
+    /// # Errors
+    /// If the GPU fails.
+    pub fn product_rate(&self, size: usize, turns: usize) -> Result<f64> {
+        Ok(crate::ops::cuda::product_rate(&self.0, size, turns)?)
+    }
 }
 
 impl Clip {

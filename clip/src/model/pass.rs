@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, Var, backprop::GradStore};
 
-use super::{Image, Mode};
-use crate::ops::{Arena, Gradients, Tape, Value, values};
+use super::{Clip, Image, Mode};
+use crate::ops::{Arena, Gradients, Tape, Value, is_out_of_memory, values};
 
 /// Rows that a tower has computed, and what it takes to go back through it.
 #[derive(Debug)]
@@ -63,6 +63,31 @@ impl Pass {
             Way::Gpu(way) => way.back(&gradient.flatten_all()?.to_vec1::<f32>()?),
             Way::Candle(rows) => gradients.extend(&(rows * gradient)?.sum_all()?.backward()?),
         }
+    }
+}
+
+impl Clip {
+    /// The greatest power of two below B of `[B, 3, H, W]` pixels and `[B, T]` ids that both towers
+    /// have memory for, found by trial; 0 if there is none. The loss is left out.
+    pub fn largest_fit(&self, pixels: &Tensor, ids: &Tensor) -> crate::Result<usize> {
+        let mut count = pixels.dim(0)?.next_power_of_two() / 2;
+        while count > 0 {
+            match self.there_and_back(&pixels.narrow(0, 0, count)?, &ids.narrow(0, 0, count)?) {
+                Err(crate::Error::Candle(error)) if is_out_of_memory(&error) => count /= 2,
+                outcome => return outcome.map(|()| count),
+            }
+        }
+        Ok(0)
+    }
+
+    /// Both towers as in a step of training; the gradients are left where they are.
+    pub(super) fn there_and_back(&self, pixels: &Tensor, ids: &Tensor) -> crate::Result<()> {
+        let image = self.image_pass(pixels, Mode::Train)?;
+        let text = self.text_pass(ids)?;
+        let sums = (image.rows().sum_all()? + text.rows().sum_all()?)?.backward()?;
+        let mut gradients = self.gradients();
+        text.backward(&sums, &mut gradients)?;
+        Ok(image.backward(&sums, &mut gradients)?)
     }
 }
 

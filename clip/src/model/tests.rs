@@ -6,10 +6,11 @@ use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
 use super::{gpu::OnMachine, *};
 use crate::{
+    Error,
     config::{Activation, Resnet, TextTower, Vit},
     ops::{
-        cuda::{Precision, emulator::Emulator},
-        info_nce,
+        cuda::{Precision, emulator::Emulator, subject::Subject},
+        info_nce, is_out_of_memory,
         proof::numbers,
     },
 };
@@ -141,7 +142,7 @@ impl Clip {
     }
 }
 
-/// On the machine that runs a GPU's kernels on the CPU: in f32 the same gradients, in bf16 about the
+/// On the machine that runs a GPU's kernels on the CPU, or on a GPU: in f32 the same gradients, in bf16 about the
 /// same; and an update that moves against them.
 #[test]
 fn towers_on_a_gpu_learn_the_same() -> Result<()> {
@@ -152,7 +153,7 @@ fn towers_on_a_gpu_learn_the_same() -> Result<()> {
         let exact_grads = loss.backward()?;
         let loss: f64 = loss.to_scalar()?;
         for (precision, off_max) in [(Precision::F32, 2e-3), (Precision::Bf16, 0.2)] {
-            let Some(machine) = Emulator::new(false) else { return Ok(()) };
+            let Some(machine) = Subject::new(false) else { return Ok(()) };
             let mut model = Clip::from_weights(&config, &weights, &Device::Cpu)?;
             model.gpu = Some(Arc::new(OnMachine::new(machine, &model.parameters, precision)?));
             let found = f64::from(fast_loss(&model, Mode::Train)?.0);
@@ -198,6 +199,45 @@ fn towers_on_a_gpu_learn_the_same() -> Result<()> {
     Ok(())
 }
 
+/// Both towers forward and back on a machine with `limit` bytes, and the most that they held.
+fn peak(config: &ClipConfig, limit: usize, pairs: [&Tensor; 2]) -> Result<Option<(Clip, usize)>> {
+    let Some(machine) = Emulator::with_memory(limit) else { return Ok(None) };
+    let mut model = Clip::from_weights(config, &weights(config)?, &Device::Cpu)?;
+    let towers = OnMachine::new(machine.clone(), &model.parameters, Precision::Bf16)?;
+    model.gpu = Some(Arc::new(towers));
+    let [pixels, ids] = pairs;
+    let before = machine.held();
+    let outcome = model.there_and_back(pixels, ids);
+    assert_eq!(machine.held(), before, "what a pass held is given back");
+    match outcome {
+        Ok(()) => Ok(Some((model, machine.peak()))),
+        Err(Error::Candle(error)) if is_out_of_memory(&error) => Ok(Some((model, usize::MAX))),
+        Err(error) => Err(error),
+    }
+}
+
+#[test]
+fn a_batch_that_is_too_large_is_told_what_would_fit() -> Result<()> {
+    let config = &towers()[1];
+    let model = Clip::from_weights(config, &weights(config)?, &Device::Cpu)?;
+    let (pixels, ids) = pairs(&model, DType::F32)?;
+    let mut needs = Vec::new();
+    for count in [1, 2, 4] {
+        let some = [&pixels.narrow(0, 0, count)?, &ids.narrow(0, 0, count)?];
+        let Some((_, peak)) = peak(config, usize::MAX, some)? else { return Ok(()) };
+        needs.push(peak);
+    }
+    assert!(needs.is_sorted() && needs[0] < needs[2], "{needs:?}");
+    for (limit, fits) in [(needs[2], 2), (needs[2] - 1, 2), (needs[1], 2), (needs[1] - 1, 1)] {
+        let (model, found) = peak(config, limit, [&pixels, &ids])?.expect("it was there before");
+        assert_eq!(found, if limit == needs[2] { limit } else { usize::MAX });
+        assert_eq!(model.largest_fit(&pixels, &ids)?, fits, "{limit} bytes of {needs:?}");
+    }
+    let (model, _) = peak(config, needs[0] - 1, [&pixels, &ids])?.expect("it was there before");
+    assert_eq!(model.largest_fit(&pixels, &ids)?, 0);
+    Ok(())
+}
+
 /// A step on the machine of a model that lives there; its loss and the norm of its gradient.
 fn step_on_machine(model: &Clip, update: Update) -> Result<(f32, f64)> {
     let gpu = model.resident().expect("towers on a machine");
@@ -213,7 +253,7 @@ fn step_on_machine(model: &Clip, update: Update) -> Result<(f32, f64)> {
 fn a_model_restored_on_a_gpu_takes_the_same_step() -> Result<()> {
     let update = Update { betas: [0.9, 0.98], size: 0.1, factor: 50.0, epsilon: 1e-8, kept: 0.99 };
     for config in towers() {
-        let Some(machine) = Emulator::new(false) else { return Ok(()) };
+        let Some(machine) = Subject::new(false) else { return Ok(()) };
         let place = |weights: &Weights| -> Result<Clip> {
             let mut model = Clip::from_weights(&config, weights, &Device::Cpu)?;
             let towers = OnMachine::new(machine.clone(), &model.parameters, Precision::Bf16)?;

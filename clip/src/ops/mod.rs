@@ -45,6 +45,11 @@ pub use nearest::nearest;
 pub use peers::Peers;
 pub(crate) use tape::{Arena, Tape, Value};
 
+/// Whether a machine had no memory left for what was asked of it.
+pub fn is_out_of_memory(error: &Error) -> bool {
+    matches!(error, Error::Io(reason) if reason.kind() == std::io::ErrorKind::OutOfMemory)
+}
+
 /// Whether the paths by hand apply.
 pub(crate) fn is_fused(x: &Tensor) -> bool {
     x.device().is_cpu() && x.dtype() == DType::F32

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -11,6 +12,7 @@ use trainer::{
     augment::Augment,
     config,
     data::{Loader, Store},
+    gpu::Gpu,
     method::{self, Selection},
     step::Trainer,
 };
@@ -31,20 +33,36 @@ pub(crate) struct Share {
     pub(crate) cpu: f64,
     /// Time that the step waits for a batch, by the duration of the epoch
     pub(crate) wait: f64,
+    /// Pairs per second where a step takes no time
+    pub(crate) rate: f64,
 }
 
 /// Of an epoch of `clip` with cached pictures, `varied` or as they are.
-pub(crate) fn share(cli: &Cli, config: &ClipConfig, varied: bool) -> Result<Share, Report> {
-    let loader = loader(cli, config, varied)?;
-    let mut trainer = trainer(&loader.clip, Box::new(method::Clip))?;
+pub(crate) fn share(
+    cli: &Cli,
+    config: &ClipConfig,
+    varied: bool,
+    gpu: Option<&Gpu>,
+) -> Result<Share, Report> {
+    let folder = tempfile::tempdir()?; // large pictures are read again in each epoch
+    let loader = loader(cli, config, varied, folder.path())?;
+    let mut trainer = trainer(&loader.clip, Box::new(method::Clip), gpu)?;
     epoch(&loader, &mut trainer, loader.batches().saturating_sub(WARMUP))?;
     let (began, all, steps) = (Instant::now(), cpu_seconds()?, step_seconds()?);
     let waited = epoch(&loader, &mut trainer, 0)?;
     let (all, steps) = (cpu_seconds()? - all, step_seconds()? - steps);
-    Ok(Share {
-        cpu: (all - steps) / all,
-        wait: waited.as_secs_f64() / began.elapsed().as_secs_f64(),
-    })
+    let wait = waited.as_secs_f64() / began.elapsed().as_secs_f64();
+    Ok(Share { cpu: (all - steps) / all, wait, rate: rate(&loader)? })
+}
+
+/// Pairs per second of an epoch without steps.
+fn rate(loader: &Loader) -> Result<f64, Report> {
+    let began = Instant::now();
+    loader.each(1, &Selection::ALL, 0, |batch| -> Result<(), Report> {
+        drop(batch);
+        Ok(())
+    })?;
+    Ok((loader.batches() * loader.batch_size) as f64 / began.elapsed().as_secs_f64())
 }
 
 /// Steps from batch `from` to the end; how long they waited for their batches.
@@ -60,11 +78,10 @@ fn epoch(loader: &Loader, trainer: &mut Trainer, from: usize) -> Result<Duration
 }
 
 /// As many batches as all rounds have steps, by as many threads as `roclip-train` takes.
-fn loader(cli: &Cli, config: &ClipConfig, varied: bool) -> Result<Loader, Report> {
-    let folder = tempfile::tempdir()?;
+fn loader(cli: &Cli, config: &ClipConfig, varied: bool, folder: &Path) -> Result<Loader, Report> {
     let (batch_size, side) = (cli.batch as usize, config.image.image_size());
     let pairs = batch_size * (cli.rounds * cli.steps) as usize;
-    let manifest = pictures::write(folder.path(), "picture.png", pairs, side as u32)?;
+    let manifest = pictures::write(folder, "picture.png", pairs, side as u32)?;
     let store = Store::open(manifest.clone(), side, CACHE_MIB, 0.0, || ())?;
     let captions = manifest.rows.iter().map(|row| row.caption.as_str());
     let mut clip = config.clone();

@@ -19,7 +19,9 @@ use std::process::ExitCode;
 use clap::Parser;
 use clip::ClipConfig;
 use rayon::ThreadPoolBuilder;
+use serde_json::{Value, json};
 use terminal::{Exit, Report, println_result, say};
+use trainer::gpu::{self, Gpu};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc; // as in `roclip-train`
@@ -29,6 +31,8 @@ const RATIO_MAX: f64 = 1.05;
 /// Greatest share of the loader's threads in the processor time of an epoch, and of waiting for
 /// them in its duration.
 const LOADER_MAX: f64 = 0.15;
+/// What the loader does with them.
+const PICTURES: [(&str, bool); 2] = [("as they are", false), ("varied", true)];
 /// How the threads are named that compute steps.
 const STEP_THREAD: &str = "step";
 
@@ -54,6 +58,12 @@ struct Cli {
     /// Steps of each kind in a round
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
     steps: u32,
+    /// On the first GPU; the pool stays on the CPU
+    #[arg(long)]
+    cuda: bool,
+    /// One line of JSON instead of tables
+    #[arg(long)]
+    json: bool,
     /// What `cargo bench` adds
     #[arg(long, hide = true)]
     bench: bool,
@@ -73,27 +83,24 @@ fn main() -> ExitCode {
 
 fn report(cli: &Cli) -> Result<Exit, Report> {
     let config = architecture(cli)?;
+    let gpu = cli.cuda.then(gpu::open).transpose()?;
+    if cli.json {
+        println_result(numbers(cli, &config, gpu.as_ref())?)?;
+        return Ok(Exit::Done);
+    }
     let Cli { preset, dim, batch, pool, .. } = cli;
     let threads = rayon::current_num_threads();
     println_result(format!(
         "{preset}, batch {batch}, pool of {pool} x {dim}, threads: {threads}\n"
     ))?;
     println_result("| steps | ms per step | CPU ms per step |\n|---|---:|---:|")?;
-    let rounds = steps::time(cli, &config)?;
+    let rounds = steps::time(cli, &config, gpu.as_ref())?;
     for (at, kind) in steps::KINDS.iter().enumerate() {
         let wall = median(rounds.iter().map(|round| round[at].wall));
         let cpu = median(rounds.iter().map(|round| round[at].cpu));
         println_result(format!("| {} | {:.1} | {:.1} |", kind.name, 1e3 * wall, 1e3 * cpu))?;
     }
-    // K = 2: as many plain epochs as matching ones.
-    let ratio = |of: fn(&steps::Cost) -> f64| {
-        median(
-            rounds
-                .iter()
-                .map(|[clip, plain, matching]| (of(plain) + of(matching)) / (2.0 * of(clip))),
-        )
-    };
-    let (wall, cpu) = (ratio(|cost| cost.wall), ratio(|cost| cost.cpu));
+    let (wall, cpu) = (ratio(&rounds, |cost| cost.wall), ratio(&rounds, |cost| cost.cpu));
     println_result(format!(
         "\nAn epoch of roclip (K = 2) by one of clip, median of {} rounds: {wall:.3} \
          (CPU {cpu:.3}); goal: at most {RATIO_MAX}\n",
@@ -101,14 +108,39 @@ fn report(cli: &Cli) -> Result<Exit, Report> {
     ))?;
     println_result("| pairs | loader's CPU | waiting for a batch |\n|---|---:|---:|")?;
     let mut most = 0.0f64;
-    for (name, varied) in [("as they are", false), ("varied", true)] {
-        let share = loading::share(cli, &config, varied)?;
+    for (name, varied) in PICTURES {
+        let share = loading::share(cli, &config, varied, gpu.as_ref())?;
         let (cpu, wait) = (100.0 * share.cpu, 100.0 * share.wait);
         println_result(format!("| {name} | {cpu:.2}% | {wait:.2}% |"))?;
         most = most.max(share.cpu).max(share.wait);
     }
     println_result(format!("\nGoal: each under {:.0}%", 100.0 * LOADER_MAX))?;
     Ok(if wall <= RATIO_MAX && most < LOADER_MAX { Exit::Done } else { Exit::Bad })
+}
+
+/// What the tables tell, as medians.
+fn numbers(cli: &Cli, config: &ClipConfig, gpu: Option<&Gpu>) -> Result<Value, Report> {
+    let rounds = steps::time(cli, config, gpu)?;
+    let kinds = steps::KINDS.iter().enumerate().map(|(at, kind)| {
+        let wall = median(rounds.iter().map(|round| round[at].wall));
+        json!({ "steps": kind.name, "seconds": wall })
+    });
+    let kinds: Vec<_> = kinds.collect();
+    let mut loader = Vec::new();
+    for (name, varied) in PICTURES {
+        let loading::Share { cpu, wait, rate } = loading::share(cli, config, varied, gpu)?;
+        loader
+            .push(json!({ "pictures": name, "cpu": cpu, "wait": wait, "pairs_per_second": rate }));
+    }
+    let ratio = ratio(&rounds, |cost| cost.wall);
+    Ok(json!({ "steps": kinds, "epoch_ratio": ratio, "loader": loader }))
+}
+
+/// An epoch of `roclip` by one of `clip` with K = 2: as many plain epochs as matching ones.
+fn ratio(rounds: &[[steps::Cost; 3]], of: fn(&steps::Cost) -> f64) -> f64 {
+    let both =
+        |[clip, plain, matching]: &[steps::Cost; 3]| (of(plain) + of(matching)) / (2.0 * of(clip));
+    median(rounds.iter().map(both))
 }
 
 fn architecture(cli: &Cli) -> Result<ClipConfig, Report> {

@@ -10,6 +10,7 @@ use terminal::Report;
 use trainer::{
     config::{self, Optim},
     data::Batch,
+    gpu::{self, Gpu},
     method::{self, Method, Roclip},
     optim::{Optimizer, Schedule},
     parallel::Single,
@@ -44,10 +45,14 @@ pub(crate) struct Cost {
 }
 
 /// The costs of all kinds in each round.
-pub(crate) fn time(cli: &Cli, config: &ClipConfig) -> Result<Vec<[Cost; 3]>, Report> {
+pub(crate) fn time(
+    cli: &Cli,
+    config: &ClipConfig,
+    gpu: Option<&Gpu>,
+) -> Result<Vec<[Cost; 3]>, Report> {
     let rows = (f64::from(cli.pool) / POOL_SHARE) as usize;
-    let mut clip = trainer(config, Box::new(method::Clip))?;
-    let mut roclip = trainer(config, roclip(cli, config, rows)?)?;
+    let mut clip = trainer(config, Box::new(method::Clip), gpu)?;
+    let mut roclip = trainer(config, roclip(cli, config, rows)?, gpu)?;
     let (pixels, tokens) = pairs::draw(config, cli.batch as usize, 0);
     let tokens = tokens.trimmed(config.text.end());
     let mut drawn = ChaCha8Rng::seed_from_u64(1);
@@ -76,8 +81,12 @@ pub(crate) fn time(cli: &Cli, config: &ClipConfig) -> Result<Vec<[Cost; 3]>, Rep
     Ok(rounds)
 }
 
-pub(crate) fn trainer(config: &ClipConfig, method: Box<dyn Method>) -> Result<Trainer, Report> {
-    let model = Clip::init(config, 0, &Device::Cpu)?;
+pub(crate) fn trainer(
+    config: &ClipConfig,
+    method: Box<dyn Method>,
+    gpu: Option<&Gpu>,
+) -> Result<Trainer, Report> {
+    let model = gpu::place(Clip::init(config, 0, &Device::Cpu)?, gpu)?;
     Ok(Trainer {
         method,
         collective: Arc::new(Single),

@@ -1,24 +1,26 @@
 //! Captioned pictures in files.
 
-use std::{fmt::Write, fs, path::Path};
+use std::{fs, path::Path};
 
 use clip::image::RgbImage;
 use rand::Rng;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
+use rayon::iter::{IntoParallelIterator, ParallelIterator};
 use trainer::{Result, data::Manifest};
 
 /// `count` pictures of slopes, shapes and noise, `side` pixels wide and high, with captions of
 /// about ten words; the end of `name` says in which format.
 pub(crate) fn write(folder: &Path, name: &str, count: usize, side: u32) -> Result<Manifest> {
-    let mut rng = ChaCha8Rng::seed_from_u64(0);
-    let mut csv = String::from("path,caption\n");
-    for row in 0..count {
+    let row = |row: usize| {
+        let mut rng = ChaCha8Rng::seed_from_u64(row as u64);
         let file = format!("{row}-{name}");
         picture(side, &mut rng).save(folder.join(&file)).expect("a writable folder");
         let words = rng.random_range(6..15);
         let words = (0..words).map(|_| format!("word{}", rng.random_range(0..2000u32)));
-        writeln!(csv, "{file},{}", words.collect::<Vec<_>>().join(" ")).expect("text");
-    }
+        format!("{file},{}\n", words.collect::<Vec<_>>().join(" "))
+    };
+    let rows: Vec<String> = (0..count).into_par_iter().map(row).collect();
+    let csv = format!("path,caption\n{}", rows.concat());
     let path = folder.join(format!("{name}.csv"));
     fs::write(&path, csv).expect("a writable folder");
     Manifest::open(&path)

@@ -15,6 +15,7 @@ use terminal::{Context, Report};
 use trainer::{
     config::Optim,
     data::Batch,
+    gpu::{self, Gpu},
     method,
     optim::{self, Schedule},
     parallel::Single,
@@ -48,6 +49,8 @@ pub(crate) struct Case {
     pub(crate) checked_loss: f32,
     /// In nats, of the timed weights before each of their first updates.
     pub(crate) losses: Vec<f32>,
+    /// Norms of their gradients.
+    pub(crate) grad_norms: Vec<f64>,
 }
 
 /// Tokens per caption, both end marks included.
@@ -81,12 +84,14 @@ impl Optimizer {
         Optim { lr, weight_decay, beta1, beta2, epsilon, ..Optim::default() }
     }
 
+    /// On the CPU, or on a GPU.
     pub(crate) fn trainer(
         &self,
         config: &ClipConfig,
         weights: &Weights,
+        gpu: Option<&Gpu>,
     ) -> Result<Trainer, Report> {
-        let model = Clip::from_weights(config, weights, &Device::Cpu)?;
+        let model = gpu::place(Clip::from_weights(config, weights, &Device::Cpu)?, gpu)?;
         Ok(Trainer {
             method: Box::new(method::Clip),
             gradients: model.gradients(),
@@ -112,6 +117,20 @@ impl Pairs {
     pub(crate) fn draw(config: &ClipConfig, count: usize, seed: u64) -> Self {
         let (pixels, tokens) = draw(config, count, seed);
         Self { pixels, tokens }
+    }
+
+    /// Over and over until there are `count` of them.
+    pub(crate) fn repeated(self, count: usize) -> Self {
+        let (pixels, ids) = (count * self.pixels.len(), count * self.tokens.ids().len());
+        let [pixels, ids] = [pixels, ids].map(|all| all / self.tokens.count());
+        let length = self.tokens.length();
+        Self {
+            pixels: self.pixels.iter().copied().cycle().take(pixels).collect(),
+            tokens: TokenBatch::from_ids(
+                self.tokens.ids().iter().copied().cycle().take(ids).collect(),
+                length,
+            ),
+        }
     }
 
     /// As the loader hands it out: cut to the longest caption.

@@ -1,8 +1,9 @@
-//! How fast is a step of training, beside PyTorch's? Our half of `scripts/bench-train`.
+//! How fast is a step of training, beside PyTorch's? Our half of `scripts/bench-train` and of
+//! `scripts/gpu-suite`.
 //!
-//! `prepare` makes a seeded model and batch, trains a few steps, and writes what PyTorch needs to do
-//! and to check the same; `time` opens that folder and times steps. Both go through
-//! [`Trainer::step`], gradients included.
+//! `prepare` makes a seeded model and batch, trains a few steps on the CPU, and writes what PyTorch
+//! needs to do and to check the same; `time` opens that folder and times steps, `check` compares a
+//! GPU with the CPU. All go through [`Trainer::step`], gradients included.
 //!
 //! | file of the folder | holds |
 //! |---|---|
@@ -16,12 +17,13 @@ mod case;
 mod checkable;
 #[path = "../clock/mod.rs"]
 mod clock;
+mod on_gpu;
 #[path = "../pairs/mod.rs"]
 mod pairs;
 
 use std::{
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     time::{Duration, Instant},
 };
@@ -29,9 +31,14 @@ use std::{
 use clap::{Args, Parser, Subcommand};
 use clip::{ClipConfig, config::ImageTower, folder::write_json, model, weights};
 use rayon::ThreadPoolBuilder;
+use safetensors::SafeTensors;
 use serde_json::{Value, json};
 use terminal::{Context, Exit, Report, println_result, say};
-use trainer::{data::Batch, step::Trainer};
+use trainer::{
+    data::Batch,
+    gpu::{self, Gpu},
+    step::Trainer,
+};
 
 use case::{
     BATCH, CASE, CHECKED, Case, GRADIENTS, Optimizer, Pairs, WEIGHTS, cannot_read, encoded,
@@ -49,7 +56,7 @@ const CHECKED_STEPS: usize = 3;
 /// An architecture between the presets.
 const VIT_SMALL: &str = "vit-small";
 
-/// Our half of a comparison with PyTorch; `scripts/bench-train` runs both halves
+/// Our half of a comparison with PyTorch; `scripts/bench-train` and `scripts/gpu-suite` run both
 #[derive(Parser)]
 struct Cli {
     #[command(subcommand)]
@@ -65,6 +72,10 @@ enum Command {
     Prepare(Prepare),
     /// Times steps on what `prepare` wrote; one line of JSON
     Time(Time),
+    /// Compares loss and gradients with those that `prepare` wrote; one line of JSON
+    Check(Check),
+    /// Times products of bf16 matrices on the first GPU; one line of JSON
+    Ceiling,
 }
 
 #[derive(Args)]
@@ -105,6 +116,21 @@ struct Time {
     /// Steps that are timed at least
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     steps_min: u32,
+    /// Pairs per step: the folder's over and over, instead of once
+    #[arg(long, value_parser = clap::value_parser!(u32).range(2..=65_536))]
+    batch: Option<u32>,
+    /// On the first GPU, in bf16
+    #[arg(long)]
+    cuda: bool,
+}
+
+#[derive(Args)]
+struct Check {
+    /// What `prepare` wrote
+    folder: PathBuf,
+    /// On the first GPU, in bf16
+    #[arg(long)]
+    cuda: bool,
 }
 
 fn main() -> ExitCode {
@@ -112,6 +138,11 @@ fn main() -> ExitCode {
     terminal::run("side_by_side", || match &cli.command {
         Some(Command::Prepare(asked)) => prepare(asked),
         Some(Command::Time(asked)) => time(asked),
+        Some(Command::Check(asked)) => check(asked),
+        Some(Command::Ceiling) => {
+            println_result(on_gpu::ceiling(&gpu::open()?)?)?;
+            Ok(Exit::Done)
+        }
         None => {
             say("nothing timed: `scripts/bench-train` times this beside PyTorch");
             Ok(Exit::Done)
@@ -126,12 +157,14 @@ fn prepare(asked: &Prepare) -> Result<Exit, Report> {
     let checked = checkable(weights.clone(), asked.seed);
     let pairs = Pairs::draw(&config, batch, asked.seed);
     let optimizer = Optimizer::new();
-    let mut trainer = optimizer.trainer(&config, &checked)?;
+    let mut trainer = optimizer.trainer(&config, &checked, None)?;
     let checked_loss = in_pool(|| Ok(trainer.step(pairs.batch(end))?.loss))?;
     let gradients = gradients(&trainer);
-    let mut trainer = optimizer.trainer(&config, &weights)?;
-    let steps = || (0..CHECKED_STEPS).map(|_| Ok(trainer.step(pairs.batch(end))?.loss)).collect();
-    let losses = in_pool(steps)?;
+    let mut trainer = optimizer.trainer(&config, &weights, None)?;
+    let steps = || (0..CHECKED_STEPS).map(|_| Ok(trainer.step(pairs.batch(end))?)).collect();
+    let steps: Vec<_> = in_pool(steps)?;
+    let losses = steps.iter().map(|step| step.loss).collect();
+    let grad_norms = steps.iter().map(|step| step.grad_norm).collect();
     let decaying = trainer.model.parameters().iter().filter(|parameter| parameter.decays());
     let decays = decaying.map(|parameter| parameter.name.clone()).collect();
     let folder = &asked.out;
@@ -141,8 +174,18 @@ fn prepare(asked: &Prepare) -> Result<Exit, Report> {
     write_tensors(&folder.join(CHECKED), &encoded(&checked))?;
     pairs.write(&folder.join(BATCH), config.image.image_size())?;
     let (schema, captions) = ("roclip/bench-case/1".to_owned(), pairs.lengths(end));
-    let case =
-        Case { schema, name, config, batch, captions, optimizer, decays, checked_loss, losses };
+    let case = Case {
+        schema,
+        name,
+        config,
+        batch,
+        captions,
+        optimizer,
+        decays,
+        checked_loss,
+        losses,
+        grad_norms,
+    };
     write_json(&folder.join(CASE), &serde_json::to_value(case)?)?;
     Ok(Exit::Done)
 }
@@ -187,23 +230,47 @@ fn in_pool<T: Send>(body: impl FnOnce() -> Result<T, Report> + Send) -> Result<T
     ThreadPoolBuilder::new().build()?.install(body)
 }
 
-fn time(asked: &Time) -> Result<Exit, Report> {
-    let path = asked.folder.join(CASE);
+fn open_case(folder: &Path) -> Result<(Case, Pairs), Report> {
+    let path = folder.join(CASE);
     let text = fs::read(&path).with_context(|| cannot_read(&path))?;
     let case: Case = serde_json::from_slice(&text).with_context(|| cannot_read(&path))?;
+    Ok((case, Pairs::read(&folder.join(BATCH))?))
+}
+
+fn open_gpu(cuda: bool) -> Result<Option<Gpu>, Report> {
+    Ok(cuda.then(gpu::open).transpose()?)
+}
+
+fn time(asked: &Time) -> Result<Exit, Report> {
+    let (case, mut pairs) = open_case(&asked.folder)?;
+    let gpu = open_gpu(asked.cuda)?;
     let weights = weights::read(&asked.folder.join(WEIGHTS), &case.config)?;
-    let pairs = Pairs::read(&asked.folder.join(BATCH))?;
-    let mut trainer = case.optimizer.trainer(&case.config, &weights)?;
+    if let Some(batch) = asked.batch {
+        pairs = pairs.repeated(batch as usize);
+    }
+    let mut trainer = case.optimizer.trainer(&case.config, &weights, gpu.as_ref())?;
     drop(weights);
     let end = case.config.text.end();
     println_result(in_pool(|| steps(asked, &mut trainer, || pairs.batch(end)))?)?;
     Ok(Exit::Done)
 }
 
+fn check(asked: &Check) -> Result<Exit, Report> {
+    let (case, pairs) = open_case(&asked.folder)?;
+    let gpu = open_gpu(asked.cuda)?;
+    let weights = weights::read(&asked.folder.join(CHECKED), &case.config)?;
+    let path = asked.folder.join(GRADIENTS);
+    let bytes = fs::read(&path).with_context(|| cannot_read(&path))?;
+    let expected = SafeTensors::deserialize(&bytes).with_context(|| cannot_read(&path))?;
+    let apart = || on_gpu::apart(&case, &weights, &pairs, &expected, gpu.as_ref());
+    println_result(in_pool(apart)?)?;
+    Ok(Exit::Done)
+}
+
 /// Warms up, then times each step; copying the batch is left out of the seconds, not of the
 /// seconds of the processor.
 fn steps(asked: &Time, trainer: &mut Trainer, batch: impl Fn() -> Batch) -> Result<Value, Report> {
-    let first_loss = trainer.step(batch())?.loss;
+    let first = trainer.step(batch())?;
     for _ in 1..asked.warmup {
         trainer.step(batch())?;
     }
@@ -222,7 +289,8 @@ fn steps(asked: &Time, trainer: &mut Trainer, batch: impl Fn() -> Batch) -> Resu
         "threads": rayon::current_num_threads(),
         "step_seconds": seconds,
         "cpu_seconds_per_step": cpu,
-        "first_loss": first_loss,
+        "first_loss": first.loss,
+        "first_grad_norm": first.grad_norm,
         "peak_bytes": peak_bytes()?,
     }))
 }

@@ -9,7 +9,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use candle_core::{Error, bail};
+use candle_core::Error;
 use cudarc::{
     cublaslt,
     driver::{
@@ -20,8 +20,8 @@ use cudarc::{
 };
 
 use super::{
-    KERNELS, Launch, Machine, Precision, Product, definition, libraries::builtins, names,
-    products::Products,
+    KERNELS, Launch, Machine, Precision, Product, definition, libraries::builtins,
+    machine::out_of_memory, names, products::Products,
 };
 
 /// A `Result`, by default with candle's error.
@@ -75,19 +75,11 @@ impl Card {
         let mut version = 0;
         // SAFETY: writes one number.
         unsafe { sys::cuDriverGetVersion(&mut version) }.result().map_err(refused)?;
-        if version < VERSION {
-            let (major, minor) = (version / 1000, version % 1000 / 10);
-            return Err(format!("the driver knows CUDA {major}.{minor}, at least 13.0 is needed"));
-        }
+        check_driver(version)?;
         let context = CudaContext::new(0).map_err(refused)?;
         let name = context.name().map_err(refused)?;
         let found = context.compute_capability().map_err(refused)?;
-        if found < CAPABILITY_MIN {
-            let ((major, minor), (least, _)) = (found, CAPABILITY_MIN);
-            return Err(format!(
-                "{name} has compute capability {major}.{minor}, at least {least}.0 is needed"
-            ));
-        }
+        check_capability(&name, found)?;
         for (has, library) in [(has_nvrtc, LIBRARIES[0]), (has_blas, LIBRARIES[1])] {
             if !has {
                 return Err(format!(
@@ -131,6 +123,26 @@ impl Card {
 impl Drop for Card {
     fn drop(&mut self) {
         let _ = self.trim(); // the process may be ending with the driver gone
+    }
+}
+
+/// Refuses a driver, by the CUDA version that it knows, that is too old for the libraries.
+fn check_driver(version: i32) -> Result<(), String> {
+    let (major, minor) = (version / 1000, version % 1000 / 10);
+    match version < VERSION {
+        true => Err(format!("the driver knows CUDA {major}.{minor}, at least 13.0 is needed")),
+        false => Ok(()),
+    }
+}
+
+/// Refuses a GPU that is too old for the kernels.
+fn check_capability(name: &str, found: (i32, i32)) -> Result<(), String> {
+    let ((major, minor), (least, _)) = (found, CAPABILITY_MIN);
+    match found < CAPABILITY_MIN {
+        true => Err(format!(
+            "{name} has compute capability {major}.{minor}, at least {least}.0 is needed"
+        )),
+        false => Ok(()),
     }
 }
 
@@ -214,7 +226,7 @@ impl Machine for Card {
         match unsafe { driver::malloc_sync(size) } {
             Ok(address) => Ok(memory(address, size)),
             Err(DriverError(sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => {
-                bail!("{} has no {size} bytes left: a smaller batch may fit", self.name)
+                Err(out_of_memory(&self.name, size))
             }
             Err(error) => Err(failed(error)),
         }
@@ -288,6 +300,20 @@ mod tests {
             }
             outcome => assert!(has_driver, "{outcome:?}"),
         }
+    }
+
+    #[test]
+    fn what_is_too_old_is_refused() {
+        let check = |outcome: Result<(), String>, refused: Option<&str>| {
+            assert_eq!(outcome.err().as_deref(), refused);
+        };
+        let old = "the driver knows CUDA 12.9, at least 13.0 is needed";
+        check(check_driver(12_090), Some(old));
+        check(check_driver(13_000), None);
+        let old = "Tesla T4 has compute capability 7.5, at least 8.0 is needed";
+        check(check_capability("Tesla T4", (7, 5)), Some(old));
+        check(check_capability("A100", (8, 0)), None);
+        check(check_capability("H100", (9, 0)), None);
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! What a tape asks of the machine that computes it: memory, launches of kernels, matrix products.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, io, sync::Arc};
 
-use candle_core::Result;
+use candle_core::{Error, Result};
 
 /// How activations and the matrices that they meet are kept; sums are always made in f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,7 +28,7 @@ pub(crate) trait Machine: fmt::Debug + Sized + Send + Sync + 'static {
     /// An array; what is still to be done with it may outlive it.
     type Memory: fmt::Debug + Send + Sync;
 
-    /// An array that holds anything.
+    /// An array that holds anything; [`out_of_memory`] if there is no room for it.
     fn take(self: &Arc<Self>, bytes: usize) -> Result<Self::Memory>;
 
     /// Where its first byte lies.
@@ -45,6 +45,12 @@ pub(crate) trait Machine: fmt::Debug + Sized + Send + Sync + 'static {
 
     /// Asks for a matrix product of values of this precision.
     fn multiply(&self, precision: Precision, product: &Product) -> Result<()>;
+}
+
+/// What a machine without `bytes` bytes says; [`crate::ops::is_out_of_memory`] knows it.
+pub(crate) fn out_of_memory(machine: &str, bytes: usize) -> Error {
+    let reason = format!("{machine} has no {bytes} bytes left");
+    Error::Io(io::Error::new(io::ErrorKind::OutOfMemory, reason))
 }
 
 /// Lanes of a warp.

@@ -10,12 +10,14 @@
 //! | `tape` | the graph by hand, on any machine |
 //! | `card` | the machine that is a GPU; nothing of CUDA is needed to build it |
 //! | `products` | what a card multiplies with: cuBLASLt |
+//! | `rate` | how fast a card multiplies |
 //! | `libraries` | where NVRTC's other half lies |
 //! | `emulator` | for tests, the machine that runs the kernels thread by thread on the CPU |
+//! | `subject` | what the tests compute on: the emulator, or a GPU if `ROCLIP_TEST_CARD` is set |
 //!
 //! The tests hold tape and kernels against the composition in f64 and central differences without
 //! a GPU, and let NVRTC compile what a GPU would run. `card` and `products` are only compiled there:
-//! no test without a GPU can run them.
+//! the same tests run them on a GPU, where `scripts/gpu-suite` carries them.
 
 #[cfg(feature = "cuda")]
 mod card;
@@ -30,7 +32,11 @@ mod nvrtc;
 mod optimizer;
 #[cfg(feature = "cuda")]
 mod products;
+#[cfg(feature = "cuda")]
+mod rate;
 mod store;
+#[cfg(test)]
+pub(crate) mod subject;
 mod tape;
 #[cfg(test)]
 mod tests;
@@ -40,6 +46,8 @@ pub(crate) use card::Card;
 pub(crate) use machine::{Launch, Machine, Operand, Precision, Product};
 pub(crate) use optimizer::Moments;
 pub use optimizer::Update;
+#[cfg(feature = "cuda")]
+pub(crate) use rate::product_rate;
 pub(crate) use store::{Store, bytes, floats};
 pub(crate) use tape::{CudaTape, CudaValue};
 

@@ -1,13 +1,14 @@
 //! Every operation of the tape on the emulator, in both precisions and both orders of threads,
 //! against the composition in f64 and central differences; and the other kernels against formulas.
+//! The same on a GPU, where one is asked for.
 
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor};
 
 use super::{
-    emulator::{Emulator, floats},
     store::bytes,
+    subject::{Memory, Subject, values},
     *,
 };
 use crate::{
@@ -18,12 +19,12 @@ use crate::{
     },
 };
 
-type Emulated = CudaTape<Emulator>;
+type Tape = CudaTape<Subject>;
 
 /// Share of the greatest value by which bf16 may be off.
 const BF16_OFF_MAX: f64 = 0.03;
 
-/// `f(graph, inputs)` by candle and on the emulator; `rows` are floats in any precision.
+/// `f(graph, inputs)` by candle and on the machine; `rows` are floats in any precision.
 macro_rules! proves {
     ($form:ident, $shapes:expr, |$graph:ident, $x:ident| $f:expr) => {
         prove(
@@ -49,11 +50,11 @@ fn prove(
     form: Form,
     shapes: &[&[usize]],
     exact: impl Fn(&[Tensor]) -> Result<Tensor>,
-    fast: impl Fn(&Emulated, &[Tensor]) -> Result<CudaValue<Emulator>>,
+    fast: impl Fn(&Tape, &[Tensor]) -> Result<CudaValue<Subject>>,
 ) -> Result<()> {
     let run = |precision, is_reversed| -> Result<Option<Proved>> {
-        let Some(machine) = Emulator::new(is_reversed) else { return Ok(None) };
-        emulated(&machine, precision, form, shapes, &fast).map(Some)
+        let Some(machine) = Subject::new(is_reversed) else { return Ok(None) };
+        taped(&machine, precision, form, shapes, &fast).map(Some)
     };
     let Some(forward) = run(Precision::F32, false)? else { return Ok(()) };
     let bits = |(values, gradients): &Proved| -> Vec<u64> {
@@ -77,12 +78,12 @@ fn prove(
     compare(exact, forward, shapes)
 }
 
-fn emulated(
-    machine: &Arc<Emulator>,
+fn taped(
+    machine: &Arc<Subject>,
     precision: Precision,
     form: Form,
     shapes: &[&[usize]],
-    f: impl Fn(&Emulated, &[Tensor]) -> Result<CudaValue<Emulator>>,
+    f: impl Fn(&Tape, &[Tensor]) -> Result<CudaValue<Subject>>,
 ) -> Result<Proved> {
     let vars = inputs(shapes, DType::F32)?;
     let tensors = tensors(&vars);
@@ -90,22 +91,22 @@ fn emulated(
     let tape = CudaTape::new(store.clone(), precision);
     let y = f(&tape, &tensors)?;
     let kept = if form == Form::Floats { Precision::F32 } else { precision };
-    let values = floats(y.data(), kept);
-    let weights: Vec<f32> = numbers(values.len(), 99).iter().map(|&value| value as f32).collect();
+    let found = values(machine, y.data(), kept)?;
+    let weights: Vec<f32> = numbers(found.len(), 99).iter().map(|&value| value as f32).collect();
     let wide = upload(machine, &bytes(&weights))?;
     let gradient = machine.take(kept.bytes() * weights.len())?;
-    let narrow = Launch::each("narrow", weights.len()).pointer(Emulator::address(&wide));
-    let narrow = narrow.pointer(Emulator::address(&gradient)).count(weights.len());
+    let narrow = Launch::each("narrow", weights.len()).pointer(Subject::address(&wide));
+    let narrow = narrow.pointer(Subject::address(&gradient)).count(weights.len());
     machine.launch(kept, &narrow)?;
     tape.backward(&y, gradient)?;
     let gradients = tensors.iter().map(|tensor| {
         assert!(store.is_reached(tensor), "every input gets a gradient");
         Ok(store.gradient_values(tensor)?.into_iter().map(f64::from).collect())
     });
-    Ok((values, gradients.collect::<Result<_>>()?))
+    Ok((found, gradients.collect::<Result<_>>()?))
 }
 
-fn upload(machine: &Arc<Emulator>, bytes: &[u8]) -> Result<<Emulator as Machine>::Memory> {
+fn upload(machine: &Arc<Subject>, bytes: &[u8]) -> Result<Memory> {
     let mut memory = machine.take(bytes.len())?;
     machine.write(&mut memory, bytes)?;
     Ok(memory)
@@ -256,13 +257,13 @@ fn a_token_that_is_everywhere() -> Result<()> {
 
 #[test]
 fn pixels_in_other_orders() -> Result<()> {
-    let Some(machine) = Emulator::new(false) else { return Ok(()) };
+    let Some(machine) = Subject::new(false) else { return Ok(()) };
     let pixels = Tensor::arange(0f32, 2.0 * 3.0 * 16.0, &Device::Cpu)?.reshape((2, 3, 4, 4))?;
-    let tape = CudaTape::forgetful(Arc::new(Store::new(machine, &[])?), Precision::F32);
-    let check = |found: CudaValue<Emulator>, exact: Tensor| -> Result<()> {
+    let tape = CudaTape::forgetful(Arc::new(Store::new(machine.clone(), &[])?), Precision::F32);
+    let check = |found: CudaValue<Subject>, exact: Tensor| -> Result<()> {
         assert_eq!(tape.dims(&found), exact.dims());
         let exact = exact.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
-        assert_eq!(floats(found.data(), Precision::F32), exact);
+        assert_eq!(values(&machine, found.data(), Precision::F32)?, exact);
         Ok(())
     };
     check(Graph::image(&tape, &pixels)?, Composed.image(&pixels)?)?;
@@ -270,10 +271,10 @@ fn pixels_in_other_orders() -> Result<()> {
 }
 
 /// Variables, and where they lie.
-type Stored = (Arc<Store<Emulator>>, Vec<Tensor>);
+type Stored = (Arc<Store<Subject>>, Vec<Tensor>);
 
-fn emulated_store(values: &[&[f32]]) -> Result<Option<Stored>> {
-    let Some(machine) = Emulator::new(false) else { return Ok(None) };
+fn stored(values: &[&[f32]]) -> Result<Option<Stored>> {
+    let Some(machine) = Subject::new(false) else { return Ok(None) };
     let var =
         |values: &&[f32]| Ok(candle_core::Var::new(*values, &Device::Cpu)?.as_tensor().clone());
     let tensors = values.iter().map(var).collect::<Result<Vec<_>>>()?;
@@ -281,7 +282,7 @@ fn emulated_store(values: &[&[f32]]) -> Result<Option<Stored>> {
 }
 
 /// The gradient of `sum(w^2)`, put where a backward pass would have summed it.
-fn give_gradient(store: &Store<Emulator>, tensor: &Tensor) -> Result<()> {
+fn give_gradient(store: &Store<Subject>, tensor: &Tensor) -> Result<()> {
     let gradient = store.gradient(tensor)?.expect("a variable");
     let count = tensor.elem_count();
     let fold = Launch::each("fold", count).pointer(store.master(tensor)?).pointer(gradient);
@@ -291,9 +292,10 @@ fn give_gradient(store: &Store<Emulator>, tensor: &Tensor) -> Result<()> {
 
 #[test]
 fn updates_agree_with_the_formula_and_wait_for_finite_gradients() -> Result<()> {
-    let Some((store, tensors)) = emulated_store(&[&[1.0, -2.0], &[0.5], &[3.0]])? else {
+    let Some((store, tensors)) = stored(&[&[1.0, -2.0], &[0.5], &[3.0]])? else {
         return Ok(());
     };
+    let floats = |memory: &Memory| values(store.machine(), memory, Precision::F32);
     let moments = Moments::new(&store)?;
     let mut expected = [[1.0f64, -2.0], [0.5, 0.0]];
     let (mut mean, mut square) = ([[0.0f64; 2]; 2], [[0.0f64; 2]; 2]);
@@ -308,7 +310,7 @@ fn updates_agree_with_the_formula_and_wait_for_finite_gradients() -> Result<()> 
         });
         let norm = store.square_norm()?;
         let sum: f64 = expected.iter().flatten().map(|w| 4.0 * w * w).sum::<f64>() + 36.0;
-        assert!((floats(&norm, Precision::F32)[0] - sum).abs() < 1e-4 * sum);
+        assert!((floats(&norm)?[0] - sum).abs() < 1e-4 * sum);
         store.update(&moments, &norm, updates)?;
         for at in 0..4 {
             let (group, at) = (at / 2, at % 2);
@@ -350,7 +352,8 @@ fn info_nce_and_its_gradient() -> Result<()> {
         let loss = crate::ops::info_nce(&image, &text, &scale, groups)?;
         let exact = loss.backward()?;
 
-        let Some((store, tensors)) = emulated_store(&[&[0.7]])? else { return Ok(()) };
+        let Some((store, tensors)) = stored(&[&[0.7]])? else { return Ok(()) };
+        let floats = |memory: &Memory| values(store.machine(), memory, Precision::F32);
         let rows = |var: &candle_core::Var| -> Result<_> {
             let values = var.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
             upload(store.machine(), &bytes(&values))
@@ -365,27 +368,27 @@ fn info_nce_and_its_gradient() -> Result<()> {
             }
             Ok(())
         };
-        let values = floats(&found.values, Precision::F32);
+        let values = floats(&found.values)?;
         close(values[..1].to_vec(), &loss)?;
         let gradient = |var: &candle_core::Var| exact.get(var).expect("a gradient").clone();
         close(values[1..].to_vec(), &gradient(&scale))?;
         let summed = store.gradient_values(&tensors[0])?;
         close(summed.into_iter().map(f64::from).collect(), &gradient(&scale))?;
-        close(floats(&found.image, Precision::F32), &gradient(&image))?;
-        close(floats(&found.text, Precision::F32), &gradient(&text))?;
+        close(floats(&found.image)?, &gradient(&image))?;
+        close(floats(&found.text)?, &gradient(&text))?;
     }
     Ok(())
 }
 
 #[test]
 fn the_nearest_of_a_pool_is_no_caption_of_the_own_row() -> Result<()> {
-    let Some((store, _)) = emulated_store(&[])? else { return Ok(()) };
+    let Some((store, _)) = stored(&[])? else { return Ok(()) };
     let rows = |values: &[f32]| upload(store.machine(), &bytes(values));
     let pool = rows(&[1.0, 0.0, 0.6, 0.8, 0.0, 1.0, 0.6, 0.8])?;
     let images = rows(&[1.0, 0.0, 1.0, 0.0, 0.6, 0.8, 0.0, -1.0])?;
     let slots = |own: &[u32]| -> Result<Vec<u32>> {
         let found = store.nearest(&images, own, &pool, &[10, 11, 12, 13], 2)?;
-        let bits = floats(&found, Precision::F32);
+        let bits = values(store.machine(), &found, Precision::F32)?;
         Ok(bits.into_iter().map(|bits| (bits as f32).to_bits()).collect())
     };
     assert_eq!(slots(&[10, 99, 99, 99])?, [1, 0, 1, 0]); // of equal ones the first

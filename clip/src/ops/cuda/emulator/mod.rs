@@ -10,12 +10,17 @@ use std::{
     path::Path,
     process::Command,
     slice,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use candle_core::{Result, bail};
 
-use super::{KERNELS, Launch, Machine, Precision, Product, definition, names};
+use super::{
+    KERNELS, Launch, Machine, Precision, Product, definition, machine::out_of_memory, names,
+};
 
 unsafe extern "C" {
     fn dlopen(file: *const c_char, flags: c_int) -> *mut c_void;
@@ -59,6 +64,11 @@ struct Kernels {
 /// Runs one kernel at a time: threads and shared memory of the emulator are global.
 pub(crate) struct Emulator {
     is_reversed: bool,
+    /// Bytes that arrays may take together.
+    limit: usize,
+    held: AtomicUsize,
+    /// The most that were held at once.
+    peak: AtomicUsize,
 }
 
 impl fmt::Debug for Emulator {
@@ -76,6 +86,7 @@ const GUARD_BYTE: u8 = 0xa5;
 pub(crate) struct Memory {
     start: usize,
     bytes: usize,
+    machine: Arc<Emulator>,
 }
 
 impl Memory {
@@ -98,6 +109,7 @@ impl Drop for Memory {
         let is_whole = [before, after].concat().iter().all(|byte| *byte == GUARD_BYTE);
         // SAFETY: allocated with this layout.
         unsafe { dealloc(self.start as *mut u8, self.layout()) }
+        self.machine.held.fetch_sub(self.bytes, Ordering::Relaxed);
         assert!(is_whole || std::thread::panicking(), "a kernel wrote beside {} bytes", self.bytes);
     }
 }
@@ -105,12 +117,32 @@ impl Drop for Memory {
 impl Emulator {
     /// Threads in their order, or in the opposite one. `None`, and a line, without a C++ compiler.
     pub(crate) fn new(is_reversed: bool) -> Option<Arc<Self>> {
+        Self::build(is_reversed, usize::MAX)
+    }
+
+    /// Threads in their order, and no more than `limit` bytes for arrays.
+    pub(crate) fn with_memory(limit: usize) -> Option<Arc<Self>> {
+        Self::build(false, limit)
+    }
+
+    /// The most bytes that arrays have held at once.
+    pub(crate) fn peak(&self) -> usize {
+        self.peak.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that arrays hold.
+    pub(crate) fn held(&self) -> usize {
+        self.held.load(Ordering::Relaxed)
+    }
+
+    fn build(is_reversed: bool, limit: usize) -> Option<Arc<Self>> {
         if Command::new("c++").arg("--version").output().is_err() {
             let line = "skipped: the kernels need `c++` to run on the CPU (Debian: `g++`)";
             writeln!(io::stderr(), "{line}").expect("stderr is open"); // libtest hides `eprintln!`
             return None;
         }
-        Some(Arc::new(Self { is_reversed }))
+        let (held, peak) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Some(Arc::new(Self { is_reversed, limit, held, peak }))
     }
 
     fn kernels(precision: Precision) -> MutexGuard<'static, Kernels> {
@@ -154,7 +186,13 @@ impl Machine for Emulator {
 
     /// Begins as NaN, so that a test sees what is read before it is written.
     fn take(self: &Arc<Self>, bytes: usize) -> Result<Memory> {
-        let mut memory = Memory { start: 0, bytes };
+        let held = self.held() + bytes;
+        if held > self.limit {
+            return Err(out_of_memory("the emulator", bytes));
+        }
+        self.held.store(held, Ordering::Relaxed);
+        self.peak.fetch_max(held, Ordering::Relaxed);
+        let mut memory = Memory { start: 0, bytes, machine: self.clone() };
         // SAFETY: of more than no bytes; all of them are then written.
         unsafe {
             let start = alloc(memory.layout());
@@ -208,21 +246,5 @@ impl Machine for Emulator {
         // SAFETY: as for `launch`.
         unsafe { (Self::kernels(precision).multiply)(product) }
         Ok(())
-    }
-}
-
-/// Floats of an array.
-pub(super) fn floats(memory: &Memory, precision: Precision) -> Vec<f64> {
-    let bytes = memory.parts()[1];
-    match precision {
-        Precision::F32 => {
-            let (values, _) = bytes.as_chunks::<4>();
-            values.iter().map(|value| f64::from(f32::from_ne_bytes(*value))).collect()
-        }
-        Precision::Bf16 => {
-            let (values, _) = bytes.as_chunks::<2>();
-            let wide = |half: &[u8; 2]| f32::from_bits(u32::from(u16::from_ne_bytes(*half)) << 16);
-            values.iter().map(|half| f64::from(wide(half))).collect()
-        }
     }
 }

@@ -1,0 +1,328 @@
+"""Everything that is known of training on an NVIDIA GPU only on one, in under nine minutes.
+
+    suite.py [--out FOLDER] [--dry] [--limit-s SECONDS] [--parts NAME …]
+
+Runs from the folder that `scripts/gpu-suite` packs: needs neither network nor Rust, and takes torch
+and open_clip from this Python if it has them. Without a GPU, or with --dry, every part is rehearsed
+on the CPU at small sizes and its figures are "not measured". A part that fails or takes too long is
+told in one line and stops no other. Exit 0: all parts done; 1: something failed; 2: could not run.
+"""
+
+import argparse
+import importlib.util
+import json
+import math
+import os
+import re
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pictures
+import table
+import work
+from process import Failed, ask, machine, on_signal, reason, run, say, write
+
+HERE = Path(__file__).resolve().parent
+# Pairs that the CPU checks; larger batches are these over and over.
+CHECKED = 64
+BATCH = 1024
+# A launch counts pairs in its third axis.
+BATCH_MAX = 65_535
+ROUNDS = 3
+# Greatest shares by which bf16 on the card may be apart from f32 on the CPU.
+LOSS_OFF_MAX, GRADIENT_OFF_MAX = 0.02, 0.2
+# Between the loss curves of the real run: each epoch's mean.
+CURVE_OFF_MAX = 0.05
+PYTORCH = ("eager", "compile")
+
+
+class NotMeasured(Exception):
+    """This machine lacks what a part needs; the text is one line."""
+
+
+class Suite:
+    """What the parts share: programs, the card or the reason why there is none, and the clock."""
+
+    def __init__(self, options, folder):
+        self.options, self.folder = options, folder
+        self.began = time.monotonic()
+        self.part_ends = self.began
+        self.libraries = libraries()
+        self.card, self.ceiling, self.lacks = None, None, None
+        self.models = ("ViT-B-32", "RN50")
+        self.sizes = {"checked": CHECKED, "batch": BATCH, "pool": 20_000}
+        self.cases, self.largest = {}, {}
+
+    def rehearse(self, lacks):
+        """From now on on the CPU, as small as shows that everything runs."""
+        self.lacks = lacks
+        self.models = ("vit-micro", "rn-micro")
+        self.sizes = {"checked": 8, "batch": 16, "pool": 200}
+
+    def on_card(self):
+        return [] if self.lacks else ["--cuda"]
+
+    def left(self):
+        """Seconds that a process may still take."""
+        seconds = min(self.part_ends, self.began + self.options.limit_s) - time.monotonic()
+        if seconds < 1:
+            raise Failed("its time was up")
+        return seconds
+
+    def ask(self, program, *arguments):
+        return ask([HERE / program, *arguments], self.left(), **self.libraries)
+
+    def prepared(self, model):
+        """A seeded model and pairs with the CPU's losses and gradients, made once."""
+        if model not in self.cases:
+            folder = self.folder / model
+            size = ["--preset", model, "--batch", self.sizes["checked"]]
+            self.ask("side_by_side", "prepare", *size, "--out", folder)
+            self.cases[model] = folder, json.loads((folder / "case.json").read_text())
+        return self.cases[model]
+
+
+def libraries():
+    """Where CUDA's libraries lie, if torch brought them."""
+    if os.environ.get("ROCLIP_CUDA_LIBRARIES"):
+        return {}
+    found = importlib.util.find_spec("nvidia")
+    places = [Path(place) / "cu13/lib" for place in (found and found.submodule_search_locations or ())]
+    return {"ROCLIP_CUDA_LIBRARIES": place for place in places if place.is_dir()}
+
+
+def ceiling(suite):
+    """The card's rate in products of bf16."""
+    if suite.lacks:
+        raise NotMeasured(suite.lacks)
+    answer = suite.ask("side_by_side", "ceiling")
+    suite.card = answer["device"]
+    suite.ceiling = max(rate["flop_per_second"] for rate in answer["rates"])
+    return answer
+
+
+def kernels(suite):
+    """Every kernel, and small towers whole, against f64 on the CPU."""
+    names = ("ops::cuda::tests", "towers_on_a_gpu", "restored_on_a_gpu")
+    asked = {} if suite.lacks else {"ROCLIP_TEST_CARD": "1"}
+    command = [HERE / "clip-tests", "--test-threads=1", *names]
+    code, out, err = run(command, suite.left(), **suite.libraries, **asked)
+    told = re.findall(r"^test (\S+) \.\.\. (ok|FAILED)$", "\n".join(out), re.MULTILINE)
+    proofs = {name.removeprefix("ops::cuda::tests::"): result == "ok" for name, result in told}
+    if any(line.startswith("skipped") for line in err):
+        raise NotMeasured("no C++ compiler, which the emulator needs")
+    if not proofs or (code != 0 and all(proofs.values())):
+        raise Failed(reason(code, err))
+    return {"proofs": proofs, "failed": sorted(name for name, good in proofs.items() if not good)}
+
+
+def gradients(suite):
+    """Loss and gradient of whole towers against f32 on the CPU."""
+    answers = {}
+    for model in suite.models:
+        folder, _ = suite.prepared(model)
+        answers[model] = suite.ask("side_by_side", "check", folder, *suite.on_card())
+    apart = [
+        f"{model}: {answer[key]:.3f} apart in its {key.split('_')[0]}"
+        for model, answer in answers.items()
+        for key, most in (("loss_relative", LOSS_OFF_MAX), ("gradient_relative", GRADIENT_OFF_MAX))
+        if not answer[key] <= most  # true for NaN
+    ]
+    return {"models": answers, "failed": apart}
+
+
+def curve(suite):
+    """A real run, on the CPU and on the card: the mean losses of its epochs."""
+    data = suite.folder / "data"
+    pictures.write(data, 512)
+    means = {}
+    for device in ("cpu", *([] if suite.lacks else ["cuda"])):
+        out = suite.folder / f"run-{device}"
+        config = suite.folder / f"{device}.toml"
+        config.write_text(pictures.CONFIG.format(device=device, manifest=data / "pairs.csv", out=out))
+        command = [HERE / "roclip-train", "run", "--config", config, "--quiet"]
+        code, _, err = run(command, suite.left(), **suite.libraries)
+        if code != 0:
+            raise Failed(f"{device}: {reason(code, err)}")
+        means[device] = pictures.epoch_means(out)
+    off = max((abs(a - b) / a for a, b in zip(means["cpu"], means.get("cuda", ()))), default=0)
+    failed = [f"the curves are {off:.3f} apart"] if off > CURVE_OFF_MAX else []
+    return {"losses": means, "off": off, "failed": failed}
+
+
+def pool(suite):
+    """What a pool of 2% of a million rows costs, and what the loader can give."""
+    model = suite.models[0]
+    sizes = ["--preset", model, "--batch", suite.sizes["batch"], "--pool", suite.sizes["pool"]]
+    rounds = ["--rounds", ROUNDS, "--steps", 2, "--json", "--bench"]
+    return suite.ask("epoch", *sizes, *rounds, *suite.on_card())
+
+
+def timed(suite, model, batch, seconds=2.0):
+    """Our step, with the first loss as it must be: over repeated pairs, ln of how often higher."""
+    folder, case = suite.prepared(model)
+    arguments = ["--batch", batch, "--seconds", seconds, *suite.on_card()]
+    return rated(suite, case, batch, suite.ask("side_by_side", "time", folder, *arguments))
+
+
+def rated(suite, case, batch, answer):
+    """Adds images per second and the share of the card's rate; refuses another loss."""
+    expected = case["losses"][0] + math.log(batch / case["batch"])
+    if not abs(answer["first_loss"] - expected) <= LOSS_OFF_MAX * abs(expected):
+        raise Failed(f"the first loss is {answer['first_loss']:.4f}, the CPU's {expected:.4f}")
+    seconds = statistics.median(answer["step_seconds"])
+    flops = work.step(case["config"], batch, case["captions"]["max"])
+    answer |= {"batch": batch, "images_per_second": batch / seconds, "flop": flops}
+    answer["utilisation"] = flops / seconds / suite.ceiling if suite.ceiling else None
+    return answer
+
+
+def largest(suite):
+    """The largest power of two of pairs that fits, found by trial, and its rate."""
+    answers = {}
+    for model in suite.models:
+        batch, best = suite.sizes["batch"], None
+        too_large = batch + 1 if suite.lacks else BATCH_MAX + 1  # the CPU's memory is no limit
+        while batch < too_large:
+            try:
+                best = timed(suite, model, batch)
+                batch *= 2
+            except Failed as problem:
+                fits = re.search(r"one of (\d+) would", str(problem))
+                if not fits:
+                    raise
+                if best:
+                    break
+                too_large, batch = batch, int(fits[1])
+        answers[model] = suite.largest[model] = best
+    return {"models": answers}
+
+
+def compared(model_number):
+    def compare(suite):
+        """Our steps and PyTorch's, in turns."""
+        model = suite.models[model_number]
+        folder, _ = suite.prepared(model)
+        fits = suite.largest.get(model)
+        batch = min(suite.sizes["batch"], fits["batch"]) if fits else suite.sizes["batch"]
+        rounds = {name: [] for name in ("ours", *PYTORCH)}
+        found = {"model": model, "rounds": rounds, "lacks": lacks_torch()}
+        for _ in range(ROUNDS):
+            try:
+                rounds["ours"].append(timed(suite, model, batch, 3.0))
+            except Failed as problem:
+                if not rounds["ours"]:
+                    raise
+                return {**found, "cut": str(problem)}
+            if not found["lacks"]:
+                found["lacks"] = torch_turn(suite, folder, batch, rounds)
+        return found
+
+    return compare
+
+
+def lacks_torch():
+    """What this Python lacks of PyTorch's half, if anything."""
+    for name in ("torch", "open_clip"):
+        if importlib.util.find_spec(name) is None:
+            return f"no {name}"
+    return None
+
+
+def torch_turn(suite, folder, batch, rounds):
+    """A turn of each of PyTorch's; returns why one was the last."""
+    command = [sys.executable, "-B", HERE / "torch_step.py", "time", folder, "--variant", *PYTORCH]
+    command += ["--batch", batch, "--warmup", 3, "--seconds", 3, "--steps-min", 3, *suite.on_card()]
+    _, case = suite.prepared(folder.name)
+    try:
+        compiled = suite.folder / "compiled"
+        code, out, err = run(command, suite.left(), TORCHINDUCTOR_CACHE_DIR=compiled)
+        for name, line in zip(PYTORCH, out):
+            rounds[name].append(rated(suite, case, batch, json.loads(line)))
+        return reason(code, err) if code else None
+    except Failed as problem:
+        return str(problem)
+
+
+# Name, seconds at most, what it does. Cheap ones first: the last ones get what is left.
+PARTS = (
+    ("ceiling", 30, ceiling),
+    ("kernels", 60, kernels),
+    ("curve", 45, curve),
+    ("gradients", 75, gradients),
+    ("pool", 55, pool),
+    ("largest", 75, largest),
+    ("ViT", 155, compared(0)),
+    ("RN50", 155, compared(1)),
+)
+
+
+def attempt(suite, name, limit_s, part):
+    """What became of a part, whatever that is."""
+    began = time.monotonic()
+    suite.part_ends = began + (3 * limit_s if suite.lacks else limit_s)
+    try:
+        found = part(suite)
+        outcome = {"rehearsed": found, "not_measured": suite.lacks} if suite.lacks else found
+        if found.get("failed"):
+            outcome = {**outcome, "failed": "; ".join(found["failed"])}
+    except NotMeasured as lacks:
+        outcome = {"not_measured": str(lacks)}
+    except Failed as problem:
+        outcome = {"failed": str(problem)}
+    except Exception as bug:  # of this script; the other parts are none the worse for it
+        outcome = {"failed": f"{type(bug).__name__}: {bug}"}
+    outcome["seconds"] = round(time.monotonic() - began, 1)
+    told = outcome.get("failed") and f"failed: {outcome['failed']}"
+    told = told or outcome.get("not_measured") and f"not measured: {outcome['not_measured']}"
+    say(f"{name}: {told or 'done'} ({outcome['seconds']} s)")
+    return outcome
+
+
+def parse():
+    parser = argparse.ArgumentParser(prog="run", description="Measures on this machine's GPU.")
+    add = parser.add_argument
+    add("--out", type=Path, default=Path("results"), help="folder of the results")
+    add("--dry", action="store_true", help="rehearse on the CPU, even if there is a GPU")
+    add("--limit-s", type=float, default=525, metavar="SECONDS", help="of all parts together")
+    add("--parts", nargs="+", choices=[name for name, *_ in PARTS], help="these alone")
+    return parser.parse_args()
+
+
+def main():
+    options = parse()
+    about = json.loads((HERE / "about.json").read_text())
+    report = {"schema": "roclip/gpu-suite/1", "machine": machine(about["commit"]), "parts": {}}
+    options.out.mkdir(parents=True, exist_ok=True)
+    # Weights and gradients are gigabytes; the system's temporary folder may be memory.
+    with tempfile.TemporaryDirectory(prefix="work-", dir=options.out) as place:
+        suite = Suite(options, Path(place).resolve())
+        if options.dry:
+            suite.rehearse("a rehearsal without a card")
+        for name, limit_s, part in PARTS:
+            if options.parts and name not in ("ceiling", *options.parts):
+                continue
+            outcome = attempt(suite, name, limit_s, part)
+            if name == "ceiling" and not suite.card and not suite.lacks:
+                suite.rehearse(outcome["failed"])
+                outcome = {"not_measured": outcome["failed"], "seconds": outcome["seconds"]}
+            report["parts"][name] = outcome
+            report |= {"card": suite.card, "lacks": suite.lacks}
+            report["seconds"] = time.monotonic() - suite.began
+            write(options.out, "gpu-suite", report, table.markdown(report))
+    print(table.markdown(report))
+    return 1 if any("failed" in outcome for outcome in report["parts"].values()) else 0
+
+
+if __name__ == "__main__":
+    on_signal()
+    try:
+        sys.exit(main())
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    sys.exit(2)
