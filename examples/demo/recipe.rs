@@ -34,8 +34,6 @@ const MATCH_EVERY_EPOCHS: u32 = 2;
 /// undoes it.
 const MATCH_FROM_EPOCH: u32 = 7;
 const SIEVE_FROM_EPOCH: u32 = 6;
-/// Epochs with augmentation of the sieve.
-const SIEVE_AUGMENT_EPOCHS: u32 = 7;
 
 impl Method {
     /// Epochs of this method, `asked` or its own.
@@ -62,7 +60,8 @@ impl Method {
         }
         if self.method == "sieve" {
             words += &format!(
-                " for {SIEVE_AUGMENT_EPOCHS}, pairs in doubt left out from {SIEVE_FROM_EPOCH}"
+                " up to epoch {}, pairs in doubt left out from {SIEVE_FROM_EPOCH}",
+                SIEVE_FROM_EPOCH + 1
             );
         }
         words + &format!(", batch {BATCH_SIZE}, learning rate {LEARNING_RATE})")
@@ -100,13 +99,9 @@ impl Method {
                     Some(("match_from_epoch", scaled(MATCH_FROM_EPOCH))),
                 ],
             ),
-            "sieve" => table(
-                "method.sieve",
-                &[
-                    Some(("from_epoch", scaled(SIEVE_FROM_EPOCH))),
-                    Some(("augment_epochs", scaled(SIEVE_AUGMENT_EPOCHS))),
-                ],
-            ),
+            "sieve" => {
+                table("method.sieve", &[Some(("from_epoch", scaled(SIEVE_FROM_EPOCH)))]);
+            }
             _ => {}
         }
         let augment = self.augment.to_string();
@@ -145,6 +140,6 @@ mod tests {
         assert!(clip.contains(r#"manifest = "a \"b\".csv""#), "{clip}");
         assert!(clip.starts_with("seed = 3\n") && !clip.contains("ledger"));
         assert!(!clip.contains("[method.roclip]") && roclip.contains("match_from_epoch = 7\n"));
-        assert!(sieve.contains("[method.sieve]\nfrom_epoch = 6\naugment_epochs = 7\n"), "{sieve}");
+        assert!(sieve.contains("[method.sieve]\nfrom_epoch = 6\n"), "{sieve}");
     }
 }

@@ -16,6 +16,7 @@ use tests::{
 const CONFIG: &str = "run.toml";
 const ROWS: usize = 200;
 const BATCH: usize = 16;
+const CHECKPOINT_STEPS: u64 = 3;
 const EPOCHS: usize = 3;
 const STEPS: u64 = (ROWS / BATCH * EPOCHS) as u64;
 /// Decides at which steps a run is killed.
@@ -26,7 +27,7 @@ const KILLS_MIN: usize = 3;
 const ROCLIP: &str = "[method]\nname = 'roclip'\n\
     [method.roclip]\npool_share = 0.3\nmatch_every_epochs = 1\nmatch_from_epoch = 2\n";
 const SIEVE: &str = "[method]\nname = 'sieve'\n\
-    [method.sieve]\nfrom_epoch = 2\naugment_epochs = 2\nreferences = 50\n";
+    [method.sieve]\nfrom_epoch = 2\nreferences = 50\n";
 
 /// A data set and the runs on it.
 struct Place(TempDir);
@@ -41,10 +42,10 @@ impl Place {
             "seed = 5\n\
              [data]\nmanifest = 'data/train.csv'\nbatch_size = {BATCH}\nworkers = 2\n\
              {method}\
-             [augment]\nimage = true\ntext = true\nthesaurus = 'words.txt'\n\
+             [augment]\nepochs = 2\nimage = true\ntext = true\nthesaurus = 'words.txt'\n\
              [optim]\nepochs = {EPOCHS}\n\
              [monitor]\ntest = 'data/test.csv'\nclasses = 'data/classes.txt'\n\
-             [output]\ncheckpoint_every_steps = 3\nrecord_every_steps = 1\n"
+             [output]\ncheckpoint_every_steps = {CHECKPOINT_STEPS}\nrecord_every_steps = 1\n"
         );
         fs::write(place.path(CONFIG), config).expect("a file can be written");
         place
@@ -202,6 +203,8 @@ fn survives_kills(method: &str, phase: &str) -> Place {
         kills.push(moment);
     }
     assert!(kills.len() >= KILLS_MIN, "seed {SEED}: {kills:?} of {moments:?}");
+    let later = STEPS / EPOCHS as u64 + CHECKPOINT_STEPS; // a checkpoint within the second epoch
+    assert!(kills.iter().any(|kill| kill.from >= later), "seed {SEED}: {kills:?} of {moments:?}");
     let paths = "--set data.manifest=data/../data/train.csv --set augment.thesaurus=./words.txt";
     place.whole(CONFIG, "killed", &format!("--resume {paths}")); // how they are typed is no matter
     place.check_same("whole", "killed");

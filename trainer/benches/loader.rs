@@ -11,7 +11,6 @@ use trainer::{
     augment::Augment,
     config,
     data::{Loader, Manifest, Store},
-    method::Selection,
 };
 
 mod pictures;
@@ -51,7 +50,7 @@ fn batches(criterion: &mut Criterion, folder: &Path) -> Result<()> {
             group.bench_function(name, |bencher| {
                 bencher.iter(|| {
                     epoch += 1;
-                    loader.each(epoch, &Selection::ALL, 0, |batch| -> Result<()> {
+                    loader.each(epoch, None, 0, |batch| -> Result<()> {
                         black_box(batch);
                         Ok(())
                     })

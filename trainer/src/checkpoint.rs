@@ -159,7 +159,11 @@ pub fn check_same(config: &Config, data: &str, place: Place, trainer: &Trainer) 
     for array in trainer.model.weights()?.values() {
         array.values.iter().for_each(|value| hash.update(value.to_le_bytes()));
     }
-    let what = "data, configuration or weights";
+    let State { floats, numbers } = trainer.method.state()?;
+    let floats = floats.values().flat_map(|array| &array.values);
+    floats.for_each(|value| hash.update(value.to_le_bytes()));
+    numbers.values().flatten().for_each(|value| hash.update(value.to_le_bytes()));
+    let what = "data, configuration, weights or selected pairs";
     trainer.collective.check_same(what, hash.finalize().into())
 }
 

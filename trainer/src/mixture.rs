@@ -21,9 +21,10 @@ pub struct Mixture {
 }
 
 impl Mixture {
-    /// Fitted by expectation and maximization (Dempster, Laird and Rubin 1977); `None` for fewer
-    /// than two numbers, or all alike. The answer does not depend on the order of the numbers, but
-    /// for rounding.
+    /// Fitted by expectation and maximization (Dempster, Laird and Rubin 1977), but for one thing:
+    /// numbers beyond the means have no doubt, see [`Mixture::upper`], so that a group with a long
+    /// tail does not pull the other one over. `None` for fewer than two numbers, or all alike. The
+    /// answer does not depend on the order of the numbers.
     pub fn fit(numbers: &[f32]) -> Option<Self> {
         let mut sorted: Vec<f64> = numbers.iter().map(|&number| f64::from(number)).collect();
         sorted.sort_unstable_by(f64::total_cmp);
@@ -39,12 +40,6 @@ impl Mixture {
             Self { mean: QUANTILES.map(quantile), spread: [spread; 2], weight: WEIGHTS };
         for _ in 0..ROUNDS {
             mixture = mixture.refit(&sorted, SPREAD_MIN * spread);
-        }
-        // The wider group may have come to lie above the other.
-        if mixture.mean[0] > mixture.mean[1] {
-            mixture.mean.reverse();
-            mixture.spread.reverse();
-            mixture.weight.reverse();
         }
         Some(mixture)
     }
@@ -73,8 +68,8 @@ impl Mixture {
         next
     }
 
-    /// Chance that `number` is of the upper group: of the two means and beyond them it is that of
-    /// the group, whatever a wide distribution says about its far tail.
+    /// Chance that `number` is of the upper group. A number at a mean or beyond is of that group,
+    /// whatever a wide distribution says about its far tail; in between the chance rises.
     pub fn upper(&self, number: f64) -> f64 {
         if number >= self.mean[1] {
             return 1.0;

@@ -12,17 +12,15 @@ use rayon::prelude::*;
 use crate::{
     augment::View,
     data::{Loader, order},
-    error::Result,
+    error::{Error, Result},
 };
 
-/// Pairs with their embeddings.
+/// Embeddings of pairs.
 #[derive(Debug)]
 pub struct Embedded {
-    /// Data-set rows
-    pub rows: Vec<u32>,
-    /// Their images, `[N, D]`
+    /// Images, `[N, D]`
     pub image: UnitRows,
-    /// Their captions, `[N, D]`
+    /// Captions, `[N, D]`
     pub text: UnitRows,
     /// Number of each caption: equal texts have equal numbers
     pub captions: Vec<u32>,
@@ -31,7 +29,6 @@ pub struct Embedded {
 impl Embedded {
     /// Appends the pairs of `other`.
     pub fn extend(&mut self, other: Self) {
-        self.rows.extend(other.rows);
         self.image.extend(&other.image);
         self.text.extend(&other.text);
         self.captions.extend(other.captions);
@@ -67,15 +64,20 @@ impl<'a> Survey<'a> {
         Encoder::logit_scale(self.model)
     }
 
-    /// `rows` in batches of nearly one size, at most that of training, shuffled as there.
+    /// `rows` in batches whose sizes differ by one at most, none larger than a rank's part of one of
+    /// training, shuffled as there.
     pub fn batches(&self, rows: &[u32]) -> Vec<Vec<u32>> {
-        let shuffled = order(rows, rows.len(), self.loader.seed, self.epoch);
-        let batches = rows.len().div_ceil(self.loader.batch_size).max(1);
-        shuffled.chunks(rows.len().div_ceil(batches).max(1)).map(<[u32]>::to_vec).collect()
+        let Loader { seed, batch_size, ranks, .. } = *self.loader;
+        even_parts(&order(rows, rows.len(), rows.len(), seed, self.epoch), batch_size / ranks)
+    }
+
+    /// Whether two views of an image differ.
+    pub fn varies(&self) -> bool {
+        self.loader.augment.varies_images()
     }
 
     /// Images of a batch, `[B, D]`: varied as in training where the run is augmented, each view in
-    /// its own way. Batch normalisation takes the statistics of the batch.
+    /// its own way. [`Error::NotFinite`] if the towers have diverged. Batch normalisation takes the statistics of the batch.
     pub fn images(&self, rows: &[u32], view: View) -> Result<UnitRows> {
         let (loader, variation) = (self.loader, Some((self.epoch, view)));
         let side = loader.clip.image.image_size();
@@ -83,8 +85,11 @@ impl<'a> Survey<'a> {
         let pictures = pixels.par_chunks_exact_mut(3 * side * side).zip(rows);
         pictures.try_for_each(|(pixels, &row)| loader.pixels(row, variation, pixels))?;
         let pixels = Tensor::from_vec(pixels, (rows.len(), 3, side, side), self.model.device())?;
-        let embedded = self.model.image_rows(&pixels, Mode::Survey)?;
-        Ok(UnitRows::normalize(embedded.flatten_all()?.to_vec1()?, loader.clip.dim))
+        let embedded = self.model.image_rows(&pixels, Mode::Survey)?.flatten_all()?.to_vec1()?;
+        if !embedded.iter().all(|value: &f32| value.is_finite()) {
+            return Err(Error::NotFinite);
+        }
+        Ok(UnitRows::normalize(embedded, loader.clip.dim))
     }
 
     /// Pairs of a batch: the first view of each image, and its caption.
@@ -92,7 +97,7 @@ impl<'a> Survey<'a> {
         let (image, text) = (self.images(rows, View::First)?, self.texts(rows)?);
         let store = &self.loader.store;
         let captions = rows.iter().map(|&row| store.caption_number(row)).collect();
-        Ok(Embedded { rows: rows.to_vec(), image, text, captions })
+        Ok(Embedded { image, text, captions })
     }
 
     /// Captions of a batch as they are written, `[B, D]`.
@@ -100,5 +105,28 @@ impl<'a> Survey<'a> {
         let texts: Vec<&str> = rows.iter().map(|&row| self.loader.store.caption(row)).collect();
         let tokens = self.loader.tokenizer.encode(&texts)?;
         Ok(self.model.embed_texts(&tokens)?)
+    }
+}
+
+/// `rows` in as few parts of at most `size` as there can be, their sizes nearly equal.
+fn even_parts(rows: &[u32], size: usize) -> Vec<Vec<u32>> {
+    let (all, parts) = (rows.len(), rows.len().div_ceil(size.max(1)));
+    (0..parts).map(|at| rows[at * all / parts..(at + 1) * all / parts].to_vec()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_batch_is_much_smaller_than_the_others() {
+        for all in 0..300u32 {
+            let rows: Vec<u32> = (0..all).collect();
+            let parts = even_parts(&rows, 64);
+            assert_eq!(parts.concat(), rows);
+            let sizes = || parts.iter().map(Vec::len);
+            assert!(sizes().all(|size| (1..=64).contains(&size)), "{all}");
+            assert!(sizes().max().unwrap_or(0) - sizes().min().unwrap_or(0) <= 1, "{all}");
+        }
     }
 }

@@ -54,7 +54,8 @@ pub struct Summary {
     pub doubted: Option<usize>,
     /// Updates
     pub steps: u64,
-    /// Seconds of training and of waiting for its data; evaluations and checkpoints left out
+    /// Seconds of training, of what the method looks at before an epoch, and of waiting for data;
+    /// evaluations and checkpoints left out
     pub train_seconds: f64,
     /// Pairs per second of training
     pub images_per_second: f64,
@@ -320,13 +321,19 @@ impl<'a> Run<'a> {
     /// One pass from where the run stands; the mean loss of the whole pass, in nats.
     fn epoch(&mut self, epoch: u32, watch: &dyn Watch) -> Result<f64> {
         let Self { config, loader, data, trainer, journal, place, .. } = self;
-        let mut last = Instant::now(); // end of the step before: waiting for a batch counts
         if place.batches == 0 {
+            let began = Instant::now();
             let survey = &mut Survey::new(loader, &mut trainer.model, epoch);
-            trainer.method.begin_epoch(epoch, survey)?;
+            trainer.method.begin_epoch(epoch, survey).map_err(|error| match error {
+                Error::NotFinite => Error::Diverged { epoch, step: trainer.step },
+                other => other,
+            })?;
+            checkpoint::check_same(config, data, *place, trainer)?; // what it selects, too
+            place.seconds += began.elapsed().as_secs_f64();
         }
-        let selection = trainer.method.selection(epoch);
-        loader.each(epoch, &selection, place.batches, |batch| -> Result<()> {
+        let selected = trainer.method.selected();
+        let mut last = Instant::now(); // end of the step before: waiting for a batch counts
+        loader.each(epoch, selected.as_deref(), place.batches, |batch| -> Result<()> {
             let count = batch.rows.len();
             let report = trainer.step(batch)?;
             let seconds = last.elapsed().as_secs_f64();

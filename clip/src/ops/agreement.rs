@@ -24,8 +24,9 @@ pub struct PairRows<'a> {
 /// The mean over both directions of ln softmax of the pair's own cosine, times exp(`logit_scale`),
 /// among those of its image with the captions of the references, and of its caption with their
 /// images: the InfoNCE of one pair, negated, against a sample that is the same for all. A reference
-/// with the pair's own caption, such as the pair itself, is left out. With nothing to compare the
-/// answer is 0. The same for any number of threads.
+/// with the pair's own caption, such as the pair itself, is no rival, and the others count for it: a
+/// frequent caption makes no pair agree better. With no rival at all the answer is 0. The same for any
+/// number of threads.
 pub fn agreement(pairs: &PairRows<'_>, references: &PairRows<'_>, logit_scale: f32) -> Vec<f32> {
     let (dim, count, factor) = (pairs.image.dim(), references.captions.len(), logit_scale.exp());
     for rows in [pairs, references] {
@@ -48,7 +49,7 @@ pub fn agreement(pairs: &PairRows<'_>, references: &PairRows<'_>, logit_scale: f
             for (at, sum) in sums.iter_mut().enumerate() {
                 let logits = logits[at * count..][..count].iter().zip(references.captions);
                 let rivals = logits.filter(|(_, caption)| **caption != captions[at]);
-                *sum += ln_share(own[at], rivals.map(|(logit, _)| *logit));
+                *sum += ln_share(own[at], rivals.map(|(logit, _)| *logit), count);
             }
         }
         sums.into_iter().map(|sum| 0.5 * sum).collect::<Vec<f32>>()
@@ -56,18 +57,20 @@ pub fn agreement(pairs: &PairRows<'_>, references: &PairRows<'_>, logit_scale: f
     blocks.flatten_iter().collect()
 }
 
-/// ln softmax of `own` among itself and its rivals.
-fn ln_share(own: f32, rivals: impl Iterator<Item = f32> + Clone) -> f32 {
+/// ln softmax of `own` among itself and its rivals, each of which counts as `count` by their number.
+fn ln_share(own: f32, rivals: impl Iterator<Item = f32> + Clone, count: usize) -> f32 {
     let greatest = rivals.clone().fold(own, f32::max);
     let term = |logit: f32| f64::from((logit - greatest).exp());
-    let sum = term(own) + rivals.map(term).sum::<f64>();
+    let (mut sum, mut number) = (0.0, 0usize);
+    for rival in rivals {
+        (sum, number) = (sum + term(rival), number + 1);
+    }
+    let sum = term(own) + sum * count as f64 / number.max(1) as f64;
     own - greatest - sum.ln() as f32
 }
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{Device, Tensor};
-
     use super::*;
 
     fn rows(count: usize, dim: usize, seed: usize) -> UnitRows {
@@ -76,36 +79,55 @@ mod tests {
         UnitRows::normalize(values, dim)
     }
 
-    #[test]
-    fn all_pairs_as_references_give_the_loss() -> candle_core::Result<()> {
-        let (count, dim, scale) = (8, 5, 1.7f32);
-        let (image, text) = (rows(count, dim, 1), rows(count, dim, 2));
-        let captions: Vec<u32> = (0..count as u32).collect();
-        let pairs = PairRows { image: &image, text: &text, captions: &captions };
-        let tensor =
-            |rows: &UnitRows| Tensor::from_slice(rows.values(), (count, dim), &Device::Cpu);
-        let logit_scale = Tensor::new(scale, &Device::Cpu)?;
-        let loss = super::super::info_nce(&tensor(&image)?, &tensor(&text)?, &logit_scale, None)?;
-        for threads in [1, 3] {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-            let found = pool.expect("threads").install(|| agreement(&pairs, &pairs, scale));
-            let mean = found.iter().sum::<f32>() / count as f32;
-            assert!((mean + loss.to_scalar::<f32>()?).abs() < 1e-5, "{mean} and {loss}");
-            assert!(found.iter().all(|&one| one < 0.0));
-        }
-        Ok(())
+    /// The formula, a pair at a time in f64.
+    fn one_by_one(pairs: &PairRows<'_>, references: &PairRows<'_>, scale: f64) -> Vec<f64> {
+        let logit = |a: &[f32], b: &[f32]| {
+            let products = a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b));
+            scale.exp() * products.sum::<f64>()
+        };
+        let of_pair = |at: usize| {
+            let (image, text) = (pairs.image.row(at), pairs.text.row(at));
+            let own = logit(image, text).exp();
+            let rivals = (0..references.captions.len())
+                .filter(|&other| references.captions[other] != pairs.captions[at]);
+            let mean = |logit: &dyn Fn(usize) -> f64| {
+                let all: Vec<f64> = rivals.clone().map(|other| logit(other).exp()).collect();
+                all.iter().sum::<f64>() / all.len() as f64
+            };
+            let count = references.captions.len() as f64;
+            let texts = mean(&|other| logit(image, references.text.row(other)));
+            let images = mean(&|other| logit(text, references.image.row(other)));
+            0.5 * [texts, images].map(|mean| (own / (own + count * mean)).ln()).iter().sum::<f64>()
+        };
+        (0..pairs.captions.len()).map(of_pair).collect()
     }
 
     #[test]
-    fn a_reference_with_the_same_caption_is_no_rival() {
-        let (image, text) = (rows(4, 3, 1), rows(4, 3, 2));
+    fn as_the_formula_for_any_number_of_threads() {
+        let (image, text, captions) = (rows(8, 5, 1), rows(8, 5, 2), [0, 1, 2, 2, 4, 5, 0, 7]);
+        let pairs = PairRows { image: &image, text: &text, captions: &captions };
+        let (image, text) = (rows(4, 5, 3), rows(4, 5, 4));
+        let references = PairRows { image: &image, text: &text, captions: &[2, 9, 0, 11] };
+        let expected = one_by_one(&pairs, &references, 1.7);
+        for threads in [1, 3] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+            let found = pool.expect("threads").install(|| agreement(&pairs, &references, 1.7));
+            for (found, expected) in found.iter().zip(&expected) {
+                assert!(*found < 0.0 && (f64::from(*found) - expected).abs() < 1e-5);
+            }
+        }
+    }
+
+    #[test]
+    fn a_frequent_caption_makes_no_pair_agree_better() {
+        // All rivals are alike, so that leaving some out changes nothing.
+        let row = |values: [f32; 2], count| UnitRows::normalize(values.repeat(count), 2);
+        let (image, text) = (row([1.0, 0.0], 6), row([0.6, 0.8], 6));
         let against = |captions: &[u32]| {
             let pairs = PairRows { image: &image, text: &text, captions };
-            agreement(&pairs, &pairs, 2.0)
+            agreement(&pairs, &pairs, 2.0)[0]
         };
-        let (apart, joined) = (against(&[0, 1, 2, 3]), against(&[0, 0, 2, 3]));
-        assert!(joined[0] > apart[0] && joined[1] > apart[1], "{joined:?} {apart:?}");
-        assert_eq!(joined[2..], apart[2..]);
-        assert_eq!(against(&[7; 4]), [0.0; 4]);
+        assert!((against(&[0, 1, 2, 3, 4, 5]) - against(&[0, 0, 0, 0, 4, 5])).abs() < 1e-6);
+        assert_eq!(against(&[7; 6]), 0.0);
     }
 }

@@ -49,6 +49,16 @@ impl Augment {
         self.thesaurus.text()
     }
 
+    /// Whether what is trained on in this epoch is varied.
+    pub fn is_on(&self, epoch: u32) -> bool {
+        self.settings.epochs.is_none_or(|epochs| epoch <= epochs)
+    }
+
+    /// Whether images are varied, in the epochs in which anything is.
+    pub fn varies_images(&self) -> bool {
+        self.settings.image == Some(true)
+    }
+
     /// A generator of its own for each row and epoch.
     fn rng(&self, epoch: u32, row: u32, stream: u64) -> ChaCha8Rng {
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
@@ -66,7 +76,7 @@ impl Augment {
         planes: &mut [f32],
     ) {
         assert_eq!(planes.len(), image.as_raw().len(), "room for the picture");
-        let Some((epoch, view)) = variation.filter(|_| self.settings.image == Some(true)) else {
+        let Some((epoch, view)) = variation.filter(|_| self.varies_images()) else {
             return crop::split(image, planes);
         };
         let rng = &mut self.rng(epoch, row, view as u64);

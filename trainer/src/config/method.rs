@@ -57,8 +57,6 @@ pub struct Sieve {
     /// First epoch that leaves out the pairs in doubt, counted from 1: at least 2, when the towers
     /// know something, and at most `optim.epochs`
     pub from_epoch: u32,
-    /// Epochs with augmentation, the first ones of the run: at least `from_epoch` - 1
-    pub augment_epochs: u32,
     /// Augmented views of each image that are asked, 1 or 2: the lesser answer counts
     pub views: u32,
     /// Pairs with which each pair is compared, at least 2
@@ -69,7 +67,7 @@ pub struct Sieve {
 
 impl Default for Sieve {
     fn default() -> Self {
-        Self { from_epoch: 6, augment_epochs: 7, views: 2, references: 1024, smoothing: 0.5 }
+        Self { from_epoch: 6, views: 2, references: 1024, smoothing: 0.5 }
     }
 }
 
@@ -103,9 +101,6 @@ impl Sieve {
         let from = (2..=epochs).contains(&self.from_epoch);
         let limits = "at least 2, at most `optim.epochs`";
         problems.require(from, "method.sieve.from_epoch", limits);
-        let augmented = self.augment_epochs.saturating_add(1) >= self.from_epoch;
-        let limits = "at least `method.sieve.from_epoch` - 1";
-        problems.require(augmented, "method.sieve.augment_epochs", limits);
         let views = (1..=2).contains(&self.views);
         problems.require(views, "method.sieve.views", "1 or 2");
         problems.require(self.references >= 2, "method.sieve.references", "at least 2");

@@ -100,6 +100,9 @@ pub struct Augment {
     /// Crop, flip and color of images; unless given, on for `roclip`, as its authors train, and
     /// for `sieve`, off for `clip`
     pub image: Option<bool>,
+    /// Epochs in which pairs are varied, the first ones of the run; unless given, all, and for `sieve`
+    /// those up to the first that it sieves
+    pub epochs: Option<u32>,
     /// Smallest area of a crop, as a share of the image, above 0 and at most 1
     pub crop_area_min: f64,
     /// Greatest change of brightness, contrast and saturation, 0 to 1
@@ -196,6 +199,7 @@ impl Default for Augment {
     fn default() -> Self {
         Self {
             image: None,
+            epochs: None,
             crop_area_min: 0.6,
             color: 0.25,
             color_share: 0.8,

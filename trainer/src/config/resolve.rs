@@ -38,6 +38,15 @@ pub fn open(file: &Path, settings: &[String], out: Option<&Path>) -> Result<Conf
     let is_augmented = config.method.name != MethodName::Clip; // a part of the defences
     config.augment.image.get_or_insert(is_augmented);
     config.augment.text.get_or_insert(is_augmented);
+    // Resolved, a run does not change when a default does.
+    match config.method.name {
+        MethodName::Clip => {}
+        MethodName::Roclip => drop(config.method.roclip.get_or_insert_default()),
+        MethodName::Sieve => {
+            let from = config.method.sieve.get_or_insert_default().from_epoch;
+            config.augment.epochs.get_or_insert(from.saturating_add(1));
+        }
+    }
     if let Some(out) = out {
         config.output.folder = absolute(out)?;
     }

@@ -13,7 +13,6 @@ use super::{Store, order};
 use crate::{
     augment::{Augment, View},
     error::Result,
-    method::Selection,
 };
 
 /// Batches that each thread may be ahead.
@@ -76,26 +75,24 @@ impl Loader {
     }
 
     /// Calls `step` with the batches of an epoch from number `from` on, in order, until it fails.
-    /// An epoch has [`Loader::batches`] whatever is selected: of fewer pairs some come again.
+    /// An epoch has [`Loader::batches`], whichever rows are selected: of fewer some come again.
     pub fn each<E: From<crate::Error>>(
         &self,
         epoch: u32,
-        selection: &Selection,
+        selected: Option<&[u32]>,
         from: usize,
         mut step: impl FnMut(Batch) -> Result<(), E>,
     ) -> Result<(), E> {
-        let rows = selection.rows.as_deref().unwrap_or_else(|| self.store.rows());
-        let order = order(rows, self.batches() * self.batch_size, self.seed, epoch);
+        let (rows, count) =
+            (selected.unwrap_or(self.store.rows()), self.batches() * self.batch_size);
+        let order = order(rows, count, self.batch_size, self.seed, epoch);
         let rows = |number: usize| &order[number * self.batch_size..][..self.batch_size];
         thread::scope(|scope| {
             let threads = (0..self.workers).map(|worker| {
                 let (sender, receiver) = mpsc::sync_channel(AHEAD);
                 scope.spawn(move || {
                     for number in (from + worker..self.batches()).step_by(self.workers) {
-                        if sender
-                            .send(self.batch(rows(number), epoch, selection.augmented))
-                            .is_err()
-                        {
+                        if sender.send(self.batch(rows(number), epoch)).is_err() {
                             break; // the step failed and hung up
                         }
                     }
@@ -126,9 +123,9 @@ impl Loader {
         Ok(())
     }
 
-    fn batch(&self, rows: &[u32], epoch: u32, augmented: bool) -> Result<Batch> {
+    fn batch(&self, rows: &[u32], epoch: u32) -> Result<Batch> {
         let count = rows.len() / self.ranks;
-        let side = self.clip.image.image_size();
+        let (side, augmented) = (self.clip.image.image_size(), self.augment.is_on(epoch));
         let (mut pixels, mut texts) = (vec![0.0; count * 3 * side * side], Vec::new());
         let own = &rows[self.rank * count..][..count];
         for (&row, planes) in own.iter().zip(pixels.chunks_exact_mut(3 * side * side)) {

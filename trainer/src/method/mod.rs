@@ -100,20 +100,6 @@ pub enum Phase {
     Sieve,
 }
 
-/// Which pairs an epoch trains on, and how.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Selection {
-    /// Data-set rows; all unless given
-    pub rows: Option<Arc<[u32]>>,
-    /// Whether the configured augmentations are in use
-    pub augmented: bool,
-}
-
-impl Selection {
-    /// All pairs, augmented if the run is.
-    pub const ALL: Self = Self { rows: None, augmented: true };
-}
-
 /// A way of pre-training.
 pub trait Method: Send {
     /// Comes before the first batch of an epoch, which is counted from 1. `survey` embeds all pairs
@@ -122,9 +108,9 @@ pub trait Method: Send {
         Ok(())
     }
 
-    /// What the epoch that has begun trains on.
-    fn selection(&self, _epoch: u32) -> Selection {
-        Selection::ALL
+    /// Data-set rows that the epoch which has begun trains on, in rising order; all if `None`.
+    fn selected(&self) -> Option<Arc<[u32]>> {
+        None
     }
 
     /// The pairs that the epoch leaves out, if it leaves out any; `rows` are all of the data set.
@@ -150,6 +136,6 @@ pub fn new(config: &Config, rows: usize, dim: usize, device: &Device) -> Result<
             let settings = config.method.roclip();
             Box::new(Roclip::new(&settings, rows, config.data.batch_size, dim, device)?)
         }
-        MethodName::Sieve => Box::new(Sieve::new(&config.method.sieve(), config.seed)),
+        MethodName::Sieve => Box::new(Sieve::new(&config.method.sieve(), rows, config.seed)),
     })
 }

@@ -1,6 +1,6 @@
 //! The sieve: before each epoch every pair is asked how well it agrees, and the pairs in doubt stay
 //! out of that epoch. Ours; SafeCLIP (Yang et al., ICML 2024, section 4) splits pairs by a mixture,
-//! too. `docs/sieve.md` has definition, ablations and limits.
+//! too. `docs/sieve.md` has the definition, and what was measured.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use clip::ops::{PairRows, agreement, info_nce};
 use rand::seq::index;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
-use super::{Method, MethodLoss, MethodReport, Pairs, Phase, Selection, Towers};
+use super::{Method, MethodLoss, MethodReport, Pairs, Phase, Towers};
 use crate::{
     augment::View,
     config,
@@ -22,6 +22,8 @@ use crate::{
 
 /// Chance of belonging to the upper group above which a pair is kept.
 const KEPT: f64 = 0.5;
+/// Random streams of the references, beside those of order and augmentation.
+const REFERENCES: u64 = 1 << 63;
 /// Share of the pairs that may be doubted: who poisons most of the data has won.
 const DOUBTED_MAX: f64 = 0.5;
 
@@ -29,6 +31,8 @@ const DOUBTED_MAX: f64 = 0.5;
 #[derive(Debug)]
 pub struct Sieve {
     settings: config::Sieve,
+    /// Pairs of the data set.
+    count: usize,
     seed: u64,
     /// Smoothed agreement of each pair, in nats; empty before the first survey.
     agreement: Vec<f32>,
@@ -37,9 +41,9 @@ pub struct Sieve {
 }
 
 impl Sieve {
-    /// `seed` draws the references.
-    pub fn new(settings: &config::Sieve, seed: u64) -> Self {
-        Self { settings: settings.clone(), seed, agreement: Vec::new(), kept: None }
+    /// For a data set of `count` pairs; `seed` draws the references.
+    pub fn new(settings: &config::Sieve, count: usize, seed: u64) -> Self {
+        Self { settings: settings.clone(), count, seed, agreement: Vec::new(), kept: None }
     }
 
     /// How well each pair agrees now, in nats; of two views of its image the lesser answer counts.
@@ -51,7 +55,7 @@ impl Sieve {
         for batch in survey.batches(rows) {
             let pairs = survey.pairs(&batch)?;
             let mut answer = agreement(&pairs.pairs(), &references.pairs(), scale);
-            if self.settings.views > 1 {
+            if self.settings.views > 1 && survey.varies() {
                 let image = &survey.images(&batch, View::Second)?;
                 let second = PairRows { image, ..pairs.pairs() };
                 let second = agreement(&second, &references.pairs(), scale);
@@ -69,7 +73,7 @@ impl Sieve {
     /// Pairs drawn by (seed, epoch), with which all others are compared.
     fn references(&self, epoch: u32, survey: &mut Survey<'_>) -> Result<Embedded> {
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
-        rng.set_stream(u64::from(epoch));
+        rng.set_stream(REFERENCES | u64::from(epoch));
         let (rows, count) = (survey.rows(), self.settings.references.min(survey.rows().len()));
         let sample = index::sample(&mut rng, rows.len(), count);
         let sample: Vec<u32> = sample.into_iter().map(|at| rows[at]).collect();
@@ -103,9 +107,8 @@ impl Method for Sieve {
         Ok(())
     }
 
-    fn selection(&self, epoch: u32) -> Selection {
-        let augmented = epoch <= self.settings.augment_epochs; // no longer than there is poison
-        Selection { rows: self.kept.clone(), augmented }
+    fn selected(&self) -> Option<Arc<[u32]>> {
+        self.kept.clone()
     }
 
     fn doubted(&self, rows: &[u32]) -> Option<Vec<Doubted>> {
@@ -136,20 +139,26 @@ impl Method for Sieve {
 
     fn restore(&mut self, mut state: State) -> bool {
         let (agreement, kept) = (state.take_floats(AGREEMENT), state.take_numbers(KEPT_ROWS));
-        if agreement.is_some() != kept.is_some() || !state.is_empty() {
-            return false;
+        match (agreement, kept) {
+            (None, None) => {}
+            (Some(agreement), Some(kept)) => {
+                let scored = agreement.values.len() == self.count;
+                if !scored || kept.is_empty() || !kept.is_sorted_by(|a, b| a < b) {
+                    return false;
+                }
+                (self.agreement, self.kept) = (agreement.values, Some(kept.into()));
+            }
+            _ => return false,
         }
-        self.agreement = agreement.map(|array| array.values).unwrap_or_default();
-        self.kept = kept.map(Into::into);
-        true
+        state.is_empty()
     }
 }
 
 const AGREEMENT: &str = "sieve/agreement";
 const KEPT_ROWS: &str = "sieve/kept";
 
-/// Pairs of the upper of two groups of agreement; of too many in doubt the better ones, and all if
-/// there are no two groups.
+/// Pairs of the upper of two groups of agreement; of too many in doubt the better ones. Of clean data
+/// the lower group is the tail: the mixture always has two groups, unless all scores are equal.
 fn kept(agreement: &[f32]) -> Vec<usize> {
     let Some(mixture) = Mixture::fit(agreement) else { return (0..agreement.len()).collect() };
     let mut sorted = agreement.to_vec();
@@ -185,20 +194,21 @@ mod tests {
     #[test]
     fn scores_are_smoothed_and_come_back_from_a_checkpoint() -> Result<()> {
         let settings = config::Sieve { smoothing: 0.5, ..Default::default() };
-        let mut sieve = Sieve::new(&settings, 1);
+        let mut sieve = Sieve::new(&settings, 2, 1);
         assert!(sieve.state()?.is_empty());
         sieve.remember(vec![-4.0, -2.0]);
         sieve.remember(vec![-2.0, -2.0]);
         sieve.kept = Some([7].into());
-        let mut other = Sieve::new(&settings, 1);
+        let mut other = Sieve::new(&settings, 2, 1);
         assert!(other.restore(sieve.state()?));
         assert_eq!(other.agreement, [-3.0, -2.0]);
-        assert_eq!(other.selection(1), Selection { rows: Some([7].into()), augmented: true });
+        assert_eq!(other.selected(), Some([7].into()));
         let doubted = sieve.doubted(&[2, 7]);
         assert_eq!(doubted, Some(vec![Doubted { row: 2, agreement: -3.0 }]));
         let mut half = sieve.state()?;
         half.take_numbers(KEPT_ROWS);
         assert!(!other.restore(half));
+        assert!(!Sieve::new(&settings, 3, 1).restore(sieve.state()?), "scores of other data");
         Ok(())
     }
 }

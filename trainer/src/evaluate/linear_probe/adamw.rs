@@ -20,7 +20,7 @@ const SEED: u64 = 0;
 /// Trains a head for `classes` classes.
 pub(super) fn fit(inputs: &Inputs, classes: usize) -> Result<Vec<f64>> {
     let rows: Vec<u32> = (0..inputs.count() as u32).collect();
-    let orders = (0..EPOCHS).map(|epoch| data::order(&rows, rows.len(), SEED, epoch));
+    let orders = (0..EPOCHS).map(|epoch| data::order(&rows, rows.len(), rows.len(), SEED, epoch));
     let start = start(classes, inputs.dim());
     train(inputs, start, orders.collect(), BATCH_SIZE)
 }
