@@ -90,7 +90,8 @@ def libraries():
     if os.environ.get("ROCLIP_CUDA_LIBRARIES"):
         return {}
     found = importlib.util.find_spec("nvidia")
-    places = [Path(place) / "cu13/lib" for place in (found and found.submodule_search_locations or ())]
+    places = found.submodule_search_locations if found else ()
+    places = [Path(place) / "cu13/lib" for place in places]
     return {"ROCLIP_CUDA_LIBRARIES": place for place in places if place.is_dir()}
 
 
@@ -142,7 +143,8 @@ def curve(suite):
     for device in ("cpu", *([] if suite.lacks else ["cuda"])):
         out = suite.folder / f"run-{device}"
         config = suite.folder / f"{device}.toml"
-        config.write_text(pictures.CONFIG.format(device=device, manifest=data / "pairs.csv", out=out))
+        manifest = data / "pairs.csv"
+        config.write_text(pictures.CONFIG.format(device=device, manifest=manifest, out=out))
         command = [HERE / "roclip-train", "run", "--config", config, "--quiet"]
         code, _, err = run(command, suite.left(), **suite.libraries)
         if code != 0:
