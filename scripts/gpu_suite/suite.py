@@ -99,7 +99,11 @@ def ceiling(suite):
     """The card's rate in products of bf16."""
     if suite.lacks:
         raise NotMeasured(suite.lacks)
-    answer = suite.ask("side_by_side", "ceiling")
+    try:
+        answer = suite.ask("side_by_side", "ceiling")
+    except Failed as problem:  # no card, or none that our programs can use
+        suite.rehearse(str(problem))
+        raise NotMeasured(suite.lacks)
     suite.card = answer["device"]
     suite.ceiling = max(rate["flop_per_second"] for rate in answer["rates"])
     return answer
@@ -307,11 +311,7 @@ def main():
         for name, limit_s, part in PARTS:
             if options.parts and name not in ("ceiling", *options.parts):
                 continue
-            outcome = attempt(suite, name, limit_s, part)
-            if name == "ceiling" and not suite.card and not suite.lacks:
-                suite.rehearse(outcome["failed"])
-                outcome = {"not_measured": outcome["failed"], "seconds": outcome["seconds"]}
-            report["parts"][name] = outcome
+            report["parts"][name] = attempt(suite, name, limit_s, part)
             report |= {"card": suite.card, "lacks": suite.lacks}
             report["seconds"] = time.monotonic() - suite.began
             write(options.out, "gpu-suite", report, table.markdown(report))
