@@ -5,8 +5,8 @@
     torch_step.py time FOLDER … --warmup STEPS --seconds S --steps-min STEPS [--batch PAIRS]
         Times steps; with --batch on the folder's pairs over and over.
 
-With --cuda on the first GPU, in bf16 by autocast. Prints one line of JSON for each variant. A process
-of its own per run: its peak memory is the answer's.
+With --cuda on the first GPU, in bf16 by autocast. Prints one line of JSON for each variant. A
+process of its own per run: its peak memory is the answer's.
 """
 
 import argparse

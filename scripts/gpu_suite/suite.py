@@ -90,7 +90,8 @@ def libraries():
     if os.environ.get("ROCLIP_CUDA_LIBRARIES"):
         return {}
     found = importlib.util.find_spec("nvidia")
-    places = [Path(place) / "cu13/lib" for place in (found and found.submodule_search_locations or ())]
+    places = found.submodule_search_locations if found else ()
+    places = [Path(place) / "cu13/lib" for place in places]
     return {"ROCLIP_CUDA_LIBRARIES": place for place in places if place.is_dir()}
 
 
@@ -98,7 +99,11 @@ def ceiling(suite):
     """The card's rate in products of bf16."""
     if suite.lacks:
         raise NotMeasured(suite.lacks)
-    answer = suite.ask("side_by_side", "ceiling")
+    try:
+        answer = suite.ask("side_by_side", "ceiling")
+    except Failed as problem:  # no card, or none that our programs can use
+        suite.rehearse(str(problem))
+        raise NotMeasured(suite.lacks)
     suite.card = answer["device"]
     suite.ceiling = max(rate["flop_per_second"] for rate in answer["rates"])
     return answer
@@ -142,7 +147,8 @@ def curve(suite):
     for device in ("cpu", *([] if suite.lacks else ["cuda"])):
         out = suite.folder / f"run-{device}"
         config = suite.folder / f"{device}.toml"
-        config.write_text(pictures.CONFIG.format(device=device, manifest=data / "pairs.csv", out=out))
+        manifest = data / "pairs.csv"
+        config.write_text(pictures.CONFIG.format(device=device, manifest=manifest, out=out))
         command = [HERE / "roclip-train", "run", "--config", config, "--quiet"]
         code, _, err = run(command, suite.left(), **suite.libraries)
         if code != 0:
@@ -305,11 +311,7 @@ def main():
         for name, limit_s, part in PARTS:
             if options.parts and name not in ("ceiling", *options.parts):
                 continue
-            outcome = attempt(suite, name, limit_s, part)
-            if name == "ceiling" and not suite.card and not suite.lacks:
-                suite.rehearse(outcome["failed"])
-                outcome = {"not_measured": outcome["failed"], "seconds": outcome["seconds"]}
-            report["parts"][name] = outcome
+            report["parts"][name] = attempt(suite, name, limit_s, part)
             report |= {"card": suite.card, "lacks": suite.lacks}
             report["seconds"] = time.monotonic() - suite.began
             write(options.out, "gpu-suite", report, table.markdown(report))

@@ -59,8 +59,8 @@ impl Trainer {
     /// moves the towers that the loss trains, on all ranks alike.
     ///
     /// A loss or gradient that is not finite, on whichever rank, is [`Error::Diverged`] on all; the
-    /// weights stay as they were. A batch that a GPU has no memory for is [`Error::BatchMemory`], and
-    /// the model is of no use then.
+    /// weights stay as they were. A batch that a GPU has no memory for is [`Error::BatchMemory`],
+    /// and the model is of no use then.
     pub fn step(&mut self, mut batch: Batch) -> Result<StepReport> {
         let side = self.model.config().image.image_size();
         let (device, count) = (self.model.device(), batch.tokens.count());

@@ -68,8 +68,8 @@ pub(crate) fn follow(command: &mut Command, mut read: impl FnMut(&str)) -> Resul
     Ok(status.success())
 }
 
-/// Builds what `cargo` names, errors and warnings going where ours go; returns cargo's messages, one
-/// JSON object per line.
+/// Builds what `cargo` names, errors and warnings going where ours go; returns cargo's messages,
+/// one JSON object per line.
 pub(crate) fn messages(cargo: &mut Command) -> Result<String, Failure> {
     cargo.args(["--message-format", "json-render-diagnostics"]);
     let built = cargo.stderr(Stdio::inherit()).output();

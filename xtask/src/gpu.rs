@@ -31,8 +31,8 @@ const SCRIPTS: [&str; 7] = [
     "bench_train/torch_step.py",
 ];
 /// What a program asks of the machine with the GPU.
-const NEEDS: &str = "it needs, where the GPU is: driver 580 or newer, a GPU of compute capability 8.0 \
-                     or above, and of CUDA 13 libnvrtc.so.13, libnvrtc-builtins.so.13.* and \
+const NEEDS: &str = "it needs, where the GPU is: driver 580 or newer, a GPU of compute capability \
+                     8.0 or above, and of CUDA 13 libnvrtc.so.13, libnvrtc-builtins.so.13.* and \
                      libcublasLt.so.13, as PyTorch's wheels bring them: name their folder in \
                      ROCLIP_CUDA_LIBRARIES, most often .../site-packages/nvidia/cu13/lib";
 

@@ -37,8 +37,8 @@ enum Array {
 }
 
 impl Subject {
-    /// On the emulator threads run in their order, or in the opposite one; a GPU has its own. `None`,
-    /// and a line, without a C++ compiler.
+    /// On the emulator threads run in their order, or in the opposite one; a GPU has its own.
+    /// `None`, and a line, without a C++ compiler.
     pub(crate) fn new(is_reversed: bool) -> Option<Arc<Self>> {
         if is_real() {
             return Some(Arc::new(real()));
