@@ -26,8 +26,10 @@ METHODS = {
     "clip-aug": ["method.name=clip", "augment.image=true", "augment.text=true"],
     "roclip": ["method.name=roclip", "method.roclip.pool_share=0.2",
                "method.roclip.match_from_epoch={7}"],
-    "sieve": ["method.name=sieve", "method.sieve.from_epoch={6}",
-              "method.sieve.augment_epochs={7}"],
+    "sieve": ["method.name=sieve", "method.sieve.from_epoch={6}", "augment.epochs={7}"],
+    # The sieve's augmentation without its sieving.
+    "clip-aug-first": ["method.name=clip", "augment.image=true", "augment.text=true",
+                       "augment.epochs={7}"],
 }
 RATES = {"zero_shot_top1": "top-1", "backdoor_asr": "ASR", "targeted_psr": "PSR",
          "true_class_under_trigger": "true class under trigger"}
@@ -137,7 +139,7 @@ def main():
     parser.add_argument("--data", type=pathlib.Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--attacks", nargs="+", default=list(ATTACKS), choices=["none", *ATTACKS])
-    parser.add_argument("--methods", nargs="+", default=list(METHODS))
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--set", action="append", default=[], metavar="NAME:KEY=VALUE,...",
                         help="another method: that of NAME before the dot with more settings")
     parser.add_argument("--epochs", type=int, default=16)
@@ -150,6 +152,12 @@ def main():
         args.methods.append(name)
     args.out.mkdir(parents=True, exist_ok=True)
     log = args.out / "results.jsonl"
+    recipe = {"data": str(args.data), "epochs": args.epochs, "target": args.target,
+              "captions": args.captions, "methods": METHODS}
+    kept = args.out / "recipe.json"
+    if kept.exists() and json.loads(kept.read_text()) != recipe:
+        raise SystemExit(f"{kept} is of another experiment: choose another folder")
+    kept.write_text(json.dumps(recipe, indent=1))
     results = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     done = {(result["attack"], result["method"], result["seed"]) for result in results}
     todo = [(seed, attack, method) for seed in args.seeds for attack in args.attacks
