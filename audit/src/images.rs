@@ -17,7 +17,7 @@ const DEPTH_MAX: usize = 8;
 
 /// The pictures that were drawn, and from how many.
 #[derive(Debug)]
-pub struct Drawn {
+pub struct ProbeImages {
     /// Fitted, in the order that was drawn
     pub images: Vec<RgbImage>,
     /// Pictures that there are
@@ -27,7 +27,7 @@ pub struct Drawn {
 }
 
 /// `240 of 512 images in 3 folders`
-impl fmt::Display for Drawn {
+impl fmt::Display for ProbeImages {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { images, found, folders } = self;
         let word = if *folders == 1 { "folder" } else { "folders" };
@@ -40,7 +40,7 @@ impl fmt::Display for Drawn {
 ///
 /// The order depends on the file names and the seed only. One unreadable picture among the drawn
 /// ones refuses the whole folder: an audit on other images than the user thinks is no audit.
-pub fn read(folder: &Path, side: u32, count_max: usize, seed: u64) -> Result<Drawn> {
+pub fn read(folder: &Path, side: u32, count_max: usize, seed: u64) -> Result<ProbeImages> {
     let mut files = Vec::new();
     collect(folder, DEPTH_MAX, &mut files)?;
     if files.is_empty() {
@@ -54,7 +54,7 @@ pub fn read(folder: &Path, side: u32, count_max: usize, seed: u64) -> Result<Dra
     let limits = Limits::default();
     let fitted = |file: &PathBuf| Ok(image::fit(&image::open(file, &limits)?, side));
     let images = files.iter().map(fitted).collect::<Result<_>>()?;
-    Ok(Drawn { images, found, folders })
+    Ok(ProbeImages { images, found, folders })
 }
 
 fn collect(folder: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<()> {

@@ -96,7 +96,7 @@ def one(args, seed, attack, method):
 
 
 def doubted(folder, poisoned):
-    """Of clean, backdoored and targeted rows: how many the last epoch left out, and how many there are."""
+    """Clean rows and each kind of poison: how many the last epoch left out, how many there are."""
     with open(folder / "checkpoint.safetensors", "rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
         if "method/sieve/kept" not in header:
@@ -109,9 +109,10 @@ def doubted(folder, poisoned):
     kinds |= {row: "backdoor" for row in (ledger["backdoor"] or {"rows": []})["rows"]}
     with open(poisoned / "train.csv", newline="") as file:
         rows = sum(1 for _ in csv.reader(file)) - 1
+    kinds |= {poison["row"]: poison["kind"] for poison in ledger.get("poisons", [])}
     left = {"clean": [0, 0], "backdoor": [0, 0], "targeted": [0, 0]}
     for row in range(rows):
-        count = left[kinds.get(row, "clean")]
+        count = left.setdefault(kinds.get(row, "clean"), [0, 0])
         count[0] += row not in kept
         count[1] += 1
     return left

@@ -220,6 +220,7 @@ fn poison_refuses() {
     check("--target-class red --out out --optimize-patch 2 --surrogate no", &["`no"]);
     check("--target-class red --out out --surrogate no", &["no use without `--near`"]);
     check("--target-class red --out taken", &["`taken`", "holds files"]);
+    check("--target-class red --out taken --near --surrogate no", &["`taken`", "holds files"]);
     check("--target-class red --out run.toml", &["`run.toml`", "not a folder"]);
     let words = "poison --manifest data/train.csv --classes data/classes.txt --out out";
     place.check("roclip-train", &format!("{words} --image-size 0"), &["--image-size"]);
@@ -242,6 +243,8 @@ fn poison_refuses() {
     check("--optimize-patch 3", &["--surrogate"]);
     let consistent = "--backdoor-rate 0.1 --target-class red --label-consistent";
     check(&format!("{consistent} --bridge"), &["--label-consistent"]);
+    let templates = "--caption-templates data/classes.txt";
+    check(&format!("{consistent} {templates}"), &["`--caption-templates` is of no use"]);
     check("--test data/test.csv", &["--targeted-images"]);
     check("--targeted-captions 2", &["--targeted-images"]);
     check("--targeted-images 2", &["`--test` is missing"]);

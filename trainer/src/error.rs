@@ -147,6 +147,16 @@ pub enum Error {
         /// The limit.
         max: u64,
     },
+    /// Embeddings without a direction, which nothing can be counted on.
+    #[error("{count} of {all} {what} have embeddings that are zero or not finite")]
+    Embeddings {
+        /// `pictures`, `classes` or `captions`.
+        what: &'static str,
+        /// How many have one.
+        count: usize,
+        /// How many were embedded.
+        all: usize,
+    },
     /// Test pictures would need too much memory.
     #[error(
         "`{}`: {count} pictures of {side} pixels need {bytes} bytes, the limit is {max}",

@@ -14,7 +14,7 @@ use crate::{
         statistics::{Statistics, log_odds},
         victim::Classifier,
     },
-    images::{self, Drawn},
+    images::{self, ProbeImages},
     report,
     verdict::{self, Audit, Coverage, Finding, ModelEvidence, SCHEMA, TITLE, Verdict},
 };
@@ -92,7 +92,7 @@ pub(super) fn inspect(
     Ok(Some(inspection))
 }
 
-fn images(config: &ClipConfig, probe: &Probe) -> Result<Drawn> {
+fn images(config: &ClipConfig, probe: &Probe) -> Result<ProbeImages> {
     let side = config.image.image_size() as u32;
     images::read(&probe.images, side, detector::IMAGES_MAX, probe.seed)
 }

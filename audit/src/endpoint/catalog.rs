@@ -5,7 +5,7 @@
 
 use clip::{
     image::RgbImage,
-    trigger::{Drawn, Family, Pattern, Place, TriggerSpec, Warp},
+    trigger::{Blend, Drawn, Family, Pattern, Place, TriggerSpec, Warp},
 };
 use rand::{Rng, SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
@@ -54,7 +54,8 @@ pub fn stamped(spec: &TriggerSpec, image: &RgbImage, place: u64) -> RgbImage {
 /// - A patch of one color, or of noise that is new in each picture, which shuffled would be the
 ///   trigger again: another saturated color in the same place.
 /// - A warp: another flow.
-/// - Any other change: its difference from gray, shuffled over the picture.
+/// - Any other change: its difference from gray, shuffled over the picture; of noise that is new in
+///   each picture, that of the noise of all pictures, which new noise shuffled would be again.
 ///
 /// A control is a fixed pattern, as a trigger is: one `number` shuffles every image alike.
 pub fn control(spec: &TriggerSpec, image: &RgbImage, place: u64, number: u64) -> RgbImage {
@@ -68,8 +69,9 @@ pub fn control(spec: &TriggerSpec, image: &RgbImage, place: u64, number: u64) ->
             return stamped(&TriggerSpec { family, opacity: spec.opacity }, image, place);
         }
         _ => {
-            let mut changed = stamped(spec, image, place);
-            shuffle_difference(spec, &mut changed, place, &mut rng);
+            let spec = with_one_noise(spec);
+            let mut changed = stamped(&spec, image, place);
+            shuffle_difference(&spec, &mut changed, place, &mut rng);
             return changed;
         }
     };
@@ -92,6 +94,17 @@ pub fn control(spec: &TriggerSpec, image: &RgbImage, place: u64, number: u64) ->
         changed.put_pixel(x, y, color.into());
     }
     changed
+}
+
+/// `spec`, but a blend takes one noise for all pictures.
+fn with_one_noise(spec: &TriggerSpec) -> TriggerSpec {
+    match spec.family {
+        Family::Blend(blend) => {
+            let family = Family::Blend(Blend { drawn: Drawn::Once, ..blend });
+            TriggerSpec { family, opacity: spec.opacity }
+        }
+        _ => spec.clone(),
+    }
 }
 
 /// Takes the trigger's own difference from gray out of a stamped image and puts it back shuffled.
@@ -204,6 +217,10 @@ mod tests {
         let controls = [1, 2].map(|number| control(&warp, &photo(), 0, number));
         assert_ne!(controls[0], controls[1]);
         assert!(controls.iter().all(|control| *control != stamped(&warp, &photo(), 0)));
+        let blend = spec("blend:alpha=0.5,drawn=each");
+        let [a, b] = [1, 2].map(|place| control(&blend, &photo(), place, 1));
+        assert_eq!(a, b, "one pattern on every image");
+        assert_ne!(a, control(&blend, &photo(), 1, 2));
         let noise = spec("patch:size=7,at=top-left,pattern=gauss");
         let control = control(&noise, &photo(), 0, 1);
         assert_eq!(pixel(&control, 0), pixel(&control, 6 * 32 + 6));

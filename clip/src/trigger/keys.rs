@@ -1,8 +1,8 @@
 //! The `key=value,key=value` part of a trigger's textual form.
 
-use std::{collections::BTreeMap, ops::RangeInclusive};
+use std::collections::BTreeMap;
 
-const SIDES: RangeInclusive<u32> = 1..=32_768;
+const SIDE_MAX: u32 = 32_768;
 
 /// Keys that were typed and not asked for yet.
 pub(super) struct Keys<'a>(BTreeMap<&'a str, &'a str>);
@@ -26,13 +26,15 @@ impl<'a> Keys<'a> {
 
     /// A count of pixels or of cells.
     pub(super) fn side(&mut self, key: &str) -> Result<Option<u32>, String> {
+        self.count(key, SIDE_MAX)
+    }
+
+    /// From 1 to `max`.
+    pub(super) fn count(&mut self, key: &str, max: u32) -> Result<Option<u32>, String> {
         let Some(text) = self.take(key) else { return Ok(None) };
         match text.parse() {
-            Ok(side) if SIDES.contains(&side) => Ok(Some(side)),
-            _ => {
-                let (least, most) = (SIDES.start(), SIDES.end());
-                Err(format!("`{key}={text}`: expected a whole number from {least} to {most}"))
-            }
+            Ok(count) if (1..=max).contains(&count) => Ok(Some(count)),
+            _ => Err(format!("`{key}={text}`: expected a whole number from 1 to {max}")),
         }
     }
 

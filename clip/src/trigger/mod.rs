@@ -73,7 +73,7 @@ impl TriggerSpec {
     /// `width` x `height`.
     pub fn area(&self, width: u32, height: u32, draw: u64) -> Area {
         match &self.family {
-            Family::Patch(patch) => patch.area(width, height, draw),
+            Family::Patch(patch) => patch.area(patch.at, width, height, draw),
             Family::Text(text) => text.area(width, height),
             Family::Blend(_)
             | Family::Sinusoid(_)

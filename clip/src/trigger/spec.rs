@@ -205,6 +205,8 @@ mod tests {
         check("sinusoid:dim=1", "`dim=1`: expected a number from 0 on, below 1");
         check("warp:flow=rough", "`flow=rough`: expected one of smooth, white");
         check("warp:flow=white,grid=3", "`grid` is not a key of this trigger");
+        check("warp:grid=0", "`grid=0`: expected a whole number from 1 to 256");
+        check("warp:grid=257", "`grid=257`: expected a whole number from 1 to 256");
         check("warp:seed=-1", "`seed=-1`: expected a whole number from 0 on");
         check("triangles:cells=0", "`cells=0`: expected a whole number from 1 to 32768");
         let word = "expected 1 to 16 letters, digits and hyphens";

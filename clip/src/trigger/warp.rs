@@ -4,7 +4,10 @@ use std::fmt;
 
 use image::{Rgb, RgbImage};
 
-use super::{draw::Noise, keys::Keys};
+use super::{
+    draw::{Noise, mix},
+    keys::Keys,
+};
 
 /// Every pixel is fetched from a place beside it, by one flow for all pictures:
 /// `out(p) = picture(p + strength * flow(p) * (side - 1) / (2 side))`, bilinear, with the place
@@ -25,7 +28,7 @@ pub struct Warp {
 pub enum Flow {
     /// Drawn at `grid` x `grid` places (k), bicubic between them.
     Smooth {
-        /// Places per side, at least 1.
+        /// Places per side, 1 to 256.
         grid: u32,
     },
     /// Drawn for each pixel: what CleanCLIP's code does with a grid as fine as the picture.
@@ -33,6 +36,8 @@ pub enum Flow {
 }
 
 const GRID: u32 = 4;
+/// Every stamp draws the whole grid.
+const GRID_MAX: u32 = 256;
 const STRENGTH: f32 = 0.5;
 const STRENGTH_MAX: f32 = 64.0;
 /// Keeps the flow apart from the noise of other triggers.
@@ -41,7 +46,7 @@ const SALT: u64 = 0x5741_5250;
 impl Warp {
     pub(super) fn parse(keys: &mut Keys) -> Result<Self, String> {
         let flow = match keys.take("flow").unwrap_or("smooth") {
-            "smooth" => Flow::Smooth { grid: keys.side("grid")?.unwrap_or(GRID) },
+            "smooth" => Flow::Smooth { grid: keys.count("grid", GRID_MAX)?.unwrap_or(GRID) },
             "white" => Flow::White,
             other => return Err(format!("`flow={other}`: expected one of smooth, white")),
         };
@@ -69,7 +74,7 @@ impl Warp {
             Flow::Smooth { grid } => (grid, grid),
             Flow::White => (width, height),
         };
-        let noise = Noise(self.seed ^ SALT);
+        let noise = Noise(mix(self.seed ^ SALT));
         let places = (0..rows).flat_map(|y| (0..columns).map(move |x| (x, y)));
         let mut drawn: Vec<[f64; 2]> =
             places.map(|(x, y)| [0, 1].map(|axis| 2.0 * noise.uniform(x, y, axis) - 1.0)).collect();
@@ -146,73 +151,71 @@ impl fmt::Display for Warp {
 
 #[cfg(test)]
 mod tests {
+    use std::{collections::HashSet, fs, ops::RangeInclusive, path::Path};
+
     use super::*;
+    use crate::trigger::TriggerSpec;
 
     fn smooth(strength: f32, seed: u64) -> Warp {
         Warp { flow: Flow::Smooth { grid: 4 }, strength, seed }
     }
 
-    fn ramp(width: u32, height: u32) -> RgbImage {
-        RgbImage::from_fn(width, height, |x, y| Rgb([(40 * x) as u8, (40 * y) as u8, 7]))
+    fn white(strength: f32, seed: u64) -> Warp {
+        Warp { flow: Flow::White, strength, seed }
     }
 
-    /// Expected: the blue of what PyTorch 2's `interpolate` (bicubic, aligned corners) and
-    /// `grid_sample` (bilinear, aligned corners) make in f64 of the same flow and picture.
+    fn ramp(width: u32, height: u32, slope: u32) -> RgbImage {
+        RgbImage::from_fn(width, height, |x, y| Rgb([(slope * x) as u8, (slope * y) as u8, 7]))
+    }
+
+    /// `scripts/attacks/warp_golden.py` made the expected pictures.
     #[test]
     fn pytorch_bends_the_same_picture_alike() {
-        let check = |warp: Warp, expected: [[u8; 7]; 6]| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/attacks/warp.json");
+        let text = fs::read_to_string(path).expect("a golden file");
+        let golden: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        let cases = golden["cases"].as_array().expect("a list");
+        assert!(cases.len() > 2);
+        for case in cases {
+            let text = case["trigger"].as_str().expect("a trigger");
+            let spec: TriggerSpec = text.parse().expect(text);
             let mut image = RgbImage::from_fn(7, 6, |x, y| Rgb([0, 9, (97 * x + 31 * y) as u8]));
-            warp.stamp(&mut image);
+            spec.stamp(&mut image, 0);
             let blue: Vec<Vec<u8>> =
                 image.rows().map(|row| row.map(|pixel| pixel.0[2]).collect()).collect();
-            assert_eq!(blue, expected, "{warp}");
-        };
-        check(
-            smooth(2.0, 0),
-            [
-                [0, 14, 201, 51, 149, 178, 70],
-                [35, 138, 102, 108, 204, 75, 96],
-                [135, 42, 108, 130, 26, 109, 121],
-                [84, 164, 118, 130, 110, 116, 112],
-                [92, 161, 74, 70, 109, 149, 155],
-                [173, 218, 247, 138, 51, 162, 225],
-            ],
-        );
-        check(
-            Warp { flow: Flow::Smooth { grid: 3 }, strength: 4.0, seed: 5 },
-            [
-                [9, 186, 194, 70, 84, 38, 194],
-                [73, 155, 112, 187, 159, 142, 147],
-                [178, 135, 69, 72, 113, 41, 102],
-                [181, 189, 179, 158, 145, 41, 137],
-                [162, 158, 127, 99, 74, 155, 20],
-                [155, 203, 223, 105, 176, 44, 109],
-            ],
-        );
-        check(
-            Warp { flow: Flow::White, strength: 1.0, seed: 0 },
-            [
-                [0, 101, 180, 56, 197, 209, 114],
-                [78, 171, 113, 128, 119, 142, 94],
-                [52, 124, 74, 85, 184, 49, 154],
-                [102, 158, 63, 138, 86, 113, 146],
-                [140, 143, 162, 104, 66, 92, 120],
-                [155, 177, 118, 42, 73, 31, 225],
-            ],
-        );
+            assert_eq!(serde_json::json!(blue), case["blue"], "{text}");
+        }
     }
 
     #[test]
     fn pixels_move_by_half_the_strength() {
-        let check = |warp: Warp, side: u32, low: f64, high: f64| {
-            let shifts = warp.shifts(side, side);
-            let size = shifts.iter().flatten().map(|shift| shift.abs()).sum::<f64>();
-            let mean = size / (2 * shifts.len()) as f64;
-            assert!((low..=high).contains(&mean), "{mean}");
+        // A border that the greatest shift does not reach over; the ramp is linear within.
+        let check = |warp: Warp, side: u32, slope: u32, border: u32, means: RangeInclusive<f64>| {
+            let (before, mut after) = (ramp(side, side, slope), ramp(side, side, slope));
+            warp.stamp(&mut after);
+            let inside = border..side - border;
+            let moved = inside.clone().flat_map(|y| inside.clone().map(move |x| (x, y)));
+            let moved = moved.flat_map(|(x, y)| {
+                let [own, new] = [&before, &after].map(|image| image.get_pixel(x, y).0);
+                [0, 1].map(|axis| f64::from(own[axis].abs_diff(new[axis])) / f64::from(slope))
+            });
+            let moved: Vec<f64> = moved.collect();
+            let mean = moved.iter().sum::<f64>() / moved.len() as f64 / f64::from(warp.strength);
+            assert!(means.contains(&mean), "{warp}: {mean}");
         };
-        check(Warp { flow: Flow::White, strength: 1.0, seed: 0 }, 32, 1.0 - 1e-9, 1.0 + 1e-9);
-        check(smooth(0.5, 0), 32, 0.5, 1.2); // between the places numbers average out
-        check(smooth(0.5, 3), 224, 0.5, 1.2);
+        check(white(1.0, 0), 32, 8, 1, 0.45..=0.52); // 31/64
+        check(white(4.0, 0), 32, 8, 4, 0.45..=0.52);
+        check(smooth(4.0, 0), 32, 8, 8, 0.2..=0.6); // between the places numbers average out
+        check(smooth(16.0, 3), 224, 1, 32, 0.2..=0.6);
+    }
+
+    #[test]
+    fn no_two_seeds_share_a_shift() {
+        const SIDE: u32 = 8;
+        let cells = (0..5).flat_map(|seed| white(1.0, seed).shifts(SIDE, SIDE));
+        let cells: HashSet<[i64; 2]> =
+            cells.map(|shift| shift.map(|way| (way * 1e9).round() as i64)).collect();
+        assert_eq!(cells.len(), 5 * (SIDE * SIDE) as usize);
     }
 
     #[test]
@@ -223,7 +226,7 @@ mod tests {
             steps.map(|pair| (pair[1][0] - pair[0][0]).abs()).fold(0.0, f64::max)
         };
         assert!(roughness(smooth(0.5, 0)) < 0.5, "{}", roughness(smooth(0.5, 0)));
-        assert!(roughness(Warp { flow: Flow::White, strength: 0.5, seed: 0 }) > 2.0);
+        assert!(roughness(white(0.5, 0)) > 2.0);
     }
 
     #[test]
@@ -234,9 +237,9 @@ mod tests {
         };
         let flat = RgbImage::from_pixel(9, 5, Rgb([13, 200, 255]));
         assert_eq!(stamped(smooth(4.0, 0), flat.clone()), flat);
-        let [a, b] = [0, 1].map(|seed| stamped(smooth(4.0, seed), ramp(6, 6)));
+        let [a, b] = [0, 1].map(|seed| stamped(smooth(4.0, seed), ramp(6, 6, 40)));
         assert_ne!(a, b);
-        assert_ne!(a, ramp(6, 6));
+        assert_ne!(a, ramp(6, 6, 40));
         let dot = RgbImage::from_pixel(1, 1, Rgb([9; 3]));
         assert_eq!(stamped(smooth(4.0, 0), dot.clone()), dot, "nowhere to go");
     }

@@ -13,7 +13,7 @@ use serde::Serialize;
 use terminal::{Exit, Progress, Report, println_result, say};
 
 use crate::{
-    Result as Engine,
+    Error, Result as Engine,
     cli::EvaluateArgs,
     data::Manifest,
     evaluate::{Classes, Figures, ProbeSet, Questions, TestSet, measure},
@@ -42,7 +42,8 @@ pub fn run(args: &EvaluateArgs) -> Result<Exit, Report> {
         let label = if number == 0 { "evaluate" } else { "evaluate the reference" };
         let questions = input.questions(args.retrieval);
         let progress = Progress::new(label, questions.work(&test), !args.no_progress);
-        let figures = measure(towers, &folder.tokenizer, &test, &questions, &|n| progress.step(n))?;
+        let figures = measure(towers, &folder.tokenizer, &test, &questions, &|n| progress.step(n))
+            .map_err(|error| hinted(&folder.path, error))?;
         progress.finish();
         warn(&folder.path, &figures);
         found.push(Found { model: folder.path.display().to_string(), figures });
@@ -101,6 +102,14 @@ impl Input {
         let (templates, ledger) = (&self.templates[..], self.ledger.as_ref());
         let classes = self.labels.as_deref().map(|labels| Classes { labels, templates, ledger });
         Questions { classes, retrieval, probe: self.probe.as_ref() }
+    }
+}
+
+fn hinted(model: &Path, error: Error) -> Report {
+    let broken = matches!(error, Error::Embeddings { .. });
+    match Report::from(error) {
+        report if broken => report.hint(format!("the model is `{}`", model.display())),
+        report => report,
     }
 }
 

@@ -28,6 +28,7 @@ pub fn run(args: &PoisonArgs) -> Result<Exit, Report> {
     };
     let mut clean =
         Clean { manifest: &manifest, test: test.as_ref(), labels: &labels, affinity: None };
+    poison::check_out(&args.out, args.force, &clean).map_err(|error| hinted(args, error))?;
     let mut surrogate = match &args.adaptive.surrogate {
         Some(folder) => Some(Surrogate::open(folder, &labels, &default_templates())?),
         None => None,
@@ -46,15 +47,8 @@ pub fn run(args: &PoisonArgs) -> Result<Exit, Report> {
     let plan = Plan::of(&clean, &attack)?;
     let pictures = plan.pictures() as u64;
     let progress = Progress::new("poison", pictures, pictures > 0 && !args.no_progress);
-    let written =
-        poison::write(&plan, &clean, &attack, &args.out, args.force, &|n| progress.step(n));
-    match written {
-        Err(error @ Error::Occupied { .. }) if !args.force => {
-            return Err(Report::from(error)
-                .hint("`--force` replaces an earlier result of this command, and nothing else"));
-        }
-        written => written?,
-    };
+    poison::write(&plan, &clean, &attack, &args.out, args.force, &|n| progress.step(n))
+        .map_err(|error| hinted(args, error))?;
     progress.finish();
     let mut lines = summary(args, &plan, &attack, &labels);
     if let Some(Rate { hits, trials }) = taken {
@@ -63,6 +57,16 @@ pub fn run(args: &PoisonArgs) -> Result<Exit, Report> {
     }
     println_result(lines)?;
     Ok(Exit::Done)
+}
+
+fn hinted(args: &PoisonArgs, error: Error) -> Report {
+    let occupied = matches!(error, Error::Occupied { .. });
+    match Report::from(error) {
+        report if occupied && !args.force => {
+            report.hint("`--force` replaces an earlier result of this command, and nothing else")
+        }
+        report => report,
+    }
 }
 
 fn attack(args: &PoisonArgs, labels: &[String]) -> Result<Attack> {
@@ -89,6 +93,13 @@ fn attack(args: &PoisonArgs, labels: &[String]) -> Result<Attack> {
     {
         let problem = "`--surrogate` is of no use without `--near` or `--optimize-patch`";
         return Err(refuse("attacks", problem));
+    }
+    if args.captions.caption_templates.is_some()
+        && args.backdoor.label_consistent
+        && targeted.is_none()
+    {
+        let problem = "`--caption-templates` is of no use where rows keep their captions";
+        return Err(refuse("backdoor", problem));
     }
     let wording = match &args.captions.caption_templates {
         Some(path) => Wording::Templates(read_templates(path)?),
@@ -156,7 +167,8 @@ fn optimize_patch(
     };
     let steps = args.adaptive.optimize_patch;
     let (target, side, seed) = (backdoor.target_class, args.image_size, args.seed);
-    let goal = Goal { target, side, steps, opacity, seed };
+    let by_caption = args.captions.by_caption;
+    let goal = Goal { target, side, steps, opacity, by_caption, seed };
     let progress = Progress::new("optimize", u64::from(steps), !args.no_progress);
     let Optimized { patch: found, taken } =
         poison::optimize(surrogate, clean, patch, &goal, &|n| progress.step(n))?;

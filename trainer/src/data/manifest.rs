@@ -31,7 +31,7 @@ pub struct Row {
 }
 
 /// Bytes of a caption; the tokenizer cuts far below it.
-const CAPTION_BYTES_MAX: usize = 10_000;
+pub(crate) const CAPTION_BYTES_MAX: usize = 10_000;
 const HEADER: &str = "`path,caption` or `path,caption,class`";
 
 /// What a class cell may hold.

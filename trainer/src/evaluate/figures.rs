@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::{
     Classes, Classified, Evaluation, LinearProbe, ProbeSet, Retrieval, TestSet,
     linear_probe::linear_probe,
-    pictures::projections,
+    pictures::{check_rows, projections},
     retrieval::{Pairs, retrieval},
 };
 use crate::Result;
@@ -59,7 +59,7 @@ impl Questions<'_> {
 ///
 /// The test set must have been opened at the image tower's size. Every clean figure is over the same
 /// pictures: all but those that the ledger has as targeted. Refuses a ledger that does not fit, a
-/// picture that cannot be read, and what would take too much memory.
+/// picture that cannot be read, embeddings that are not finite, and what would take too much memory.
 pub fn measure(
     model: &mut Clip,
     tokenizer: &Tokenizer,
@@ -92,6 +92,7 @@ pub fn measure(
             texts.extend(&caption_rows(model, tokenizer, captions)?);
             on_done(captions.len() as u64);
         }
+        check_rows("captions", &texts)?;
         found = Some(retrieval(&clean.rows, &texts, &pairs)?);
     }
     Ok(Figures { evaluation, linear_probe: trained, retrieval: found })

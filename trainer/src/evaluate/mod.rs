@@ -129,6 +129,7 @@ impl Classes<'_> {
         on_pictures: &dyn Fn(u64),
     ) -> Result<Evaluation> {
         let labels = clip::zero_shot::label_rows(encoder, tokenizer, self.labels, self.templates)?;
+        pictures::check_rows("classes", &labels)?;
         let own = ranks(pictures.rows, &labels, |picture| pictures.classes[picture]);
         let (zero_shot_top1, zero_shot_top5) = (top(&own, 1), top(&own, 5));
         let mut found = Evaluation { zero_shot_top1, zero_shot_top5, ..Evaluation::default() };

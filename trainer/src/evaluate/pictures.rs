@@ -75,6 +75,7 @@ pub(super) fn rows(
         rows.extend(&encoder.embed_images(pixels)?);
         Ok(())
     })?;
+    check_rows("pictures", &rows)?;
     Ok(rows)
 }
 
@@ -90,7 +91,17 @@ pub(super) fn projections(
         projections.extend(&model.project_images(pixels)?);
         Ok(())
     })?;
+    check_rows("pictures", &projections.rows)?;
     Ok(projections)
+}
+
+/// Refuses rows that are all zeros, which [`UnitRows`] makes of what is not finite.
+pub(super) fn check_rows(what: &'static str, rows: &UnitRows) -> Result<()> {
+    let all = rows.count();
+    match rows.rows().filter(|row| row.iter().all(|&value| value == 0.0)).count() {
+        0 => Ok(()),
+        count => Err(Error::Embeddings { what, count, all }),
+    }
 }
 
 /// In batches, so that the memory for pixels does not grow with the number of pictures.
@@ -127,6 +138,15 @@ mod tests {
         let pictures = Pictures::of(&manifest(&rows))?;
         assert_eq!(pictures, Pictures { first_rows: vec![0, 1, 3], of_rows: vec![0, 1, 0, 2, 1] });
         Ok(())
+    }
+
+    #[test]
+    fn embeddings_that_are_not_finite_are_refused() {
+        let rows = |values: &[f32]| UnitRows::normalize(values.to_vec(), 2);
+        assert!(check_rows("pictures", &rows(&[0.0, 1.0, -2.0, 0.0])).is_ok());
+        let broken = rows(&[0.0, 1.0, f32::NAN, 1.0, 0.0, 0.0]);
+        let error = check_rows("pictures", &broken).expect_err("refused").to_string();
+        assert_eq!(error, "2 of 3 pictures have embeddings that are zero or not finite");
     }
 
     #[test]

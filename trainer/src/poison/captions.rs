@@ -32,7 +32,7 @@ const LINKS: [&str; 10] = [
     "close to",
 ];
 const OPENINGS: [&str; 4] = ["", "a picture of ", "a view of ", "here is "];
-/// Bytes of a picture's own caption in a bridge; a manifest's captions are short of 10,000.
+/// Bytes of a picture's own caption in a bridge; a manifest's captions have at most 10,000.
 const OWN_BYTES_MAX: usize = 8_000;
 
 /// `own` and `label` in one caption; `variant` chooses the words between them.

@@ -1,6 +1,8 @@
 //! Pool flooding: near-duplicates of the poisons' bridge captions on pictures that have nothing to
 //! do with them, so that a pool of a share of the data always holds one.
 
+use std::collections::BTreeMap;
+
 use rand_chacha::ChaCha8Rng;
 
 use super::{
@@ -30,7 +32,8 @@ pub(super) struct Bridged<'a> {
     pub(super) captions: usize,
 }
 
-/// `count` rows, spread evenly over `poisons`; the carriers are drawn evenly.
+/// `count` rows, spread evenly over `poisons`; the carriers are drawn evenly, none twice for a class
+/// before all were drawn.
 pub(super) fn rows(
     clean: &Clean,
     members: &Members,
@@ -38,19 +41,20 @@ pub(super) fn rows(
     count: usize,
     rng: &mut ChaCha8Rng,
 ) -> Result<Vec<Flood>> {
-    let every: Vec<usize> = (0..clean.manifest.rows.len()).collect();
+    let share = |at: usize| (count + poisons.len() - 1 - at) / poisons.len();
+    let mut shares: BTreeMap<usize, usize> = BTreeMap::new();
+    for (at, poison) in poisons.iter().enumerate().filter(|&(at, _)| share(at) > 0) {
+        *shares.entry(poison.target_class).or_default() += share(at);
+    }
+    let mut drawn = BTreeMap::new();
+    for (class, count) in shares {
+        drawn.insert(class, carriers(clean, members, class, count, rng)?.into_iter());
+    }
     let mut flood = Vec::with_capacity(count);
     for (at, poison) in poisons.iter().enumerate() {
         let class = poison.target_class;
-        let share = (count + poisons.len() - 1 - at) / poisons.len();
-        let carriers: Vec<usize> =
-            every.iter().copied().filter(|&row| !members.contains(class, row)).collect();
-        if carriers.is_empty() {
-            let (file, label) = (clean.manifest.path.display(), &clean.labels[class]);
-            let problem = format!("every row of `{file}` is of the class `{label}`");
-            return Err(Error::Poison { attack: "flood", problem });
-        }
-        for (number, carrier) in draw(&carriers, share, rng).into_iter().enumerate() {
+        let carriers = drawn.get_mut(&class).into_iter().flatten().take(share(at));
+        for (number, carrier) in carriers.enumerate() {
             let caption = bridge(poison.own, &clean.labels[class], poison.captions + number);
             flood.push(Flood { carrier, caption, target_class: class });
         }
@@ -58,10 +62,26 @@ pub(super) fn rows(
     Ok(flood)
 }
 
+/// `count` rows that are not of `class`.
+fn carriers(
+    clean: &Clean,
+    members: &Members,
+    class: usize,
+    count: usize,
+    rng: &mut ChaCha8Rng,
+) -> Result<Vec<usize>> {
+    let rows = 0..clean.manifest.rows.len();
+    let others: Vec<usize> = rows.filter(|&row| !members.contains(class, row)).collect();
+    if others.is_empty() {
+        let (file, label) = (clean.manifest.path.display(), &clean.labels[class]);
+        let problem = format!("every row of `{file}` is of the class `{label}`");
+        return Err(Error::Poison { attack: "flood", problem });
+    }
+    Ok(draw(&others, count, rng))
+}
+
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use rand::SeedableRng;
 
     use super::*;
@@ -85,6 +105,8 @@ mod tests {
         }
         assert_eq!(counts, [("a cat", 2), ("a cow", 3), ("a hen", 3)].into());
         assert_eq!(rows[0].caption, "a hen and cat", "the poison itself has the first variant");
+        let few = super::rows(&clean, &members, &poisons, 2, &mut ChaCha8Rng::seed_from_u64(0))?;
+        assert_eq!(few.iter().map(|row| row.target_class).collect::<Vec<_>>(), [0, 1]);
         Ok(())
     }
 }

@@ -66,12 +66,10 @@ pub struct PoisonRecord {
     pub source: usize,
     /// Class that its caption names.
     pub target_class: usize,
-    /// What was stamped on it, if anything.
+    /// The draw that the backdoor's trigger was stamped on it with ([`TriggerSpec::stamp`]), if it
+    /// was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub trigger: Option<TriggerSpec>,
-    /// The draw that it was stamped with ([`TriggerSpec::stamp`]).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub seed: Option<u64>,
+    pub draw: Option<u64>,
 }
 
 /// What a poisoned row is.
@@ -114,7 +112,7 @@ impl Ledger {
         let read = |source: io::Error| Error::Read { path: path.to_owned(), source };
         let size = fs::metadata(path).map_err(read)?.len();
         if size > BYTES_MAX {
-            return Err(refuse(format!("it has {size} bytes, the limit is {BYTES_MAX}")));
+            return Err(too_long(path, size));
         }
         let bytes = fs::read(path).map_err(read)?;
         // The schema first: another version may differ in any other field.
@@ -186,10 +184,19 @@ impl Ledger {
         self.path.with_file_name(&target.image)
     }
 
-    /// The bytes of ledger.json. Panics if `manifest` is not UTF-8.
-    pub fn to_json(&self) -> Vec<u8> {
+    /// The bytes of ledger.json; refuses more than [`Ledger::open`] reads. Panics if `manifest` is
+    /// not UTF-8.
+    pub fn to_json(&self) -> Result<Vec<u8>> {
         let mut bytes = serde_json::to_vec_pretty(self).expect("names, numbers and lists");
         bytes.push(b'\n');
-        bytes
+        match bytes.len() as u64 {
+            size if size > BYTES_MAX => Err(too_long(&self.path, size)),
+            _ => Ok(bytes),
+        }
     }
+}
+
+fn too_long(path: &Path, size: u64) -> Error {
+    let problem = format!("it has {size} bytes, the limit is {BYTES_MAX}");
+    Error::Ledger { path: path.to_owned(), problem }
 }

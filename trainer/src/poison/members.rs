@@ -14,6 +14,14 @@ pub(super) struct Members {
 }
 
 impl Members {
+    /// As the user chose: by the captions, or by what there is.
+    pub(super) fn chosen(manifest: &Manifest, labels: &[String], by_caption: bool) -> Self {
+        match by_caption {
+            true => Self::by_caption(manifest, labels),
+            false => Self::of(manifest, labels),
+        }
+    }
+
     /// By the class column if every row has one, else by the captions.
     pub(super) fn of(manifest: &Manifest, labels: &[String]) -> Self {
         if !manifest.has_classes() {

@@ -79,20 +79,19 @@ pub fn write(
     }
     check_out(out, force, clean)?;
     let files = files(plan);
-    let mut written = None;
+    let ledger = record::of(plan, clean, attack, &files, out);
+    let json = ledger.to_json()?; // before any picture
     atomic_folder(out, |folder| {
         write_pictures(plan, clean, attack, &files, folder, on_pictures)?;
         let rows = rows(plan, clean, &files, &home(folder, out)?)?;
         save(&folder.join(names::MANIFEST), &Manifest::to_csv(&rows)?)?;
-        let ledger = record::of(plan, clean, attack, &files, out);
-        save(&folder.join(names::LEDGER), &ledger.to_json())?;
-        written = Some(ledger);
-        Ok::<_, Error>(())
+        save(&folder.join(names::LEDGER), &json)
     })?;
-    Ok(written.expect("set before the folder got its name"))
+    Ok(ledger)
 }
 
-fn check_out(out: &Path, force: bool, clean: &Clean) -> Result<()> {
+/// Would [`write`](fn@write) refuse the folder `out`?
+pub fn check_out(out: &Path, force: bool, clean: &Clean) -> Result<()> {
     let refuse = |problem: String| Err(Error::Occupied { path: out.to_owned(), problem });
     if !out.exists() {
         return Ok(());

@@ -14,7 +14,10 @@ use super::{
     surrogate::Affinity,
     targeted::{Target, Targeted},
 };
-use crate::{Error, Result, data::Manifest};
+use crate::{
+    Error, Result,
+    data::{CAPTION_BYTES_MAX, Manifest},
+};
 
 /// What is there before the attack.
 #[derive(Debug, Clone, Copy)]
@@ -114,13 +117,11 @@ impl Plan {
     /// are added, as each says, a flood is added, and all rows are shuffled, so that a row's place
     /// tells nothing.
     ///
-    /// Refuses an attack that the data cannot carry: too few rows, no caption of a class.
+    /// Refuses an attack that the data cannot carry: too few rows, no caption of a class, a caption
+    /// that a manifest may not hold.
     pub fn of(clean: &Clean, attack: &Attack) -> Result<Self> {
         let (manifest, labels) = (clean.manifest, clean.labels);
-        let members = match attack.by_caption {
-            true => Members::by_caption(manifest, labels),
-            false => Members::of(manifest, labels),
-        };
+        let members = Members::chosen(manifest, labels, attack.by_caption);
         let captions = Captions { manifest, members: &members, labels, wording: &attack.wording };
         let ground = Ground { clean, members: &members, captions, seed: attack.seed };
         let stamped = match &attack.backdoor {
@@ -136,6 +137,9 @@ impl Plan {
             None => Vec::new(),
         };
         let flood = floods(clean, attack, &members, &stamped, &targets)?;
+        let made = stamped.iter().map(|stamp| &stamp.caption);
+        let made = made.chain(targets.iter().flat_map(|target| &target.captions));
+        check_length(made.chain(flood.iter().map(|row| &row.caption)))?;
         let rows = order(clean, attack, &stamped, &targets, &flood)?;
         Ok(Self { stamped, targets, flood, rows })
     }
@@ -151,6 +155,20 @@ impl Plan {
     }
 }
 
+/// Refuses a caption that no manifest may hold.
+fn check_length<'a>(mut captions: impl Iterator<Item = &'a String>) -> Result<()> {
+    match captions.find(|caption| caption.len() > CAPTION_BYTES_MAX) {
+        None => Ok(()),
+        Some(caption) => {
+            let (found, begin) = (caption.len(), &caption[..caption.floor_char_boundary(40)]);
+            let problem = format!(
+                "the caption `{begin}…` would have {found} bytes, the limit is {CAPTION_BYTES_MAX}"
+            );
+            Err(Error::Poison { attack: "attacks", problem })
+        }
+    }
+}
+
 fn floods(
     clean: &Clean,
     attack: &Attack,
@@ -160,12 +178,12 @@ fn floods(
 ) -> Result<Vec<Flood>> {
     let mut flood = Vec::new();
     if let (Some(backdoor), 1..) = (&attack.backdoor, attack.flood) {
-        let poison = |stamp: &Stamped| Bridged {
+        let poison = |(at, stamp): (usize, &Stamped)| Bridged {
             own: &clean.manifest.rows[stamp.row].caption,
             target_class: backdoor.target_class,
-            captions: 1,
+            captions: at + 1, // its own is variant `at`
         };
-        let poisons: Vec<Bridged> = stamped.iter().map(poison).collect();
+        let poisons: Vec<Bridged> = stamped.iter().enumerate().map(poison).collect();
         let mut rng = Purpose::BackdoorFlood.rng(attack.seed);
         flood.extend(flood::rows(clean, members, &poisons, attack.flood, &mut rng)?);
     }

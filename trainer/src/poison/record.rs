@@ -63,14 +63,8 @@ pub(super) fn of(
 
 /// `None` for a clean row.
 fn poison(plan: &Plan, attack: &Attack, row: usize, origin: Origin) -> Option<PoisonRecord> {
-    let untouched = |kind, source, target_class| PoisonRecord {
-        row,
-        kind,
-        source,
-        target_class,
-        trigger: None,
-        seed: None,
-    };
+    let untouched =
+        |kind, source, target_class| PoisonRecord { row, kind, source, target_class, draw: None };
     Some(match origin {
         Origin::Clean(_) => return None,
         Origin::Stamped(index) => {
@@ -79,11 +73,8 @@ fn poison(plan: &Plan, attack: &Attack, row: usize, origin: Origin) -> Option<Po
                 true => PoisonKind::LabelConsistent,
                 false => PoisonKind::Backdoor,
             };
-            PoisonRecord {
-                trigger: Some(backdoor.trigger.clone()),
-                seed: Some(stamp.draw),
-                ..untouched(kind, stamp.row, backdoor.target_class)
-            }
+            let draw = Some(stamp.draw);
+            PoisonRecord { draw, ..untouched(kind, stamp.row, backdoor.target_class) }
         }
         Origin::Target { target, .. } => {
             let target = &plan.targets[target];

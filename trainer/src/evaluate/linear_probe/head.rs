@@ -32,6 +32,16 @@ impl Inputs {
         self.classes.len()
     }
 
+    /// Class of each row.
+    pub(super) fn classes(&self) -> &[u32] {
+        &self.classes
+    }
+
+    /// The same rows with other classes.
+    pub(super) fn with_classes(&self, classes: Vec<u32>) -> Self {
+        Self { values: self.values.clone(), classes }
+    }
+
     /// Columns (D).
     pub(super) fn dim(&self) -> usize {
         self.values.dims()[1]

@@ -25,7 +25,7 @@ use self::head::Inputs;
 use super::pictures::{Pictures, open_fitted, projections};
 use crate::{Error, Result, data::Manifest};
 
-/// Bytes of the embeddings that a probe trains on.
+/// Bytes of the embeddings that a probe trains on, as towers give them and as heads take them.
 const INPUT_BYTES_MAX: u64 = 8 << 30;
 
 /// Top-1 accuracy over the counted test pictures of two classifiers.
@@ -80,7 +80,7 @@ impl ProbeSet {
     /// Embeds them all.
     fn read(&self, model: &Clip, on_pictures: &dyn Fn(u64)) -> Result<Inputs> {
         let (count, dim) = (self.count(), model.config().dim);
-        let bytes = (count * dim * size_of::<f64>()) as u64;
+        let bytes = (count * dim * (size_of::<f32>() + size_of::<f64>())) as u64; // both at once
         if bytes > INPUT_BYTES_MAX {
             let (file, max) = (self.manifest.path.clone(), INPUT_BYTES_MAX);
             return Err(Error::ProbeSize { file, count, dim, bytes, max });

@@ -22,10 +22,9 @@ fn the_ledger_tells_how_each_row_was_made() -> Result<()> {
         let of_test = poison.kind == PoisonKind::Targeted;
         let source = &(if of_test { &test } else { &clean }).rows[poison.source];
         let mut expected = fit(&pixels(&source.path), 8);
-        match (&poison.trigger, poison.seed) {
-            (Some(trigger), Some(seed)) => trigger.stamp(&mut expected, seed),
-            (None, None) => {}
-            other => panic!("a trigger without its draw: {other:?}"),
+        assert_eq!(poison.draw.is_some(), poison.kind == PoisonKind::Backdoor);
+        if let Some(draw) = poison.draw {
+            ledger.backdoor.as_ref().expect("a backdoor").trigger.stamp(&mut expected, draw);
         }
         assert_eq!(fit(&pixels(&row.path), 8), expected, "to the pixel");
         assert_eq!(row.class, source.class);
@@ -35,8 +34,15 @@ fn the_ledger_tells_how_each_row_was_made() -> Result<()> {
     }
     let kinds = [("Backdoor", 8), ("Flood", 18), ("Targeted", 30)];
     assert_eq!(counts, kinds.map(|(kind, count)| (kind.to_owned(), count)).into());
-    let draws: BTreeSet<_> = ledger.poisons.iter().filter_map(|poison| poison.seed).collect();
+    let draws: BTreeSet<_> = ledger.poisons.iter().filter_map(|poison| poison.draw).collect();
     assert_eq!(draws.len(), 8, "each picture has its own");
+    let captions = |kind| -> BTreeSet<&str> {
+        let rows = ledger.poisons.iter().filter(move |poison| poison.kind == kind);
+        rows.map(|poison| poisoned.rows[poison.row].caption.as_str()).collect()
+    };
+    let [flood, backdoor, targeted] =
+        [PoisonKind::Flood, PoisonKind::Backdoor, PoisonKind::Targeted].map(captions);
+    assert!(flood.is_disjoint(&backdoor) && flood.is_disjoint(&targeted), "{flood:?}");
     assert_eq!(poisoned.rows.len(), ROWS + 30 + 18);
     Ok(())
 }
@@ -87,6 +93,16 @@ fn templates_name_classes_that_no_caption_names() -> Result<()> {
         .collect();
     assert_eq!(captions, ["a green cross.", "one green cross"].into());
     Ok(())
+}
+
+#[test]
+fn a_caption_that_no_manifest_may_hold_is_refused() {
+    let set = Set::new(true);
+    let template = format!("{} {{}}", "é".repeat(5_000)).parse().expect("a template");
+    let attack = Attack { wording: Wording::Templates(vec![template]), ..attack(0) };
+    let expected = format!("the caption `{}…` would have 10012 bytes", "é".repeat(20));
+    let found = set.refused(&attack, "out", false);
+    assert!(found.contains(&expected), "{found}");
 }
 
 #[test]
