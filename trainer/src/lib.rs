@@ -14,7 +14,8 @@
 //! | [`poison`] | which rows are poisoned and with what, written as a whole |
 //! | [`step`] · [`train`] | one optimizer step for any method · epochs around it |
 //! | [`method`] · [`pool`] | CLIP, RoCLIP and the sieve · FIFO of caption embeddings |
-//! | [`survey`] · [`mixture`] · [`doubted`] | pairs embedded without training · two groups of scores · the pairs in doubt, for people |
+//! | [`survey`] · [`mixture`] | pairs embedded without training · two groups in a row of numbers |
+//! | [`doubted`] | the pairs that a method does not trust, for people |
 //! | [`parallel`] | several processes, each with its part of every batch |
 //! | [`optim`] · [`gpu`] | AdamW with its state, schedule · the GPU of a run |
 //! | [`checkpoint`] · [`state`] · [`journal`] | what makes a resumed run the same run · step records |

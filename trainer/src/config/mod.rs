@@ -364,9 +364,11 @@ mod tests {
 
     #[test]
     fn a_block_of_another_method_is_refused() {
-        let lines = problems("[data]\nmanifest = 'a.csv'\n[method.roclip]\npool_share = 0.2");
-        assert_eq!(lines.len(), 1, "{lines:?}");
-        assert!(lines[0].contains("method.roclip"), "{lines:?}");
+        for (name, key) in [("roclip", "pool_share = 0.2"), ("sieve", "views = 1")] {
+            let lines = problems(&format!("[data]\nmanifest = 'a.csv'\n[method.{name}]\n{key}"));
+            assert_eq!(lines.len(), 1, "{lines:?}");
+            assert!(lines[0].contains(&format!("method.{name}")), "{lines:?}");
+        }
     }
 
     #[test]
@@ -384,6 +386,30 @@ mod tests {
         check(3, 4, false);
         check(1, 2, false);
         check(3, 1, false);
+    }
+
+    #[test]
+    fn the_sieve_has_limits() {
+        let check = |line: &str, complaint: Option<&str>| {
+            let lines = problems(&format!(
+                "[data]\nmanifest = 'a.csv'\n[optim]\nepochs = 6\n\
+                 [method]\nname = 'sieve'\n[method.sieve]\n{line}"
+            ));
+            let expected: Vec<_> =
+                complaint.iter().map(|limits| format!("`method.sieve.{limits}")).collect();
+            assert_eq!(lines, expected, "{line}");
+        };
+        let from = Some("from_epoch` must be at least 2, at most `optim.epochs`");
+        check("from_epoch = 6", None);
+        check("from_epoch = 7", from);
+        check("from_epoch = 1", from);
+        check("views = 1", None);
+        check("views = 0", Some("views` must be 1 or 2"));
+        check("references = 2", None);
+        check("references = 1", Some("references` must be at least 2"));
+        check("smoothing = 0.0", None);
+        check("smoothing = 1.0", Some("smoothing` must be at least 0, below 1"));
+        check("smoothing = nan", Some("smoothing` must be at least 0, below 1"));
     }
 
     #[test]

@@ -277,6 +277,23 @@ mod tests {
     }
 
     #[test]
+    fn the_defaults_of_the_method_are_resolved() -> Result<()> {
+        let check = |settings: &[&str], epochs: Option<u32>| -> Result<()> {
+            let config = resolved("[data]\nmanifest = 'a.csv'", settings)?;
+            let named = (config.method.roclip.is_some(), config.method.sieve.is_some());
+            assert_eq!(named.0, config.method.name == MethodName::Roclip);
+            assert_eq!(named.1, config.method.name == MethodName::Sieve);
+            assert_eq!(config.augment.epochs, epochs, "{settings:?}");
+            Ok(())
+        };
+        check(&[], None)?;
+        check(&["method.name=roclip"], None)?;
+        check(&["method.name=sieve"], Some(7))?;
+        check(&["method.name=sieve", "method.sieve.from_epoch=3"], Some(4))?;
+        check(&["method.name=sieve", "augment.epochs=20"], Some(20))
+    }
+
+    #[test]
     fn paths_are_absolute_and_start_from_the_file() -> Result<()> {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let file = folder.path().join("run.toml");
