@@ -47,6 +47,26 @@ fn the_ledger_tells_how_each_row_was_made() -> Result<()> {
     Ok(())
 }
 
+/// Expected: what `poison` made before there were other captions, places and floods.
+#[test]
+fn an_old_seed_plants_what_it_planted() -> Result<()> {
+    let set = Set::new(true);
+    let (ledger, poisoned) = set.poison(&attack(0), "out", false)?;
+    let numbers = |rows: &[usize]| -> Vec<usize> {
+        let number = |row: &usize| poisoned.rows[*row].caption.split(' ').nth(1)?.parse().ok();
+        rows.iter().filter_map(number).collect()
+    };
+    let backdoor = ledger.backdoor.expect("a backdoor").rows;
+    assert_eq!(backdoor, [7, 38, 66, 68, 76, 77, 97, 109]);
+    assert_eq!(numbers(&backdoor), [50, 74, 22, 38, 2, 42, 66, 70]);
+    let targets = ledger.targeted.iter().map(|target| (target.test_row, target.target_class));
+    let expected = [(1, 0), (6, 1), (8, 3), (2, 3), (3, 1), (11, 0)];
+    assert_eq!(targets.collect::<Vec<_>>(), expected);
+    assert_eq!(ledger.targeted[0].rows, [48, 60, 62, 69, 98]);
+    assert_eq!(numbers(&ledger.targeted[0].rows), [4, 20, 16, 76, 24]);
+    Ok(())
+}
+
 #[test]
 fn label_consistent_rows_keep_a_caption_that_names_the_target() -> Result<()> {
     let set = Set::new(true);
