@@ -185,9 +185,15 @@ fn a_rank_that_fails_says_so_and_ends_all() {
     let ended = second("--set data.manifest=gone.csv");
     check_refused(&ended, &["rank 1 of 2 cannot go on", "cannot read `", "gone.csv"]);
     let ended = second("--set data.manifest=other/train.csv");
-    check_refused(&ended, &["rank 1 has other data, configuration or weights than rank 0"]);
+    check_refused(
+        &ended,
+        &["rank 1 has other data, configuration, weights or selected pairs than rank 0"],
+    );
     let ended = second("--set seed=6");
-    check_refused(&ended, &["rank 1 has other data, configuration or weights than rank 0"]);
+    check_refused(
+        &ended,
+        &["rank 1 has other data, configuration, weights or selected pairs than rank 0"],
+    );
     let ended = run(&mut place.job(&mpi, "out", &[""; 3]));
     check_refused(&ended, &["`data.batch_size` must be a multiple of the 3 ranks, got 16"]);
     assert!(!place.path("out").exists(), "nothing was written");
