@@ -16,14 +16,14 @@ pub struct Doubted {
     pub agreement: f32,
 }
 
-/// `row,agreement,path,caption`, rows counted from 1, the worst pair first.
+/// `row,agreement,path,caption`, rows counted from 0 as in a ledger, the worst pair first.
 pub fn to_csv(store: &Store, mut doubted: Vec<Doubted>) -> Vec<u8> {
     doubted.sort_by(|a, b| a.agreement.total_cmp(&b.agreement));
     let mut writer = Writer::from_writer(Vec::new());
     let memory = "memory takes every record of the header's width";
     writer.write_record(["row", "agreement", "path", "caption"]).expect(memory);
     for Doubted { row, agreement } in doubted {
-        let (number, agreement) = ((u64::from(row) + 1).to_string(), format!("{agreement:.3}"));
+        let (number, agreement) = (row.to_string(), format!("{agreement:.3}"));
         let path = store.path(row).to_string_lossy();
         writer.write_record([&number, &agreement, &*path, store.caption(row)]).expect(memory);
     }

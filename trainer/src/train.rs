@@ -329,6 +329,14 @@ impl<'a> Run<'a> {
                 other => other,
             })?;
             checkpoint::check_same(config, data, *place, trainer)?; // what it selects, too
+            let (rows, doubted) =
+                (loader.store.rows(), trainer.method.doubted(loader.store.rows()));
+            if doubted.is_some_and(|pairs| 2 * pairs.len() + 1 >= rows.len()) {
+                let key = "`method.sieve.from_epoch`";
+                watch.warn(format!(
+                    "half of all pairs are in doubt in epoch {epoch}: {key} is early"
+                ));
+            }
             place.seconds += began.elapsed().as_secs_f64();
         }
         let selected = trainer.method.selected();
@@ -393,7 +401,7 @@ impl<'a> Run<'a> {
         let rows = self.loader.store.rows();
         let doubted = self.trainer.method.doubted(rows);
         let doubted =
-            doubted.map(|pairs| format!(", {} of {} pairs in doubt", pairs.len(), rows.len()));
+            doubted.map(|pairs| format!(", in doubt {} of {} pairs", pairs.len(), rows.len()));
         let (epochs, doubted) = (self.config.optim.epochs, doubted.unwrap_or_default());
         watch.note(format!("epoch {epoch}/{epochs}: loss {loss:.3}{top1}{doubted}"));
         Ok(())

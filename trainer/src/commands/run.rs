@@ -76,7 +76,7 @@ fn print(summary: &Summary, config: &config::Config) -> Result<(), Report> {
         summary.images_per_second,
     );
     if let Some(doubted) = summary.doubted {
-        line += &format!(", {doubted} pairs in doubt (doubted.csv)");
+        line += &format!(", pairs in doubt: {doubted} (doubted.csv)");
     }
     if let Some(evaluation) = &summary.evaluation {
         line += &format!(", top-1 {:.1}%", 100.0 * evaluation.zero_shot_top1.value());

@@ -101,7 +101,7 @@ pub struct Augment {
     /// for `sieve`, off for `clip`
     pub image: Option<bool>,
     /// Epochs in which pairs are varied, the first ones of the run; unless given, all, and for `sieve`
-    /// those up to the first that it sieves
+    /// `method.sieve.from_epoch` + 1
     pub epochs: Option<u32>,
     /// Smallest area of a crop, as a share of the image, above 0 and at most 1
     pub crop_area_min: f64,
