@@ -10,7 +10,7 @@ use criterion::{BenchmarkId, Criterion, Throughput};
 use rand::Rng;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 use rayon::ThreadPoolBuilder;
-use trainer::pool::Pool;
+use trainer::{config::Wrap, pool::Pool};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc; // as in `roclip-train`
@@ -32,9 +32,9 @@ fn main() {
 fn measure(criterion: &mut Criterion) -> Result<()> {
     let mut rng = ChaCha8Rng::seed_from_u64(0);
     for capacity in POOLS {
-        let mut pool = Pool::new(capacity, DIM, &Device::Cpu)?;
+        let mut pool = Pool::new(capacity, DIM, None, &Device::Cpu)?;
         let owners: Vec<u32> = (0..capacity as u32).collect();
-        pool.enqueue(&unit_rows(capacity, &mut rng)?, &owners, &owners)?;
+        pool.enqueue(&unit_rows(capacity, &mut rng)?, &owners, &owners, Wrap::Continues)?;
         for batch in BATCHES {
             let rows = unit_rows(batch, &mut rng)?;
             let own: Vec<u32> = (0..batch as u32).collect();
@@ -42,12 +42,12 @@ fn measure(criterion: &mut Criterion) -> Result<()> {
             let mut lookup = criterion.benchmark_group(name("lookup"));
             lookup.sample_size(20).throughput(Throughput::Elements((batch * capacity) as u64));
             lookup.bench_function(BenchmarkId::from_parameter(capacity), |bencher| {
-                bencher.iter(|| black_box(pool.nearest(&rows, &own)));
+                bencher.iter(|| black_box(pool.nearest(&rows, Some(&own))));
             });
             lookup.finish();
             let mut enqueue = criterion.benchmark_group(name("enqueue"));
             enqueue.bench_function(BenchmarkId::from_parameter(capacity), |bencher| {
-                bencher.iter(|| pool.enqueue(&rows, &own, &own));
+                bencher.iter(|| pool.enqueue(&rows, &own, &own, Wrap::Continues));
             });
             enqueue.finish();
         }

@@ -13,7 +13,7 @@ use candle_core::{Device, Tensor, backprop::GradStore};
 use clip::{
     ClipConfig,
     model::{Clip, Mode, Pass},
-    ops::{Gradients, info_nce},
+    ops::{Equals, Gradients, info_nce},
 };
 use criterion::{Criterion, SamplingMode, Throughput};
 use rayon::ThreadPoolBuilder;
@@ -106,7 +106,7 @@ impl Subject {
     /// The loss and its gradient at the rows.
     fn loss(&self, [image, text]: &[Pass; 2]) -> Result<GradStore> {
         let scale = self.model.logit_scale();
-        Ok(info_nce(image.rows(), text.rows(), scale, None)?.backward()?)
+        Ok(info_nce(image.rows(), text.rows(), scale, Equals::Negatives)?.backward()?)
     }
 
     /// Leaves the gradients of all parameters.

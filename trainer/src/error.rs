@@ -261,18 +261,24 @@ pub enum Error {
     },
     /// A pool that cannot hold one batch.
     #[error(
-        "`method.roclip.pool_share` = {share} of {rows} rows is a pool of {capacity}, \
-         which holds no batch of {batch_size}"
+        "`method.roclip` asks of {rows} rows for a pool of {capacity}, which holds no batch of \
+         {batch_size}"
     )]
     SmallPool {
-        /// As configured.
-        share: f64,
         /// Rows that can be read.
         rows: usize,
         /// Rows that the pool would hold.
         capacity: usize,
         /// Rows of one batch.
         batch_size: usize,
+    },
+    /// A pool that holds more than half of the data: many images would meet their own captions.
+    #[error("`method.roclip` asks for a pool of {capacity}, more than half of {rows} rows")]
+    LargePool {
+        /// Rows that can be read.
+        rows: usize,
+        /// Rows that the pool would hold.
+        capacity: usize,
     },
     /// Fewer rows than one batch.
     #[error("`{}` has {rows} readable rows, `data.batch_size` is {batch_size}", file.display())]

@@ -14,7 +14,7 @@
 //! | [`poison`] | which rows are poisoned and with what, written as a whole |
 //! | [`step`] · [`train`] | one optimizer step for any method · epochs around it |
 //! | [`method`] · [`pool`] | CLIP, RoCLIP and the sieve · FIFO of caption embeddings |
-//! | [`survey`] · [`mixture`] | pairs embedded without training · two groups in a row of numbers |
+//! | [`survey`] | pairs embedded without training |
 //! | [`doubted`] | the pairs that a method does not trust, for people |
 //! | [`parallel`] | several processes, each with its part of every batch |
 //! | [`optim`] · [`gpu`] | AdamW with its state, schedule · the GPU of a run |
@@ -39,7 +39,6 @@ pub mod evaluate;
 pub mod gpu;
 pub mod journal;
 pub mod method;
-pub mod mixture;
 mod monitor;
 pub mod optim;
 pub mod parallel;

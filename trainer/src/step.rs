@@ -91,6 +91,7 @@ impl Trainer {
             rows: batch.rows,
             captions: batch.captions,
             epoch,
+            step,
         };
         let MethodLoss { loss, trained, report } =
             self.method.loss(&pairs, self.model.logit_scale())?;

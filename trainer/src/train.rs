@@ -324,19 +324,12 @@ impl<'a> Run<'a> {
         if place.batches == 0 {
             let began = Instant::now();
             let survey = &mut Survey::new(loader, &mut trainer.model, epoch);
-            trainer.method.begin_epoch(epoch, survey).map_err(|error| match error {
+            let begun = trainer.method.begin_epoch(epoch, survey).map_err(|error| match error {
                 Error::NotFinite => Error::Diverged { epoch, step: trainer.step },
                 other => other,
             })?;
             checkpoint::check_same(config, data, *place, trainer)?; // what it selects, too
-            let (rows, doubted) =
-                (loader.store.rows(), trainer.method.doubted(loader.store.rows()));
-            if doubted.is_some_and(|pairs| 2 * pairs.len() + 1 >= rows.len()) {
-                let key = "`method.sieve.from_epoch`";
-                watch.warn(format!(
-                    "half of all pairs are in doubt in epoch {epoch}: {key} is early"
-                ));
-            }
+            begun.into_iter().for_each(|line| watch.warn(line));
             place.seconds += began.elapsed().as_secs_f64();
         }
         let selected = trainer.method.selected();

@@ -9,6 +9,7 @@ use crate::{
     Error,
     config::{Activation, Resnet, TextTower, Vit},
     ops::{
+        Equals,
         cuda::{Precision, emulator::Emulator, subject::Subject},
         info_nce, is_out_of_memory,
         proof::numbers,
@@ -57,7 +58,7 @@ fn pairs(model: &Clip, dtype: DType) -> Result<(Tensor, Tensor)> {
 fn fast_loss(model: &Clip, mode: Mode) -> Result<(f32, Gradients)> {
     let (pixels, ids) = pairs(model, DType::F32)?;
     let (image, text) = (model.image_pass(&pixels, mode)?, model.text_pass(&ids)?);
-    let loss = info_nce(image.rows(), text.rows(), model.logit_scale(), None)?;
+    let loss = info_nce(image.rows(), text.rows(), model.logit_scale(), Equals::Negatives)?;
     let (at_rows, mut gradients) = (loss.backward()?, model.gradients());
     gradients.extend(&at_rows)?; // of the logit scale
     image.backward(&at_rows, &mut gradients)?;
@@ -70,7 +71,7 @@ fn exact_loss(model: &Clip) -> Result<Tensor> {
     let (pixels, ids) = pairs(model, DType::F64)?;
     let image = model.image.rows(&Composed, &pixels, Mode::Train)?;
     let text = model.text.rows(&Composed, &ids)?;
-    Ok(info_nce(&image, &text, model.logit_scale(), None)?)
+    Ok(info_nce(&image, &text, model.logit_scale(), Equals::Negatives)?)
 }
 
 /// The slope of [`exact_loss`] along one element of a parameter, by central differences.

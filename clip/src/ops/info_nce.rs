@@ -9,44 +9,75 @@ use super::{
     is_fused, values,
 };
 
+/// What pairs of a batch are to each other that have the same partner; one number per pair, equal for
+/// such pairs.
+#[derive(Debug, Clone, Copy)]
+pub enum Equals<'a> {
+    /// Negatives, as all others are: a partner that m pairs share costs ln m at least.
+    Negatives,
+    /// Nothing: left out of each other's softmax.
+    LeftOut(&'a [u32]),
+    /// Positives: the target of a pair is spread evenly over the pairs with its number.
+    Positives(&'a [u32]),
+}
+
 /// Symmetric InfoNCE over one batch: the mean of both directions, in nats (CLIP, figure 3).
 ///
 /// `image`, `text`: `[B, D]`, unit rows, row i of one belongs to row i of the other.
-/// `logit_scale`: `[]`, the *logarithm* of the factor on the cosines. `groups`, one number per pair:
-/// pairs with one number are not negatives of each other. Returns `[]`; indistinguishable pairs
-/// cost ln B.
+/// `logit_scale`: `[]`, the *logarithm* of the factor on the cosines. Returns `[]`;
+/// indistinguishable pairs cost ln B.
 pub fn info_nce(
     image: &Tensor,
     text: &Tensor,
     logit_scale: &Tensor,
-    groups: Option<&[u32]>,
+    equals: Equals<'_>,
 ) -> Result<Tensor> {
     assert_eq!(image.dims(), text.dims(), "one caption per image");
-    if is_fused(image) {
-        let op = InfoNce { groups: groups.map(<[u32]>::to_vec) };
+    let groups = match equals {
+        Equals::Negatives => Some(None),
+        Equals::LeftOut(groups) => Some(Some(groups.to_vec())),
+        Equals::Positives(_) => None,
+    };
+    if let Some(groups) = groups.filter(|_| is_fused(image)) {
+        let op = InfoNce { groups };
         return image.contiguous()?.apply_op3(&text.contiguous()?, logit_scale, op);
     }
-    let logits = image.matmul(&text.t()?)?.broadcast_mul(&logit_scale.exp()?)?; // [B, B]
-    let by_image = cross_entropy(&logits, groups)?;
-    let by_text = cross_entropy(&logits.t()?.contiguous()?, groups)?;
+    let by_image = info_nce_one_way(image, text, logit_scale, equals)?;
+    let by_text = info_nce_one_way(text, image, logit_scale, equals)?;
     (by_image + by_text)? * 0.5
 }
 
-/// Mean over rows i of `-log softmax(logits[i])[i]`, in nats: `[B, B]` -> `[]`.
-fn cross_entropy(logits: &Tensor, groups: Option<&[u32]>) -> Result<Tensor> {
+/// One direction of [`info_nce`]: the mean over `rows` of `-log softmax` of its own among `others`.
+pub fn info_nce_one_way(
+    rows: &Tensor,
+    others: &Tensor,
+    logit_scale: &Tensor,
+    equals: Equals<'_>,
+) -> Result<Tensor> {
+    let logits = rows.matmul(&others.t()?)?.broadcast_mul(&logit_scale.exp()?)?; // [B, B]
     let pairs = logits.dim(0)?;
+    let table = |of: &dyn Fn(usize, usize) -> f32| {
+        let values: Vec<f32> = (0..pairs * pairs).map(|at| of(at / pairs, at % pairs)).collect();
+        Tensor::from_vec(values, (pairs, pairs), logits.device())?.to_dtype(logits.dtype())
+    };
     let mut kept = logits.clone();
-    if let Some(groups) = groups {
-        let counts = |(i, j): (usize, usize)| u8::from(i == j || groups[i] != groups[j]);
-        let mask: Vec<u8> = (0..pairs * pairs).map(|at| counts((at / pairs, at % pairs))).collect();
-        let mask = Tensor::from_vec(mask, (pairs, pairs), logits.device())?;
-        let hidden = logits.ones_like()?.affine(0.0, f64::from(f32::MIN))?;
-        kept = mask.where_cond(&kept, &hidden)?;
+    if let Equals::LeftOut(groups) = equals {
+        let hidden = |i: usize, j: usize| i != j && groups[i] == groups[j];
+        let mask = table(&|i, j| f32::from(!hidden(i, j)))?.to_dtype(DType::U8)?;
+        let lowest = logits.ones_like()?.affine(0.0, f64::from(f32::MIN))?;
+        kept = mask.where_cond(&kept, &lowest)?;
     }
+    let target = match equals {
+        Equals::Positives(groups) => {
+            let sizes = groups.iter().map(|own| groups.iter().filter(|g| *g == own).count());
+            let shares: Vec<f32> = sizes.map(|size| 1.0 / size as f32).collect();
+            table(&|i, j| if groups[i] == groups[j] { shares[i] } else { 0.0 })?
+        }
+        _ => table(&|i, j| f32::from(i == j))?,
+    };
     let max = kept.max_keepdim(D::Minus1)?.detach();
     let log_sum = kept.broadcast_sub(&max)?.exp()?.sum_keepdim(D::Minus1)?.log()?.add(&max)?;
-    let own = Tensor::eye(pairs, DType::U8, logits.device())?.to_dtype(logits.dtype())?;
-    (log_sum.sum_all()? - (logits * own)?.sum_all()?)? / pairs as f64
+    (log_sum.sum_all()? - (logits * target)?.sum_all()?)? / pairs as f64
 }
 
 /// The same for f32 on the CPU, in one operator.
@@ -188,8 +219,14 @@ mod tests {
     #[test]
     fn gradients_with_and_without_groups() -> Result<()> {
         let shapes: [&[usize]; 3] = [&[4, 3], &[4, 3], &[]];
-        for groups in [None, Some(&[7, 1, 7, 2][..]), Some(&[5, 5, 5, 5])] {
-            assert_gradients(&shapes, |x| info_nce(&x[0], &x[1], &x[2], groups))?;
+        for equals in [
+            Equals::Negatives,
+            Equals::LeftOut(&[7, 1, 7, 2]),
+            Equals::LeftOut(&[5, 5, 5, 5]),
+            Equals::Positives(&[7, 1, 7, 2]),
+        ] {
+            assert_gradients(&shapes, |x| info_nce(&x[0], &x[1], &x[2], equals))?;
+            assert_gradients(&shapes, |x| info_nce_one_way(&x[0], &x[1], &x[2], equals))?;
         }
         Ok(())
     }
@@ -198,12 +235,26 @@ mod tests {
     fn indistinguishable_pairs_cost_ln_b_and_duplicates_nothing() -> Result<()> {
         let rows = Tensor::ones((4, 3), DType::F32, &Device::Cpu)?;
         let zero = Tensor::new(0f32, &Device::Cpu)?;
-        let loss = |groups| info_nce(&rows, &rows, &zero, groups)?.to_scalar::<f32>();
-        assert!((loss(None)? - 4f32.ln()).abs() < 1e-6);
-        assert!(
-            (loss(Some(&[0, 0, 1, 2]))? - (2.0 * 3f32.ln() + 2.0 * 4f32.ln()) / 4.0).abs() < 1e-6
-        );
-        assert_eq!(loss(Some(&[5, 5, 5, 5]))?, 0.0);
+        let loss = |equals| info_nce(&rows, &rows, &zero, equals)?.to_scalar::<f32>();
+        let close = |a: f32, b: f32| assert!((a - b).abs() < 1e-6, "{a} {b}");
+        close(loss(Equals::Negatives)?, 4f32.ln());
+        let left_out = loss(Equals::LeftOut(&[0, 0, 1, 2]))?;
+        close(left_out, (2.0 * 3f32.ln() + 2.0 * 4f32.ln()) / 4.0);
+        assert_eq!(loss(Equals::LeftOut(&[5, 5, 5, 5]))?, 0.0);
+        Ok(())
+    }
+
+    /// One caption found for two images: nothing parts them, and a target spread over both can be met.
+    #[test]
+    fn a_shared_partner_costs_ln_2_unless_it_is_no_negative() -> Result<()> {
+        let rows = Tensor::new(&[[1f32, 0.0], [1.0, 0.0], [0.0, 1.0]], &Device::Cpu)?;
+        let scale = Tensor::new(100f32.ln(), &Device::Cpu)?;
+        let loss = |equals| info_nce(&rows, &rows, &scale, equals)?.to_scalar::<f32>();
+        let close = |a: f32, b: f32| assert!((a - b).abs() < 1e-5, "{a} {b}");
+        close(loss(Equals::Negatives)?, 2.0 / 3.0 * 2f32.ln());
+        close(loss(Equals::LeftOut(&[4, 4, 1]))?, 0.0);
+        // Two positives share the softmax: ln 2 is as low as their cross-entropy gets.
+        close(loss(Equals::Positives(&[4, 4, 1]))?, 2.0 / 3.0 * 2f32.ln());
         Ok(())
     }
 
@@ -212,9 +263,9 @@ mod tests {
     fn nothing_overflows_at_the_greatest_scale() -> Result<()> {
         let rows = Tensor::new(&[[1f32, 0.0], [-1.0, 0.0]], &Device::Cpu)?;
         let scale = Tensor::new(100f32.ln(), &Device::Cpu)?;
-        assert_eq!(info_nce(&rows, &rows, &scale, None)?.to_scalar::<f32>()?, 0.0);
+        assert_eq!(info_nce(&rows, &rows, &scale, Equals::Negatives)?.to_scalar::<f32>()?, 0.0);
         let swapped = Tensor::new(&[[-1f32, 0.0], [1.0, 0.0]], &Device::Cpu)?;
-        let loss = info_nce(&rows, &swapped, &scale, None)?.to_scalar::<f32>()?;
+        let loss = info_nce(&rows, &swapped, &scale, Equals::Negatives)?.to_scalar::<f32>()?;
         assert!((loss - 200.0).abs() < 1e-3, "{loss}");
         Ok(())
     }

@@ -40,7 +40,7 @@ pub use agreement::{PairRows, agreement};
 pub(crate) use composed::Composed;
 pub use gradients::Gradients;
 pub(crate) use graph::{BatchStatistics, Columns, ConvNorm, Graph, Linear, ONE, Seen, Window};
-pub use info_nce::info_nce;
+pub use info_nce::{Equals, info_nce, info_nce_one_way};
 pub use nearest::nearest;
 pub use peers::Peers;
 pub(crate) use tape::{Arena, Tape, Value};

@@ -8,13 +8,12 @@ use rand::Rng;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 use terminal::Report;
 use trainer::{
-    config::{self, Optim},
+    config::{self, Config, MethodName, Optim},
     data::Batch,
     gpu::{self, Gpu},
-    method::{self, Method, Roclip},
+    method::{self, Method, Pairs, Roclip},
     optim::{Optimizer, Schedule},
     parallel::Single,
-    pool::PoolState,
     step::Trainer,
 };
 
@@ -22,8 +21,8 @@ use crate::{Cli, clock::cpu_seconds, pairs};
 
 /// Learning rate: so small that the steps on one batch change nothing that costs time.
 const LR: f64 = 1e-6;
-/// Share of the rows that the pool holds.
-const POOL_SHARE: f64 = 0.02;
+/// Rows that enter the pool at one time.
+const FILLED: usize = 512;
 
 pub(crate) struct Kind {
     pub(crate) name: &'static str,
@@ -50,7 +49,7 @@ pub(crate) fn time(
     config: &ClipConfig,
     gpu: Option<&Gpu>,
 ) -> Result<Vec<[Cost; 3]>, Report> {
-    let rows = (f64::from(cli.pool) / POOL_SHARE) as usize;
+    let rows = 50 * cli.pool as usize; // of which the pool holds 2%
     let mut clip = trainer(config, Box::new(method::Clip), gpu)?;
     let mut roclip = trainer(config, roclip(cli, config, rows)?, gpu)?;
     let (pixels, tokens) = pairs::draw(config, cli.batch as usize, 0);
@@ -100,26 +99,23 @@ pub(crate) fn trainer(
 }
 
 /// With a pool full of random unit rows.
-fn roclip(cli: &Cli, config: &ClipConfig, rows: usize) -> Result<Box<dyn Method>, Report> {
-    let settings =
-        config::Roclip { pool_share: POOL_SHARE, match_every_epochs: 2, match_from_epoch: 2 };
-    let (batch, dim, device) = (cli.batch as usize, config.dim, Device::Cpu);
-    let mut roclip = Roclip::new(&settings, rows, batch, dim, &device)?;
-    let (capacity, mut rng) = (cli.pool as usize, ChaCha8Rng::seed_from_u64(2));
-    let values: Vec<f32> = (0..capacity * dim).map(|_| rng.random_range(-1.0..1.0)).collect();
-    let pooled = Tensor::from_vec(values, (capacity, dim), &device)?;
-    let owners: Vec<u32> = (0..capacity).map(|_| rng.random_range(0..rows as u32)).collect();
-    let state = PoolState {
-        rows: pooled.broadcast_div(&pooled.sqr()?.sum_keepdim(1)?.sqrt()?)?,
-        captions: owners.clone(),
-        owners,
-        next: 0,
-        filled: capacity,
-    };
-    if !roclip.restore(state.named()?) {
-        return Err(Report::new(format!(
-            "a pool of {capacity} is not {POOL_SHARE} of {rows} rows"
-        )));
+fn roclip(cli: &Cli, clip: &ClipConfig, rows: usize) -> Result<Box<dyn Method>, Report> {
+    let mut config = Config::default();
+    config.data.batch_size = cli.batch as usize;
+    config.method.name = MethodName::Roclip;
+    let pool_rows = Some(cli.pool as usize);
+    config.method.roclip = Some(config::Roclip { pool_rows, ..Default::default() });
+    let mut roclip = Roclip::new(&config, rows, clip.dim, &Device::Cpu)?;
+    let (scale, mut rng) = (Tensor::new(0f32, &Device::Cpu)?, ChaCha8Rng::seed_from_u64(2));
+    for filled in (0..cli.pool as usize).step_by(FILLED) {
+        let count = FILLED.min(cli.pool as usize - filled);
+        let values = (0..count * clip.dim).map(|_| rng.random_range(-1.0..1.0)).collect();
+        let text = Tensor::from_vec::<_, f32>(values, (count, clip.dim), &Device::Cpu)?;
+        let text = text.broadcast_div(&text.sqr()?.sum_keepdim(1)?.sqrt()?)?;
+        let owners: Vec<u32> = (0..count).map(|_| rng.random_range(0..rows as u32)).collect();
+        let (image, captions) = (text.clone(), owners.clone());
+        let pairs = Pairs { image, text, captions, rows: owners, epoch: 1, step: 0 };
+        roclip.loss(&pairs, &scale)?;
     }
     Ok(Box::new(roclip))
 }

@@ -9,7 +9,10 @@ use std::path::PathBuf;
 use clip::ClipConfig;
 use serde::{Deserialize, Serialize};
 
-pub use method::{Method, MethodName, Roclip, Sieve};
+pub use method::{
+    Duplicates, Enqueue, Fate, Fill, LastEpoch, Method, MethodName, Retrieval, Roclip, Score,
+    Sieve, Split, TextTower, Wrap,
+};
 pub use problems::Problems;
 pub use resolve::open;
 
@@ -389,6 +392,37 @@ mod tests {
     }
 
     #[test]
+    fn matching_has_limits() {
+        let check = |line: &str, complaint: Option<&str>| {
+            let lines = problems(&format!(
+                "[data]\nmanifest = 'a.csv'\n[method]\nname = 'roclip'\n[method.roclip]\n{line}"
+            ));
+            let expected: Vec<_> =
+                complaint.iter().map(|limits| format!("`method.roclip.{limits}")).collect();
+            assert_eq!(lines, expected, "{line}");
+        };
+        check("pool_share = 0.5", None);
+        check("pool_share = nan", Some("pool_share` must be above 0, at most 0.5"));
+        check("pool_rows = 0", Some("pool_rows` must be at least 1"));
+        check("match_every_epochs = 0", Some("match_every_epochs` must be at least 1"));
+        check("match_chance = 1.0", None);
+        check("match_chance = 0.0", Some("match_chance` must be above 0, at most 1"));
+        check("match_from_agreement = 0.9", None);
+        let signal = "match_from_agreement` must be above 0.5, below 1";
+        check("match_from_agreement = 0.5", Some(signal));
+        check("last_epoch = 'plain'", None);
+        let last = "last_epoch` must be left out where `match_chance` is given or, for `plain`, all \
+                    are matched";
+        check("last_epoch = 'plain'\nmatch_every_epochs = 1", Some(last));
+        check("last_epoch = 'match'\nmatch_chance = 0.5", Some(last));
+        check("enqueue_every_batches = 0", Some("enqueue_every_batches` must be at least 1"));
+        check("fill = 'gaussian'\nmatch_from_epoch = 1", None);
+        check("fill = 'gaussian'\nenqueue = 'matched'", None);
+        let fill = "fill` must be `gaussian` where `enqueue` is `matched`: nothing else fills it";
+        check("enqueue = 'matched'", Some(fill));
+    }
+
+    #[test]
     fn the_sieve_has_limits() {
         let check = |line: &str, complaint: Option<&str>| {
             let lines = problems(&format!(
@@ -408,8 +442,10 @@ mod tests {
         check("references = 2", None);
         check("references = 1", Some("references` must be at least 2"));
         check("smoothing = 0.0", None);
-        check("smoothing = 1.0", Some("smoothing` must be at least 0, below 1"));
-        check("smoothing = nan", Some("smoothing` must be at least 0, below 1"));
+        check("smoothing = 1.0", None);
+        check("smoothing = nan", Some("smoothing` must be between 0 and 1"));
+        check("kept_first = 0.5", None);
+        check("kept_first = 0.4", Some("kept_first` must be between 0.5 and 1"));
     }
 
     #[test]

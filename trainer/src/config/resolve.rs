@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Config, MethodName, Problems};
+use super::{Config, MethodName, Problems, Roclip};
 use crate::error::{Error, Result};
 
 /// Reads `file`, applies `key=value` settings and the output folder `out`, fills in what depends on
@@ -20,6 +20,7 @@ pub fn open(file: &Path, settings: &[String], out: Option<&Path>) -> Result<Conf
     let of_file = |error: toml::de::Error| refuse(vec![in_file(&error, &text)]);
     let mut config: Config = toml::from_str(&text).map_err(of_file)?;
     let mut table: toml::Table = toml::from_str(&text).map_err(of_file)?;
+    fill_in_published(&mut config, &table);
     let mut wrong = mistakes(&config, None, &[]);
     for setting in settings {
         config = set(&mut table, setting)
@@ -41,7 +42,9 @@ pub fn open(file: &Path, settings: &[String], out: Option<&Path>) -> Result<Conf
     // Resolved, a run does not change when a default does.
     match config.method.name {
         MethodName::Clip => {}
-        MethodName::Roclip => drop(config.method.roclip.get_or_insert_default()),
+        MethodName::Roclip | MethodName::RoclipAsPublished => {
+            config.method.roclip = Some(config.method.roclip());
+        }
         MethodName::Sieve => {
             let from = config.method.sieve.get_or_insert_default().from_epoch;
             config.augment.epochs.get_or_insert(from.saturating_add(1));
@@ -131,10 +134,22 @@ fn set(table: &mut toml::Table, setting: &str) -> Result<Config, String> {
         at = inner.as_table_mut().ok_or_else(|| format!("`{name}` is no table"))?;
     }
     at.insert(last.to_owned(), value);
-    table.clone().try_into().map_err(|error: toml::de::Error| match expectation(error.message()) {
+    let config: Result<Config, toml::de::Error> = table.clone().try_into();
+    let mut config = config.map_err(|error| match expectation(error.message()) {
         Some((expected, _)) => format!("expected {expected}"), // what was found is in the setting
         None => error.message().replace('\n', " "),
-    })
+    })?;
+    fill_in_published(&mut config, table);
+    Ok(config)
+}
+
+/// What `table`, out of which `config` was read, leaves out of `[method.roclip]` is by the method's
+/// name.
+fn fill_in_published(config: &mut Config, table: &toml::Table) {
+    let given = table.get("method").and_then(|method| method.get("roclip")?.as_table());
+    if let Some(given) = given.filter(|_| config.method.name == MethodName::RoclipAsPublished) {
+        config.method.roclip = Roclip::published_but(given);
+    }
 }
 
 /// What toml says of `text`, and where, on one line.
@@ -291,6 +306,25 @@ mod tests {
         check(&["method.name=sieve"], Some(7))?;
         check(&["method.name=sieve", "method.sieve.from_epoch=3"], Some(4))?;
         check(&["method.name=sieve", "augment.epochs=20"], Some(20))
+    }
+
+    #[test]
+    fn what_is_left_out_is_as_published_where_the_name_says_so() -> Result<()> {
+        let published = Roclip::as_published();
+        let check = |file: &str, settings: &[&str], expected: Roclip| -> Result<()> {
+            let text = format!("[data]\nmanifest = 'a.csv'\n[method]\n{file}");
+            assert_eq!(resolved(&text, settings)?.method.roclip, Some(expected));
+            Ok(())
+        };
+        let name = "name = 'roclip-as-published'\n";
+        check(name, &[], published.clone())?;
+        let every = Roclip { match_every_epochs: 3, ..published.clone() };
+        check(&format!("{name}[method.roclip]\nmatch_every_epochs = 3"), &[], every.clone())?;
+        check(name, &["method.roclip.match_every_epochs=3"], every)?;
+        let from = Roclip { match_from_epoch: 1, ..published };
+        check(name, &["method.roclip.match_from_epoch=1"], from)?;
+        let cleaned = Roclip { match_every_epochs: 3, ..Roclip::default() };
+        check("name = 'roclip'\n[method.roclip]\nmatch_every_epochs = 3", &[], cleaned)
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! From a manifest to batches.
 
+pub mod duplicates;
 mod loader;
 mod manifest;
 mod sampler;

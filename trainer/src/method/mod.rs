@@ -34,6 +34,8 @@ pub struct Pairs {
     pub captions: Vec<u32>,
     /// Counted from 1
     pub epoch: u32,
+    /// Updates before this one
+    pub step: u64,
 }
 
 /// Which towers a loss trains; the others rest: no gradient, no momentum, no decay.
@@ -74,6 +76,10 @@ pub struct MethodReport {
     /// Distinct captions among the neighbors of the batch
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unique_neighbors: Option<usize>,
+    /// How far the captions that images would find agree with their own, while matching waits for
+    /// that: from 0.5 to 1
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub match_agreement: Option<f32>,
     /// Pairs that are not doubted
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kept: Option<usize>,
@@ -82,7 +88,7 @@ pub struct MethodReport {
 impl MethodReport {
     /// Nothing but the phase.
     pub fn new(phase: Phase) -> Self {
-        Self { phase, pool_filled: None, unique_neighbors: None, kept: None }
+        Self { phase, pool_filled: None, unique_neighbors: None, match_agreement: None, kept: None }
     }
 }
 
@@ -102,10 +108,10 @@ pub enum Phase {
 
 /// A way of pre-training.
 pub trait Method: Send {
-    /// Comes before the first batch of an epoch, which is counted from 1. `survey` embeds all pairs
-    /// with the towers as they are.
-    fn begin_epoch(&mut self, _epoch: u32, _survey: &mut Survey<'_>) -> Result<()> {
-        Ok(())
+    /// Comes before the first batch of an epoch, which is counted from 1; the answer is a line of
+    /// what the user may not have meant. `survey` embeds all pairs with the towers as they are.
+    fn begin_epoch(&mut self, _: u32, _: &mut Survey<'_>) -> Result<Option<String>> {
+        Ok(None)
     }
 
     /// Data-set rows that the epoch which has begun trains on, in rising order; all if `None`.
@@ -132,10 +138,9 @@ pub trait Method: Send {
 pub fn new(config: &Config, rows: usize, dim: usize, device: &Device) -> Result<Box<dyn Method>> {
     Ok(match config.method.name {
         MethodName::Clip => Box::new(Clip),
-        MethodName::Roclip => {
-            let settings = config.method.roclip();
-            Box::new(Roclip::new(&settings, rows, config.data.batch_size, dim, device)?)
+        MethodName::Roclip | MethodName::RoclipAsPublished => {
+            Box::new(Roclip::new(config, rows, dim, device)?)
         }
-        MethodName::Sieve => Box::new(Sieve::new(&config.method.sieve(), rows, config.seed)),
+        MethodName::Sieve => Box::new(Sieve::new(config, rows, dim, device)?),
     })
 }

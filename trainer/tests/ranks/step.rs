@@ -14,7 +14,7 @@ use rand::Rng;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 use trainer::{
     Error,
-    config::{Optim, Roclip},
+    config::{Config, MethodName, Optim, Roclip},
     data::Batch,
     method::{self, Method, MethodLoss, Pairs},
     optim::{Optimizer, Schedule},
@@ -53,8 +53,12 @@ fn resnet() -> ClipConfig {
 }
 
 fn roclip() -> Box<dyn Method> {
-    let settings = Roclip { pool_share: 0.5, match_every_epochs: 1, match_from_epoch: 2 };
-    let method = method::Roclip::new(&settings, 4 * BATCH, BATCH, 8, &Device::Cpu);
+    let mut config = Config::default();
+    (config.data.batch_size, config.method.name) = (BATCH, MethodName::Roclip);
+    let pool_rows = Some(2 * BATCH);
+    let settings = Roclip { pool_rows, match_every_epochs: 1, ..Default::default() };
+    config.method.roclip = Some(settings);
+    let method = method::Roclip::new(&config, 4 * BATCH, 8, &Device::Cpu);
     Box::new(method.expect("a pool of two batches"))
 }
 

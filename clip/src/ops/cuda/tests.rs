@@ -14,7 +14,7 @@ use super::{
 use crate::{
     config::Activation,
     ops::{
-        BatchStatistics, Columns, Composed, ConvNorm, Graph, Linear, ONE, Seen, Window,
+        BatchStatistics, Columns, Composed, ConvNorm, Equals, Graph, Linear, ONE, Seen, Window,
         proof::{self, Proved, compare, inputs, numbers, tensors},
     },
 };
@@ -349,7 +349,8 @@ fn info_nce_and_its_gradient() -> Result<()> {
         };
         let (image, text) = (var(1)?, var(2)?);
         let scale = candle_core::Var::new(0.7f64, &Device::Cpu)?;
-        let loss = crate::ops::info_nce(&image, &text, &scale, groups)?;
+        let equals = groups.map_or(Equals::Negatives, Equals::LeftOut);
+        let loss = crate::ops::info_nce(&image, &text, &scale, equals)?;
         let exact = loss.backward()?;
 
         let Some((store, tensors)) = stored(&[&[0.7]])? else { return Ok(()) };

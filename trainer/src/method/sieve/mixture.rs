@@ -11,13 +11,13 @@ const SPREAD_MIN: f64 = 0.01;
 
 /// A mixture of two normal distributions on a line, the lower one first.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Mixture {
+pub(super) struct Mixture {
     /// Of each group
-    pub mean: [f64; 2],
+    pub(super) mean: [f64; 2],
     /// Standard deviation of each group
-    pub spread: [f64; 2],
+    pub(super) spread: [f64; 2],
     /// Share of the numbers that each group holds
-    pub weight: [f64; 2],
+    pub(super) weight: [f64; 2],
 }
 
 impl Mixture {
@@ -25,7 +25,7 @@ impl Mixture {
     /// numbers beyond the means have no doubt, see [`Mixture::upper`], so that a group with a long
     /// tail does not pull the other one over. `None` for fewer than two numbers, or all alike. The
     /// answer does not depend on the order of the numbers.
-    pub fn fit(numbers: &[f32]) -> Option<Self> {
+    pub(super) fn fit(numbers: &[f32]) -> Option<Self> {
         let mut sorted: Vec<f64> = numbers.iter().map(|&number| f64::from(number)).collect();
         sorted.sort_unstable_by(f64::total_cmp);
         let (first, last) = (*sorted.first()?, *sorted.last()?);
@@ -70,7 +70,7 @@ impl Mixture {
 
     /// Chance that `number` is of the upper group. A number at a mean or beyond is of that group,
     /// whatever a wide distribution says about its far tail; in between the chance rises.
-    pub fn upper(&self, number: f64) -> f64 {
+    pub(super) fn upper(&self, number: f64) -> f64 {
         if number >= self.mean[1] {
             return 1.0;
         }

@@ -1,0 +1,85 @@
+//! `[method]` and one struct for each method that has settings.
+
+use serde::{Deserialize, Serialize};
+
+use super::Problems;
+
+/// A word out of a few.
+macro_rules! choice {
+    ($(#[$doc:meta])* $name:ident { $($(#[$case_doc:meta])* $case:ident),+ $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+        #[serde(rename_all = "kebab-case")]
+        pub enum $name { $($(#[$case_doc])* $case),+ }
+    };
+}
+
+mod roclip;
+mod sieve;
+
+pub use roclip::{Duplicates, Enqueue, Fill, LastEpoch, Retrieval, Roclip, TextTower, Wrap};
+pub use sieve::{Fate, Score, Sieve, Split};
+
+/// `[method]`
+#[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Method {
+    /// `clip`, `roclip`, `roclip-as-published` or `sieve`
+    pub name: MethodName,
+    /// Settings of `roclip` and `roclip-as-published`
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub roclip: Option<Roclip>,
+    /// Settings of `sieve`
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sieve: Option<Sieve>,
+}
+
+/// Which loss is minimised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MethodName {
+    /// InfoNCE of each image and its own caption
+    #[default]
+    Clip,
+    /// InfoNCE of each image and its nearest pooled caption, every K-th epoch
+    Roclip,
+    /// The same with the defaults of its authors' released code: [`Roclip::as_published`]
+    RoclipAsPublished,
+    /// InfoNCE of each image and its own caption, without the pairs in doubt
+    Sieve,
+}
+
+impl Method {
+    /// Settings of `sieve`, defaults where none are given.
+    pub fn sieve(&self) -> Sieve {
+        self.sieve.clone().unwrap_or_default()
+    }
+
+    /// Settings of `roclip`, the defaults of the method's name where none are given.
+    pub fn roclip(&self) -> Roclip {
+        self.roclip.clone().unwrap_or_else(|| match self.name {
+            MethodName::RoclipAsPublished => Roclip::as_published(),
+            _ => Roclip::default(),
+        })
+    }
+
+    /// Whether the method has a pool.
+    fn is_roclip(&self) -> bool {
+        matches!(self.name, MethodName::Roclip | MethodName::RoclipAsPublished)
+    }
+
+    /// `epochs`: those of the whole run.
+    pub(super) fn check(&self, epochs: u32, problems: &mut Problems) {
+        let chosen = self.roclip.is_none() || self.is_roclip();
+        problems.require(chosen, "method.roclip", "left out unless `method.name` is `roclip`");
+        let chosen = self.sieve.is_none() || self.name == MethodName::Sieve;
+        problems.require(chosen, "method.sieve", "left out unless `method.name` is `sieve`");
+        match self.name {
+            MethodName::Clip => {}
+            MethodName::Roclip | MethodName::RoclipAsPublished => {
+                self.roclip().check(epochs, problems);
+            }
+            MethodName::Sieve => self.sieve().check(epochs, problems),
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! `[method.roclip]`: the published forms of matching, and what the released code does otherwise.
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::Problems;
+
+/// `[method.roclip]`; sources in `docs/roclip.md`.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Roclip {
+    /// What is looked up: `text-pool`, `both` or `intra`
+    pub retrieval: Retrieval,
+    /// Share of the data-set rows that a pool holds, above 0 and at most 0.5; unless this or
+    /// `pool_rows` is given 0.02, but 8 batches and 1,000 rows at least, if the data have twice that
+    pub pool_share: Option<f64>,
+    /// Rows of a pool, in the place of `pool_share`: a batch at least, half of the data at most
+    pub pool_rows: Option<usize>,
+    /// K: from `match_from_epoch` on every K-th epoch is matched, at least 1
+    pub match_every_epochs: u32,
+    /// In the place of K: the chance of each step from `match_from_epoch` on to be matched, above 0
+    /// and at most 1
+    pub match_chance: Option<f64>,
+    /// First epoch that may be matched, counted from 1: at least 2, when the pool is full (1 if it is
+    /// filled with `gaussian` noise), and at most `optim.epochs`
+    pub match_from_epoch: u32,
+    /// Waits with the first match for the end of an epoch in which the retrieved captions agreed with
+    /// the images' own to this share, above 0.5 and below 1
+    pub match_from_agreement: Option<f64>,
+    /// `plain` or `match`: shifts the matched epochs so that the last one is of this kind
+    pub last_epoch: Option<LastEpoch>,
+    /// When batches enter the pool: in `every-epoch`, or in those that are `matched`
+    pub enqueue: Enqueue,
+    /// Every n-th batch enters, at least 1
+    pub enqueue_every_batches: u32,
+    /// What the pool holds first: the `captions` of the epochs before, or `gaussian` noise
+    pub fill: Fill,
+    /// At the end of the pool a batch `continues` at its start, or what is left of it is dropped
+    /// (`drops`)
+    pub wrap: Wrap,
+    /// Whether an image may retrieve the caption of its own row, from an earlier epoch
+    pub own_rows: bool,
+    /// Images that retrieve one caption are not each other's negatives (`masked`), positives
+    /// (`soft`), or negatives (`untreated`)
+    pub duplicates: Duplicates,
+    /// In matched steps of `text-pool` the text tower `rests`, or momentum and decay go on (`drifts`)
+    pub text_tower: TextTower,
+}
+
+choice! {
+    /// What a matched step looks up.
+    Retrieval {
+        /// For each image the nearest pooled caption (NeurIPS 2023; the released code)
+        TextPool,
+        /// For each image the nearest pooled caption, for each caption the nearest pooled image
+        Both,
+        /// For each caption the nearest pooled caption, for each image the nearest pooled image,
+        /// which take each other's places (arXiv v1, as its abstract has it)
+        Intra,
+    }
+}
+choice! {
+    /// What the last epoch is.
+    LastEpoch {
+        /// Own captions
+        Plain,
+        /// Retrieved captions
+        Match,
+    }
+}
+choice! {
+    /// When the pool takes in batches.
+    Enqueue {
+        /// In all epochs
+        EveryEpoch,
+        /// In matched steps alone
+        Matched,
+    }
+}
+choice! {
+    /// What the pool holds first.
+    Fill {
+        /// Captions of the epochs before the first match
+        Captions,
+        /// Noise of unit variance per number, which is compared by direction and returned as it is
+        Gaussian,
+    }
+}
+choice! {
+    /// What becomes of a batch at the end of the pool.
+    Wrap {
+        /// It goes on at the start
+        Continues,
+        /// The rest of it is dropped
+        Drops,
+    }
+}
+choice! {
+    /// What images are to each other that retrieve one caption.
+    Duplicates {
+        /// Left out of each other's softmax
+        Masked,
+        /// Positives: the target is spread over them
+        Soft,
+        /// Negatives
+        Untreated,
+    }
+}
+choice! {
+    /// What becomes of the text tower in a matched step that has no gradient for it.
+    TextTower {
+        /// Nothing
+        Rests,
+        /// A gradient of zero: momentum and weight decay go on
+        Drifts,
+    }
+}
+
+impl Default for Roclip {
+    fn default() -> Self {
+        Self {
+            retrieval: Retrieval::TextPool,
+            pool_share: None,
+            pool_rows: None,
+            match_every_epochs: 2,
+            match_chance: None,
+            match_from_epoch: 2,
+            match_from_agreement: None,
+            last_epoch: None,
+            enqueue: Enqueue::EveryEpoch,
+            enqueue_every_batches: 1,
+            fill: Fill::Captions,
+            wrap: Wrap::Continues,
+            own_rows: false,
+            duplicates: Duplicates::Masked,
+            text_tower: TextTower::Rests,
+        }
+    }
+}
+
+impl Roclip {
+    /// What the released code does (`BigML-CS-UCLA/RoCLIP` at `f34a929`), as far as the method goes:
+    /// `docs/roclip.md` has the list, and what is not followed. Its pool of 21,845 rows is a share
+    /// of its million pairs here.
+    pub fn as_published() -> Self {
+        Self {
+            pool_share: Some(0.021_845),
+            enqueue: Enqueue::Matched,
+            fill: Fill::Gaussian,
+            wrap: Wrap::Drops,
+            own_rows: true,
+            duplicates: Duplicates::Untreated,
+            text_tower: TextTower::Drifts,
+            ..Self::default()
+        }
+    }
+
+    /// As [`Roclip::as_published`], but for the keys of `given`; `None` if those are no settings.
+    pub(in crate::config) fn published_but(given: &toml::Table) -> Option<Self> {
+        let mut table = toml::Table::try_from(Self::as_published()).ok()?;
+        table.extend(given.clone());
+        table.try_into().ok()
+    }
+
+    pub(super) fn check(&self, epochs: u32, problems: &mut Problems) {
+        let mut require = |sound: bool, key: &str, limits: &str| {
+            problems.require(sound, &format!("method.roclip.{key}"), limits);
+        };
+        let share = self.pool_share.is_none_or(|share| 0.0 < share && share <= 0.5); // false for NaN
+        require(share, "pool_share", "above 0, at most 0.5");
+        require(self.pool_rows.is_none_or(|rows| rows > 0), "pool_rows", "at least 1");
+        require(self.match_every_epochs >= 1, "match_every_epochs", "at least 1");
+        let chance = self.match_chance.is_none_or(|chance| 0.0 < chance && chance <= 1.0);
+        require(chance, "match_chance", "above 0, at most 1");
+        let first = if self.fill == Fill::Gaussian { 1 } else { 2 };
+        let from = (first..=epochs).contains(&self.match_from_epoch); // else nothing is ever matched
+        let limits = format!("at least {first}, at most `optim.epochs`");
+        require(from, "match_from_epoch", &limits);
+        let signal = self.match_from_agreement.is_none_or(|least| 0.5 < least && least < 1.0);
+        require(signal, "match_from_agreement", "above 0.5, below 1");
+        let last = match self.last_epoch {
+            None => true,
+            Some(LastEpoch::Plain) => self.match_every_epochs > 1 && self.match_chance.is_none(),
+            Some(LastEpoch::Match) => self.match_chance.is_none(),
+        };
+        let limits = "left out where `match_chance` is given or, for `plain`, all are matched";
+        require(last, "last_epoch", limits);
+        require(self.enqueue_every_batches >= 1, "enqueue_every_batches", "at least 1");
+        let enqueued = self.fill == Fill::Gaussian || self.enqueue == Enqueue::EveryEpoch;
+        require(enqueued, "fill", "`gaussian` where `enqueue` is `matched`: nothing else fills it");
+    }
+}

@@ -1,0 +1,88 @@
+//! `[method.sieve]`: the defence, and its ingredients, each of which can be exchanged.
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::Problems;
+
+/// `[method.sieve]`; `docs/sieve.md` has the formulae.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Sieve {
+    /// First epoch that leaves out the pairs in doubt, counted from 1: at least 2, when the towers
+    /// know something, and at most `optim.epochs`
+    pub from_epoch: u32,
+    /// What pairs are compared with: `references` before each epoch, or the captions of a `pool` in
+    /// each step, which needs no pass of its own
+    pub score: Score,
+    /// Augmented views of each image that are asked, 1 or 2: the lesser answer counts
+    pub views: u32,
+    /// Pairs with which each pair is compared, at least 2
+    pub references: usize,
+    /// Greatest share of the earlier scores in a pair's score, 0 to 1; at 1 it is the mean of all
+    pub smoothing: f64,
+    /// Which pairs are kept: the upper group of a `mixture`, or as many as may be (`share`)
+    pub split: Split,
+    /// Greatest share of the pairs that the first sieved epoch keeps, 0.5 to 1; it rises evenly to 1
+    /// in the last epoch
+    pub kept_first: f64,
+    /// What becomes of the pairs in doubt: `left-out`, or `matched` with the captions of a pool
+    pub doubted: Fate,
+}
+
+choice! {
+    /// What pairs are compared with.
+    Score {
+        /// A sample of pairs, embedded before each epoch
+        References,
+        /// The captions of the last steps
+        Pool,
+    }
+}
+choice! {
+    /// Which pairs are kept, of those that may be.
+    Split {
+        /// Those of the upper group of a mixture of two
+        Mixture,
+        /// All
+        Share,
+    }
+}
+choice! {
+    /// What becomes of the pairs in doubt.
+    Fate {
+        /// They are not trained on
+        LeftOut,
+        /// Their images are pulled to the nearest pooled captions, as RoCLIP's are
+        Matched,
+    }
+}
+
+impl Default for Sieve {
+    fn default() -> Self {
+        Self {
+            from_epoch: 6,
+            score: Score::References,
+            views: 2,
+            references: 1024,
+            smoothing: 0.5,
+            split: Split::Mixture,
+            kept_first: 1.0,
+            doubted: Fate::LeftOut,
+        }
+    }
+}
+
+impl Sieve {
+    pub(super) fn check(&self, epochs: u32, problems: &mut Problems) {
+        let mut require = |sound: bool, key: &str, limits: &str| {
+            problems.require(sound, &format!("method.sieve.{key}"), limits);
+        };
+        let from = (2..=epochs).contains(&self.from_epoch);
+        require(from, "from_epoch", "at least 2, at most `optim.epochs`");
+        require((1..=2).contains(&self.views), "views", "1 or 2");
+        require(self.references >= 2, "references", "at least 2");
+        let smoothing = (0.0..=1.0).contains(&self.smoothing); // false for NaN
+        require(smoothing, "smoothing", "between 0 and 1");
+        require((0.5..=1.0).contains(&self.kept_first), "kept_first", "between 0.5 and 1");
+    }
+}

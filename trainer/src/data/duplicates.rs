@@ -1,0 +1,235 @@
+//! Pictures that are nearly the same, and captions that are: how often each may be trained on.
+//!
+//! A targeted poison repeats one picture with many captions; scraped data repeat pictures, too.
+
+use std::collections::HashMap;
+
+use clip::image::RgbImage;
+use rand::seq::SliceRandom;
+use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
+
+/// Gray levels by which a step to the right must rise, so that noise on plain ground is none.
+const RISE: u16 = 3;
+/// Cells of the grid in a row, one more than bits; and rows.
+const COLUMNS: usize = 17;
+const ROWS: usize = 16;
+/// Bits in which two pictures may differ that count as one.
+const BITS_OFF_MAX: u32 = 7;
+/// Parts of a hash that are looked up: one more than bits may differ, so that one part is whole.
+const BANDS: usize = 8;
+/// A band with fewer rising steps is plain ground, which many pictures share.
+const BAND_BITS_MIN: u32 = 4;
+/// Random stream of the choice, beside all others.
+const CHOICE: u64 = 7 << 61;
+
+/// What a picture looks like from afar: for each of 16 x 16 places whether the next cell to the right
+/// is brighter (a difference hash, after Krawetz 2013). Another size, another format and slight noise
+/// change few bits of it; a crop or a flip changes most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Look([u32; BANDS]);
+
+impl Look {
+    /// Of a picture of any size.
+    pub fn of(picture: &RgbImage) -> Self {
+        let cells = cells(picture);
+        let mut bands = [0; BANDS];
+        for row in 0..ROWS {
+            for column in 0..COLUMNS - 1 {
+                let (bit, at) = (row * (COLUMNS - 1) + column, row * COLUMNS + column);
+                let rises = cells[at + 1] >= cells[at] + RISE;
+                bands[bit / 32] |= u32::from(rises) << (bit % 32);
+            }
+        }
+        Self(bands)
+    }
+
+    /// Whether two pictures count as one.
+    pub fn is_like(&self, other: &Self) -> bool {
+        let off = self.0.iter().zip(&other.0).map(|(a, b)| (a ^ b).count_ones());
+        off.sum::<u32>() <= BITS_OFF_MAX
+    }
+}
+
+/// Mean gray level of each cell of the grid, row by row.
+fn cells(picture: &RgbImage) -> Vec<u16> {
+    let (width, height) = (picture.width() as usize, picture.height() as usize);
+    let gray = |x: usize, y: usize| {
+        let [r, g, b] = picture.get_pixel(x as u32, y as u32).0.map(u64::from);
+        299 * r + 587 * g + 114 * b // thousandths, ITU-R BT.601
+    };
+    let span = |cell: usize, cells: usize, all: usize| {
+        let from = cell * all / cells;
+        from..((cell + 1) * all / cells).max(from + 1)
+    };
+    let mut means = Vec::with_capacity(COLUMNS * ROWS);
+    for row in 0..ROWS {
+        for column in 0..COLUMNS {
+            let (xs, ys) = (span(column, COLUMNS, width), span(row, ROWS, height));
+            let count = (xs.len() * ys.len()) as u64;
+            let sum: u64 = ys.flat_map(|y| xs.clone().map(move |x| gray(x, y))).sum();
+            means.push((sum / (1000 * count)) as u16);
+        }
+    }
+    means
+}
+
+/// The cluster of each picture, numbered in the order of first appearance: pictures that count as
+/// one, and those that are linked by such.
+pub fn clusters(looks: &[Look]) -> Vec<u32> {
+    let mut links = Links((0..looks.len() as u32).collect());
+    let mut whole: HashMap<Look, u32> = HashMap::new();
+    let mut bands: [HashMap<u32, Vec<u32>>; BANDS] = Default::default();
+    for (number, look) in looks.iter().enumerate() {
+        let number = number as u32;
+        if let Some(&first) = whole.get(look) {
+            links.join(first, number);
+            continue; // its bands are known
+        }
+        whole.insert(*look, number);
+        for (band, known) in look.0.iter().zip(&mut bands) {
+            if band.count_ones() < BAND_BITS_MIN {
+                continue;
+            }
+            let known = known.entry(*band).or_default();
+            for &other in known.iter() {
+                if looks[other as usize].is_like(look) {
+                    links.join(other, number);
+                }
+            }
+            known.push(number);
+        }
+    }
+    let mut numbers: HashMap<u32, u32> = HashMap::new();
+    let roots: Vec<u32> = (0..looks.len() as u32).map(|number| links.root(number)).collect();
+    roots
+        .into_iter()
+        .map(|root| {
+            let next = numbers.len() as u32;
+            *numbers.entry(root).or_insert(next)
+        })
+        .collect()
+}
+
+/// Sets that are joined: the number before each, or itself.
+struct Links(Vec<u32>);
+
+impl Links {
+    fn root(&mut self, mut number: u32) -> u32 {
+        while self.0[number as usize] != number {
+            let before = self.0[number as usize];
+            self.0[number as usize] = self.0[before as usize]; // halves the way
+            number = before;
+        }
+        number
+    }
+
+    fn join(&mut self, a: u32, b: u32) {
+        let (a, b) = (self.root(a), self.root(b));
+        self.0[a.max(b) as usize] = a.min(b);
+    }
+}
+
+/// Which members stay if at most `max` of each cluster do, drawn by `seed`.
+pub fn capped(clusters: &[u32], max: usize, seed: u64) -> Vec<bool> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    rng.set_stream(CHOICE);
+    let mut order: Vec<usize> = (0..clusters.len()).collect();
+    order.shuffle(&mut rng);
+    let mut counts: HashMap<u32, usize> = HashMap::new();
+    let mut stays = vec![false; clusters.len()];
+    for member in order {
+        let count = counts.entry(clusters[member]).or_default();
+        *count += 1;
+        stays[member] = *count <= max;
+    }
+    stays
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::Rng;
+
+    use super::*;
+
+    /// Soft random stains on plain ground.
+    fn picture(seed: u64, side: u32) -> RgbImage {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let mut number = |max: f32| rng.random_range(0.0..max);
+        let stains: Vec<[f32; 4]> =
+            (0..9).map(|_| [number(1.0), number(1.0), number(0.3) + 0.1, number(200.0)]).collect();
+        RgbImage::from_fn(side, side, |x, y| {
+            let (x, y) = ((x as f32 + 0.5) / side as f32, (y as f32 + 0.5) / side as f32);
+            let sum: f32 = stains
+                .iter()
+                .map(|[a, b, r, v]| v * (-((x - a).powi(2) + (y - b).powi(2)) / (r * r)).exp())
+                .sum();
+            let value = sum.min(255.0) as u8;
+            [value, value / 2, 255 - value].into()
+        })
+    }
+
+    fn noisy(picture: &RgbImage, by: i16) -> RgbImage {
+        let mut rng = ChaCha8Rng::seed_from_u64(9);
+        let mut noisy = picture.clone();
+        noisy.pixels_mut().for_each(|pixel| {
+            let step = rng.random_range(-by..=by);
+            pixel.0 = pixel.0.map(|value| (i16::from(value) + step).clamp(0, 255) as u8);
+        });
+        noisy
+    }
+
+    /// The copy of another size always is, the noisy one all but always; others never are.
+    #[test]
+    fn copies_of_another_size_or_with_slight_noise_are_one_picture() {
+        let looks = |change: &dyn Fn(u64) -> RgbImage| -> Vec<Look> {
+            (0..40)
+                .flat_map(|seed| [picture(seed, 64), change(seed)])
+                .map(|p| Look::of(&p))
+                .collect()
+        };
+        let check = |looks: Vec<Look>, missed_max: u32| {
+            let clusters = clusters(&looks);
+            let found = (0..40).filter(|at| clusters[2 * at] == clusters[2 * at + 1]).count();
+            let count = clusters.iter().max().expect("there are some") + 1;
+            assert_eq!(count, 80 - found as u32, "no others are one");
+            assert!(count - 40 <= missed_max, "{count} clusters");
+        };
+        check(looks(&|seed| clip::image::fit(&picture(seed, 128), 64)), 0);
+        check(looks(&|seed| noisy(&picture(seed, 64), 1)), 2);
+    }
+
+    #[test]
+    fn plain_pictures_are_one_and_share_nothing_with_others() {
+        let plain = |value: u8| Look::of(&RgbImage::from_pixel(8, 8, [value; 3].into()));
+        let looks = [plain(0), Look::of(&picture(1, 32)), plain(255)];
+        assert_eq!(clusters(&looks), [0, 1, 0]);
+        assert_eq!(clusters(&[]), Vec::<u32>::new());
+    }
+
+    #[test]
+    fn what_is_linked_is_one_cluster() {
+        let look = |bits: &[usize]| {
+            let mut look = Look([0xf0f0; BANDS]);
+            bits.iter().for_each(|bit| look.0[bit / 32] ^= 1 << (bit % 32));
+            look
+        };
+        let (near, far) = (look(&[0, 1, 2, 3, 4]), look(&[0, 1, 2, 3, 4, 40, 41, 42, 43, 44]));
+        assert!(look(&[]).is_like(&near) && near.is_like(&far) && !look(&[]).is_like(&far));
+        assert_eq!(clusters(&[look(&[]), far, near]), [0, 0, 0]);
+    }
+
+    #[test]
+    fn of_each_cluster_as_many_stay_as_may() {
+        let clusters: Vec<u32> = (0..60).map(|member| member % 7).collect();
+        let kept = |max, seed| {
+            let stays = capped(&clusters, max, seed);
+            (0..7)
+                .map(|cluster| (0..60).filter(|&m| stays[m] && clusters[m] == cluster).count())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(kept(3, 1), [3; 7]);
+        assert_eq!(kept(100, 1).iter().sum::<usize>(), 60);
+        assert_eq!(capped(&clusters, 2, 5), capped(&clusters, 2, 5));
+        assert_ne!(capped(&clusters, 2, 5), capped(&clusters, 2, 6));
+    }
+}

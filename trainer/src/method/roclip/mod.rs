@@ -1,0 +1,194 @@
+//! RoCLIP (Yang et al., NeurIPS 2023, algorithm 1): in matched steps each image is pulled towards the
+//! nearest caption of a pool instead of towards its own. `docs/roclip.md` has the other published
+//! forms, and what the released code does otherwise.
+
+mod phases;
+mod signal;
+
+use std::collections::BTreeSet;
+
+use candle_core::{Device, Tensor};
+use clip::ops::{Equals, info_nce, info_nce_one_way};
+
+use self::{phases::Phases, signal::Signal};
+use super::{Method, MethodLoss, MethodReport, Pairs, Phase, Towers};
+use crate::{
+    config::{self, Config, Duplicates, Enqueue, Fill, Retrieval, TextTower},
+    error::{Error, Result},
+    pool::{Neighbors, Pool},
+    state::State,
+    survey::Survey,
+};
+
+/// The pools, and when to match.
+#[derive(Debug)]
+pub struct Roclip {
+    settings: config::Roclip,
+    phases: Phases,
+    /// Of matching that waits until the towers know enough.
+    signal: Option<Signal>,
+    captions: Pool,
+    /// Of the forms that look for images.
+    images: Option<Pool>,
+}
+
+impl Roclip {
+    /// For a data set of `rows` pairs and embeddings of width `dim`.
+    pub fn new(config: &Config, rows: usize, dim: usize, device: &Device) -> Result<Self> {
+        let (settings, batch_size) = (config.method.roclip(), config.data.batch_size);
+        let capacity = capacity(&settings, rows, batch_size)?;
+        let noise = (settings.fill == Fill::Gaussian).then_some(config.seed);
+        let pool = |stream| Pool::new(capacity, dim, noise.map(|seed| (seed, stream)), device);
+        let looks_for_images = settings.retrieval != Retrieval::TextPool;
+        Ok(Self {
+            captions: pool(0)?,
+            images: looks_for_images.then(|| pool(1)).transpose()?,
+            phases: Phases::new(&settings, config.optim.epochs, config.seed),
+            signal: settings.match_from_agreement.map(Signal::new),
+            settings,
+        })
+    }
+
+    /// The loss of a matched step, and the captions or images that were found.
+    fn matched(&self, pairs: &Pairs, scale: &Tensor) -> Result<(Tensor, Neighbors)> {
+        let (image, text) = (&pairs.image, &pairs.text);
+        let own = if self.settings.own_rows { None } else { Some(pairs.rows.as_slice()) };
+        let images = || self.images.as_ref().expect("a form that looks for images has their pool");
+        let equals = |found| self.equals(found);
+        Ok(match self.settings.retrieval {
+            Retrieval::TextPool => {
+                let caption = self.captions.nearest(image, own)?;
+                (info_nce(image, &caption.rows, scale, equals(&caption))?, caption)
+            }
+            Retrieval::Both => {
+                let (caption, found) =
+                    (self.captions.nearest(image, own)?, images().nearest(text, own)?);
+                let of_images = info_nce(image, &caption.rows, scale, equals(&caption))?;
+                let of_captions = info_nce(&found.rows, text, scale, equals(&found))?;
+                (((of_images + of_captions)? * 0.5)?, caption)
+            }
+            Retrieval::Intra => {
+                let (caption, found) =
+                    (self.captions.nearest(text, own)?, images().nearest(image, own)?);
+                let of_images = info_nce_one_way(image, &caption.rows, scale, equals(&caption))?;
+                let of_captions = info_nce_one_way(text, &found.rows, scale, equals(&found))?;
+                (((of_images + of_captions)? * 0.5)?, caption)
+            }
+        })
+    }
+
+    /// What pairs are to each other for which the same was found.
+    fn equals<'a>(&self, found: &'a Neighbors) -> Equals<'a> {
+        match self.settings.duplicates {
+            Duplicates::Masked => Equals::LeftOut(&found.kinds),
+            Duplicates::Soft => Equals::Positives(&found.kinds),
+            Duplicates::Untreated => Equals::Negatives,
+        }
+    }
+
+    /// The towers that a matched step moves: pooled rows are constants.
+    fn trained(&self) -> Towers {
+        let text = self.settings.retrieval != Retrieval::TextPool
+            || self.settings.text_tower == TextTower::Drifts;
+        Towers { image: true, text }
+    }
+
+    /// Takes in a batch, after the lookup.
+    fn enqueue(&mut self, pairs: &Pairs, phase: Phase) -> Result<()> {
+        let is_due = pairs.step.is_multiple_of(u64::from(self.settings.enqueue_every_batches))
+            && (phase == Phase::Match || self.settings.enqueue == Enqueue::EveryEpoch);
+        if is_due {
+            let (wrap, rows) = (self.settings.wrap, &pairs.rows);
+            self.captions.enqueue(&pairs.text, rows, &pairs.captions, wrap)?;
+            if let Some(images) = &mut self.images {
+                images.enqueue(&pairs.image, rows, rows, wrap)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Method for Roclip {
+    fn begin_epoch(&mut self, _: u32, _: &mut Survey<'_>) -> Result<Option<String>> {
+        if let Some(signal) = &mut self.signal {
+            signal.end_epoch();
+        }
+        Ok(None)
+    }
+
+    fn loss(&mut self, pairs: &Pairs, logit_scale: &Tensor) -> Result<MethodLoss> {
+        let phase = match &self.signal {
+            Some(signal) if !signal.is_given() => Phase::Warmup,
+            _ => self.phases.at(pairs.epoch, pairs.step),
+        };
+        let mut report = MethodReport::new(phase);
+        let (loss, trained) = if phase == Phase::Match {
+            let (mut loss, found) = self.matched(pairs, logit_scale)?; // before this batch enters
+            report.unique_neighbors = Some(found.kinds.iter().collect::<BTreeSet<_>>().len());
+            if self.trained().text && self.settings.retrieval == Retrieval::TextPool {
+                let nothing = (&pairs.text * pairs.text.zeros_like()?)?.sum_all()?;
+                loss = (loss + nothing)?; // a gradient of zero: momentum and decay go on
+            }
+            (loss, self.trained())
+        } else {
+            if let Some(signal) = &mut self.signal {
+                report.match_agreement = signal.see(&self.captions, pairs)?;
+            }
+            let equals = Equals::Negatives;
+            (info_nce(&pairs.image, &pairs.text, logit_scale, equals)?, Towers::BOTH)
+        };
+        self.enqueue(pairs, phase)?;
+        report.pool_filled = Some(self.captions.filled());
+        Ok(MethodLoss { loss, trained, report })
+    }
+
+    fn state(&self) -> Result<State> {
+        let mut state = State::default();
+        self.captions.keep(CAPTIONS, &mut state)?;
+        if let Some(images) = &self.images {
+            images.keep(IMAGES, &mut state)?;
+        }
+        if let Some(signal) = &self.signal {
+            signal.keep(&mut state);
+        }
+        Ok(state)
+    }
+
+    fn restore(&mut self, mut state: State) -> bool {
+        self.captions.restore(CAPTIONS, &mut state)
+            && self.images.as_mut().is_none_or(|images| images.restore(IMAGES, &mut state))
+            && self.signal.as_mut().is_none_or(|signal| signal.restore(&mut state))
+            && state.is_empty()
+    }
+}
+
+const CAPTIONS: &str = "pool";
+const IMAGES: &str = "image-pool";
+/// Share of the data that the pool holds unless told otherwise (RoCLIP: 2%).
+const SHARE: f64 = 0.02;
+/// Rows below which a pool holds too few concepts, however small the data are.
+const ROWS_MIN: usize = 1000;
+/// Batches below which a pool is a slice of the last ones.
+const BATCHES_MIN: usize = 8;
+
+/// Rows of a pool for a data set of `rows` pairs.
+pub(super) fn capacity(settings: &config::Roclip, rows: usize, batch_size: usize) -> Result<usize> {
+    let share = |share: f64| (share * rows as f64).round() as usize;
+    let capacity = match (settings.pool_rows, settings.pool_share) {
+        (Some(count), _) => count,
+        (None, Some(of_rows)) => share(of_rows),
+        (None, None) => {
+            share(SHARE).max(BATCHES_MIN * batch_size).max(ROWS_MIN).min(rows / 2).max(batch_size)
+        }
+    };
+    if capacity < batch_size {
+        return Err(Error::SmallPool { rows, capacity, batch_size });
+    }
+    if capacity > rows.div_ceil(2) {
+        return Err(Error::LargePool { rows, capacity });
+    }
+    Ok(capacity)
+}
+
+#[cfg(test)]
+mod tests;

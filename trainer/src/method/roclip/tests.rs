@@ -1,0 +1,213 @@
+//! Each form by hand, on rows of two numbers.
+
+use candle_core::{DType, Var};
+
+use super::*;
+use crate::config::{MethodName, Wrap};
+
+/// 20 rows in batches of two, a pool of four, from epoch 2 on.
+fn method(settings: config::Roclip) -> Result<Roclip> {
+    let mut config = Config::default();
+    config.data.batch_size = 2;
+    config.method.name = MethodName::Roclip;
+    config.method.roclip =
+        Some(config::Roclip { pool_rows: Some(4), match_every_epochs: 1, ..settings });
+    Roclip::new(&config, 20, 2, &Device::Cpu)
+}
+
+fn rows(a: [f32; 2], b: [f32; 2]) -> Result<Var> {
+    Ok(Var::new(&[a, b], &Device::Cpu)?)
+}
+
+fn pairs(image: &Var, text: &Var, rows: [u32; 2], epoch: u32) -> Pairs {
+    let (image, text) = (image.as_tensor().clone(), text.as_tensor().clone());
+    Pairs { image, text, rows: rows.to_vec(), captions: rows.to_vec(), epoch, step: 0 }
+}
+
+fn scale() -> Result<Tensor> {
+    Ok(Tensor::zeros((), DType::F32, &Device::Cpu)?)
+}
+
+const RIGHT: [f32; 2] = [1.0, 0.0];
+const UP: [f32; 2] = [0.0, 1.0];
+const LEFT: [f32; 2] = [-1.0, 0.0];
+const DOWN: [f32; 2] = [0.0, -1.0];
+
+/// A batch whose images and captions both fill the pools, then one that is matched: its images point
+/// to the right and up, its captions to the left and down.
+fn matched(settings: config::Roclip) -> Result<(MethodLoss, Var, Var)> {
+    let mut method = method(settings)?;
+    let first = rows(RIGHT, UP)?;
+    let second = rows(LEFT, DOWN)?;
+    method.loss(&pairs(&first, &first, [0, 1], 1), &scale()?)?;
+    method.loss(&pairs(&second, &second, [2, 3], 1), &scale()?)?;
+    let (image, text) = (rows(RIGHT, UP)?, rows(LEFT, DOWN)?);
+    let loss = method.loss(&pairs(&image, &text, [4, 5], 2), &scale()?)?;
+    Ok((loss, image, text))
+}
+
+/// Of two orthogonal pairs at scale 1.
+fn orthogonal() -> f32 {
+    (1.0 + (-1f32).exp()).ln()
+}
+
+#[test]
+fn images_are_pulled_to_pooled_captions_and_their_own_play_no_part() -> Result<()> {
+    let (matched, image, text) = matched(config::Roclip::default())?;
+    assert!((matched.loss.to_scalar::<f32>()? - orthogonal()).abs() < 1e-6);
+    assert_eq!(matched.trained, Towers::IMAGE);
+    assert_eq!(matched.report.unique_neighbors, Some(2));
+    let grads = matched.loss.backward()?;
+    assert!(grads.get(&image).is_some() && grads.get(&text).is_none());
+    Ok(())
+}
+
+#[test]
+fn lookup_comes_before_enqueue() -> Result<()> {
+    let mut method = method(config::Roclip::default())?;
+    let (first, image) = (rows(RIGHT, UP)?, rows(LEFT, DOWN)?);
+    method.loss(&pairs(&first, &first, [0, 1], 1), &scale()?)?;
+    let loss = method.loss(&pairs(&image, &image, [2, 3], 2), &scale()?)?.loss;
+    // Left finds up, down finds right: the captions of its own batch are not there yet.
+    let expected = (1.0 + (-1f32).exp()).ln(); // logits 0 beside -1
+    assert!((loss.to_scalar::<f32>()? - expected).abs() < 1e-6, "{loss}");
+    Ok(())
+}
+
+#[test]
+fn a_text_tower_that_drifts_has_a_gradient_of_zero() -> Result<()> {
+    let settings = config::Roclip { text_tower: TextTower::Drifts, ..Default::default() };
+    let (matched, _, text) = matched(settings)?;
+    assert_eq!(matched.trained, Towers::BOTH);
+    let grads = matched.loss.backward()?;
+    let grad = grads.get(&text).expect("of zero").to_vec2::<f32>()?;
+    assert_eq!(grad, [[0.0; 2]; 2]);
+    Ok(())
+}
+
+/// Both forms find what they look for in the pool, and train both towers.
+#[test]
+fn the_other_forms_train_both_towers() -> Result<()> {
+    for retrieval in [Retrieval::Both, Retrieval::Intra] {
+        let (matched, image, text) = matched(config::Roclip { retrieval, ..Default::default() })?;
+        assert_eq!(matched.trained, Towers::BOTH);
+        let expected = match retrieval {
+            Retrieval::Both => orthogonal(), // each finds its like of the other kind
+            // Left's like among the captions is left, for an image that points to the right: logits
+            // -1 beside 0; the same the other way round.
+            _ => (1.0 + 1f32.exp()).ln(),
+        };
+        let loss = matched.loss.to_scalar::<f32>()?;
+        assert!((loss - expected).abs() < 1e-6, "{retrieval:?}: {loss}");
+        let grads = matched.loss.backward()?;
+        assert!(grads.get(&image).is_some() && grads.get(&text).is_some());
+    }
+    Ok(())
+}
+
+#[test]
+fn images_that_find_one_caption_are_treated_as_asked() -> Result<()> {
+    let loss = |duplicates| -> Result<f32> {
+        let mut method = method(config::Roclip { duplicates, ..Default::default() })?;
+        let (first, image) = (rows(RIGHT, LEFT)?, rows(RIGHT, RIGHT)?);
+        method.loss(&pairs(&first, &first, [0, 1], 1), &scale()?)?;
+        let matched = method.loss(&pairs(&image, &first, [2, 3], 2), &scale()?)?;
+        assert_eq!(matched.report.unique_neighbors, Some(1));
+        Ok(matched.loss.to_scalar::<f32>()?)
+    };
+    assert_eq!(loss(Duplicates::Masked)?, 0.0);
+    assert!((loss(Duplicates::Untreated)? - 2f32.ln()).abs() < 1e-6);
+    assert!((loss(Duplicates::Soft)? - 2f32.ln()).abs() < 1e-6);
+    Ok(())
+}
+
+#[test]
+fn batches_enter_the_pool_when_they_shall() -> Result<()> {
+    let filled = |settings: config::Roclip, steps: &[(u32, u64)]| -> Result<Option<usize>> {
+        let mut method = method(settings)?;
+        let mut filled = None;
+        for (at, &(epoch, step)) in steps.iter().enumerate() {
+            let first = 2 * at as u32;
+            let (all, rows) = (rows(RIGHT, UP)?, [first, first + 1]);
+            let pairs = Pairs { step, ..pairs(&all, &all, rows, epoch) };
+            filled = method.loss(&pairs, &scale()?)?.report.pool_filled;
+        }
+        Ok(filled)
+    };
+    let every =
+        |enqueue_every_batches| config::Roclip { enqueue_every_batches, ..Default::default() };
+    assert_eq!(filled(every(1), &[(1, 0), (1, 1)])?, Some(4));
+    assert_eq!(filled(every(2), &[(1, 0), (1, 1)])?, Some(2));
+    let mut method =
+        method(config::Roclip { wrap: Wrap::Drops, ..config::Roclip::as_published() })?;
+    let (all, noise) = (rows(RIGHT, UP)?, State::default());
+    assert_ne!(method.state()?, noise);
+    let before = method.state()?;
+    method.loss(&pairs(&all, &all, [0, 1], 1), &scale()?)?;
+    assert_eq!(method.state()?, before, "matched epochs alone fill it");
+    method.loss(&pairs(&all, &all, [0, 1], 2), &scale()?)?;
+    assert_ne!(method.state()?, before);
+    Ok(())
+}
+
+#[test]
+fn matching_waits_for_its_signal() -> Result<()> {
+    let settings = config::Roclip { match_from_agreement: Some(0.9), ..Default::default() };
+    let mut method = method(settings)?;
+    let (first, second) = (rows(RIGHT, UP)?, rows(LEFT, DOWN)?);
+    let mut phase = |image: &Var, text: &Var, rows, epoch| -> Result<(Phase, Option<f32>)> {
+        let report = method.loss(&pairs(image, text, rows, epoch), &scale()?)?.report;
+        Ok((report.phase, report.match_agreement))
+    };
+    assert_eq!(phase(&first, &first, [0, 1], 2)?, (Phase::Warmup, None));
+    assert_eq!(phase(&second, &second, [2, 3], 2)?, (Phase::Warmup, None));
+    assert_eq!(phase(&first, &first, [4, 5], 2)?, (Phase::Warmup, Some(1.0)));
+    let signal = method.signal.as_mut().expect("asked for");
+    signal.end_epoch();
+    let report = method.loss(&pairs(&first, &first, [6, 7], 3), &scale()?)?.report;
+    assert_eq!((report.phase, report.match_agreement), (Phase::Match, None));
+    Ok(())
+}
+
+#[test]
+fn everything_comes_back_from_a_checkpoint() -> Result<()> {
+    let settings = || config::Roclip {
+        retrieval: Retrieval::Both,
+        match_from_agreement: Some(0.9),
+        ..Default::default()
+    };
+    let mut method = method(settings())?;
+    let all = rows(RIGHT, UP)?;
+    method.loss(&pairs(&all, &all, [0, 1], 1), &scale()?)?;
+    let state = method.state()?;
+    let mut other = self::method(settings())?;
+    assert!(other.restore(state.clone()));
+    assert_eq!(other.state()?, state);
+    let without = config::Roclip { retrieval: Retrieval::Both, ..Default::default() };
+    assert!(!self::method(without)?.restore(state.clone()), "a signal that nobody waits for");
+    let without = config::Roclip { match_from_agreement: Some(0.9), ..Default::default() };
+    assert!(!self::method(without)?.restore(state), "images that nobody looks for");
+    Ok(())
+}
+
+#[test]
+fn pools_that_make_no_sense_are_refused() {
+    let check = |settings: config::Roclip, rows: usize, expected: Result<usize, &str>| {
+        let found = capacity(&settings, rows, 64).map_err(|error| error.to_string());
+        assert_eq!(found, expected.map_err(str::to_owned));
+    };
+    let share = |share| config::Roclip { pool_share: Some(share), ..Default::default() };
+    let count = |count| config::Roclip { pool_rows: Some(count), ..Default::default() };
+    check(config::Roclip::default(), 1_000_000, Ok(20_000));
+    check(config::Roclip::default(), 5_000, Ok(1_000));
+    check(config::Roclip::default(), 1_500, Ok(750));
+    let large = "`method.roclip` asks for a pool of 64, more than half of 100 rows";
+    check(config::Roclip::default(), 100, Err(large));
+    check(share(0.1), 5_000, Ok(500));
+    check(count(300), 5_000, Ok(300));
+    let small = "`method.roclip` asks of 5000 rows for a pool of 50, which holds no batch of 64";
+    check(share(0.01), 5_000, Err(small));
+    check(count(50), 5_000, Err(small));
+    let large = "`method.roclip` asks for a pool of 2501, more than half of 5000 rows";
+    check(count(2_501), 5_000, Err(large));
+}

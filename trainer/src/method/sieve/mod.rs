@@ -1,0 +1,225 @@
+//! The sieve: every pair is asked how well it agrees, and the pairs in doubt stay out. Ours; SafeCLIP
+//! (Yang et al., ICML 2024, section 4) splits pairs by a mixture, too. `docs/sieve.md` has the
+//! definition, and what was measured.
+
+mod ask;
+mod kept;
+mod mixture;
+mod pooled;
+
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor};
+use clip::ops::{Equals, info_nce};
+
+use self::{ask::ask, kept::kept};
+use super::{Method, MethodLoss, MethodReport, Pairs, Phase, Towers, roclip};
+use crate::{
+    config::{self, Config, Fate, Score, Wrap},
+    doubted::Doubted,
+    error::Result,
+    pool::Pool,
+    state::State,
+    survey::Survey,
+};
+
+/// What each pair scored, and which are trained on.
+#[derive(Debug)]
+pub struct Sieve {
+    settings: config::Sieve,
+    /// Pairs of the data set.
+    count: usize,
+    /// Of the whole run.
+    epochs: u32,
+    seed: u64,
+    /// Smoothed agreement of each pair; empty before the first are known.
+    agreement: Vec<f32>,
+    /// What the steps of this epoch say, where they are asked.
+    fresh: Vec<f32>,
+    /// Data-set rows, once the first epoch is sieved.
+    kept: Option<Arc<[u32]>>,
+    /// Where pairs are compared with it or matched to it.
+    pool: Option<Pool>,
+}
+
+impl Sieve {
+    /// For a data set of `count` pairs and embeddings of width `dim`.
+    pub fn new(config: &Config, count: usize, dim: usize, device: &Device) -> Result<Self> {
+        let settings = config.method.sieve();
+        let has_pool = settings.score == Score::Pool || settings.doubted == Fate::Matched;
+        let pool = || -> Result<Pool> {
+            let capacity =
+                roclip::capacity(&config::Roclip::default(), count, config.data.batch_size)?;
+            Ok(Pool::new(capacity, dim, None, device)?)
+        };
+        Ok(Self {
+            pool: has_pool.then(pool).transpose()?,
+            settings,
+            count,
+            epochs: config.optim.epochs,
+            seed: config.seed,
+            agreement: Vec::new(),
+            fresh: Vec::new(),
+            kept: None,
+        })
+    }
+
+    /// Smooths over epochs, the `asked`-th time: a pair that was doubted by mistake comes back.
+    fn remember(&mut self, fresh: Vec<f32>, asked: u32) {
+        if self.agreement.is_empty() {
+            self.agreement = fresh;
+            return;
+        }
+        let mean_of_all = f64::from(asked - 1) / f64::from(asked);
+        let smoothing = self.settings.smoothing.min(mean_of_all) as f32;
+        for (old, new) in self.agreement.iter_mut().zip(fresh) {
+            if !new.is_nan() {
+                *old = if old.is_nan() { new } else { smoothing * *old + (1.0 - smoothing) * new };
+            }
+        }
+    }
+
+    /// Greatest share of the pairs that `epoch` keeps.
+    fn share(&self, epoch: u32) -> f64 {
+        let (first, from) = (self.settings.kept_first, self.settings.from_epoch);
+        let way = f64::from(epoch - from) / f64::from((self.epochs - from).max(1));
+        first + way.min(1.0) * (1.0 - first)
+    }
+
+    /// Whether each pair of a batch is trained on with its own caption.
+    fn trusts(&self, pairs: &Pairs) -> Option<Vec<bool>> {
+        let kept = self.kept.as_ref()?;
+        Some(pairs.rows.iter().map(|row| kept.binary_search(row).is_ok()).collect())
+    }
+
+    /// The loss of a batch that holds all kinds of pairs.
+    fn loss_of_all(&self, pairs: &Pairs, pool: &Pool, scale: &Tensor) -> Result<Tensor> {
+        let (image, text) = (&pairs.image, &pairs.text);
+        Ok(match (self.trusts(pairs), self.settings.doubted) {
+            (None, _) => info_nce(image, text, scale, Equals::Negatives)?,
+            (Some(kept), Fate::Matched) => pooled::matched(pool, pairs, &kept, scale)?,
+            (Some(kept), Fate::LeftOut) => {
+                let mut kept: Vec<u32> =
+                    (0..).zip(kept).filter_map(|(at, is_kept)| is_kept.then_some(at)).collect();
+                if kept.is_empty() {
+                    kept.push(0); // one pair alone has neither loss nor gradient
+                }
+                let kept = &Tensor::new(kept, image.device())?;
+                let (image, text) = (image.index_select(kept, 0)?, text.index_select(kept, 0)?);
+                info_nce(&image, &text, scale, Equals::Negatives)?
+            }
+        })
+    }
+}
+
+impl Method for Sieve {
+    fn begin_epoch(&mut self, epoch: u32, survey: &mut Survey<'_>) -> Result<Option<String>> {
+        let rows = survey.rows();
+        let asked = match self.settings.score {
+            Score::References if epoch < self.settings.from_epoch => return Ok(None),
+            Score::References => {
+                let fresh = ask(&self.settings, self.seed, epoch, survey)?;
+                Some((fresh, epoch + 1 - self.settings.from_epoch))
+            }
+            Score::Pool if self.fresh.is_empty() => None,
+            Score::Pool => {
+                let by_row = |&row: &u32| self.fresh.get(row as usize).copied().unwrap_or(f32::NAN);
+                Some((rows.iter().map(by_row).collect(), epoch - 1))
+            }
+        };
+        self.fresh = match self.settings.score {
+            Score::References => Vec::new(),
+            Score::Pool => vec![f32::NAN; rows.last().map_or(0, |&row| row as usize + 1)],
+        };
+        if let Some((fresh, asked)) = asked {
+            self.remember(fresh, asked.max(1));
+        }
+        if epoch < self.settings.from_epoch || self.agreement.is_empty() {
+            return Ok(None);
+        }
+        let kept = kept(&self.agreement, self.settings.split, self.share(epoch));
+        let doubted = self.count - kept.len();
+        self.kept = Some(kept.into_iter().map(|pair| rows[pair]).collect());
+        let is_lost = 2 * doubted + 1 >= self.count && self.share(epoch) > 0.5;
+        Ok(is_lost.then(|| {
+            let key = "`method.sieve.from_epoch`";
+            format!("half of all pairs are in doubt in epoch {epoch}: {key} is early")
+        }))
+    }
+
+    fn selected(&self) -> Option<Arc<[u32]>> {
+        self.kept.clone().filter(|_| self.pool.is_none())
+    }
+
+    fn doubted(&self, rows: &[u32]) -> Option<Vec<Doubted>> {
+        let kept = self.kept.as_ref()?; // in the order of the data set, as the scores are
+        let all = rows.iter().zip(&self.agreement);
+        let doubted = all.filter(|(row, _)| kept.binary_search(row).is_err());
+        Some(doubted.map(|(&row, &agreement)| Doubted { row, agreement }).collect())
+    }
+
+    fn loss(&mut self, pairs: &Pairs, logit_scale: &Tensor) -> Result<MethodLoss> {
+        let phase = if self.kept.is_some() { Phase::Sieve } else { Phase::Warmup };
+        let kept = self.kept.as_ref().map(|kept| kept.len());
+        let mut report = MethodReport { kept, ..MethodReport::new(phase) };
+        let Some(mut pool) = self.pool.take() else {
+            // Of the pairs that are kept: others are not selected.
+            let loss = info_nce(&pairs.image, &pairs.text, logit_scale, Equals::Negatives)?;
+            return Ok(MethodLoss { loss, trained: Towers::BOTH, report });
+        };
+        let loss = self.loss_of_all(pairs, &pool, logit_scale)?;
+        if self.settings.score == Score::Pool
+            && let Some(agreement) = pooled::agreement(&pool, pairs)?
+        {
+            let fresh = pairs.rows.iter().zip(agreement);
+            for (&row, agreement) in fresh {
+                if let Some(known) = self.fresh.get_mut(row as usize) {
+                    *known = agreement;
+                }
+            }
+        }
+        pool.enqueue(&pairs.text, &pairs.rows, &pairs.captions, Wrap::Continues)?;
+        report.pool_filled = Some(pool.filled());
+        self.pool = Some(pool);
+        Ok(MethodLoss { loss, trained: Towers::BOTH, report })
+    }
+
+    fn state(&self) -> Result<State> {
+        let mut state = State::default();
+        let scores = [(AGREEMENT, &self.agreement), (FRESH, &self.fresh)];
+        for (name, scores) in scores.into_iter().filter(|(_, scores)| !scores.is_empty()) {
+            state.floats(name, &[scores.len()], scores.clone());
+        }
+        if let Some(kept) = &self.kept {
+            state.numbers(KEPT_ROWS, kept.to_vec());
+        }
+        if let Some(pool) = &self.pool {
+            pool.keep(POOL, &mut state)?;
+        }
+        Ok(state)
+    }
+
+    fn restore(&mut self, mut state: State) -> bool {
+        let mut scores = |name| state.take_floats(name).map(|scores| scores.values);
+        let (agreement, fresh) = (scores(AGREEMENT), scores(FRESH));
+        let kept = state.take_numbers(KEPT_ROWS);
+        let sound = agreement.as_ref().is_none_or(|scores| scores.len() == self.count)
+            && (agreement.is_some() || kept.is_none())
+            && (fresh.is_none() || self.settings.score == Score::Pool)
+            && kept.as_ref().is_none_or(|kept| !kept.is_empty() && kept.is_sorted_by(|a, b| a < b));
+        if !sound || self.pool.as_mut().is_some_and(|pool| !pool.restore(POOL, &mut state)) {
+            return false;
+        }
+        (self.agreement, self.fresh) = (agreement.unwrap_or_default(), fresh.unwrap_or_default());
+        self.kept = kept.map(Into::into);
+        state.is_empty()
+    }
+}
+
+const AGREEMENT: &str = "sieve/agreement";
+const FRESH: &str = "sieve/fresh";
+const KEPT_ROWS: &str = "sieve/kept";
+const POOL: &str = "pool";
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,119 @@
+//! What is kept from epoch to epoch, and the batches that hold pairs in doubt.
+
+use super::*;
+
+fn sieve(settings: config::Sieve, count: usize) -> Result<Sieve> {
+    let mut config = Config::default();
+    (config.data.batch_size, config.optim.epochs, config.seed) = (2, 10, 1);
+    config.method.sieve = Some(settings);
+    Sieve::new(&config, count, 2, &Device::Cpu)
+}
+
+/// Two images that point to the right and up, and the captions of row `first` and the next.
+fn pairs(captions: [[f32; 2]; 2], first: u32) -> Result<Pairs> {
+    let rows = vec![first, first + 1];
+    Ok(Pairs {
+        image: Tensor::new(&[[1f32, 0.0], [0.0, 1.0]], &Device::Cpu)?,
+        text: Tensor::new(&captions, &Device::Cpu)?,
+        captions: rows.clone(),
+        rows,
+        epoch: 1,
+        step: 0,
+    })
+}
+
+const RIGHT: [f32; 2] = [1.0, 0.0];
+const UP: [f32; 2] = [0.0, 1.0];
+
+#[test]
+fn scores_are_smoothed_and_come_back_from_a_checkpoint() -> Result<()> {
+    let new = |count| sieve(config::Sieve { smoothing: 0.5, ..Default::default() }, count);
+    let mut one = new(2)?;
+    assert!(one.state()?.is_empty());
+    one.remember(vec![-4.0, -2.0], 1);
+    one.remember(vec![-2.0, -2.0], 2);
+    one.kept = Some([7].into());
+    let mut other = new(2)?;
+    assert!(other.restore(one.state()?));
+    assert_eq!(other.agreement, [-3.0, -2.0]);
+    assert_eq!(other.selected(), Some([7].into()));
+    let doubted = one.doubted(&[2, 7]);
+    assert_eq!(doubted, Some(vec![Doubted { row: 2, agreement: -3.0 }]));
+    let mut half = one.state()?;
+    half.take_floats(AGREEMENT);
+    assert!(!other.restore(half));
+    assert!(!new(3)?.restore(one.state()?), "scores of other data");
+    Ok(())
+}
+
+#[test]
+fn a_score_is_the_mean_of_all_or_leans_to_the_last() -> Result<()> {
+    let check = |smoothing, expected: f32| -> Result<()> {
+        let mut sieve = sieve(config::Sieve { smoothing, ..Default::default() }, 1)?;
+        for (asked, fresh) in [(1, -8.0), (2, -4.0), (3, f32::NAN), (4, 0.0)] {
+            sieve.remember(vec![fresh], asked);
+        }
+        assert!((sieve.agreement[0] - expected).abs() < 1e-6, "{smoothing}: {:?}", sieve.agreement);
+        Ok(())
+    };
+    check(1.0, -4.5)?; // (-6) 3/4: what was not asked weighs as the mean so far
+    check(0.5, -3.0)?;
+    check(0.0, 0.0)
+}
+
+#[test]
+fn the_share_that_may_be_kept_rises_to_all() -> Result<()> {
+    let settings = config::Sieve { from_epoch: 2, kept_first: 0.6, ..Default::default() };
+    let sieve = sieve(settings, 4)?;
+    assert_eq!([2, 6, 10].map(|epoch| (100.0 * sieve.share(epoch)).round()), [60.0, 80.0, 100.0]);
+    Ok(())
+}
+
+#[test]
+fn a_pair_in_doubt_has_no_part_in_the_loss_or_takes_a_pooled_caption() -> Result<()> {
+    let scale = Tensor::new(0f32, &Device::Cpu)?;
+    let loss = |doubted, score, kept: &[u32]| -> Result<f32> {
+        let mut sieve = sieve(config::Sieve { doubted, score, ..Default::default() }, 8)?;
+        sieve.loss(&pairs([RIGHT, UP], 0)?, &scale)?; // into the pool, which holds four
+        sieve.loss(&pairs([RIGHT, UP], 2)?, &scale)?;
+        sieve.kept = Some(kept.into());
+        assert_eq!(sieve.selected(), None, "all are in the batches");
+        let MethodLoss { loss, report, .. } = sieve.loss(&pairs([UP, UP], 4)?, &scale)?;
+        assert_eq!((report.phase, report.pool_filled), (Phase::Sieve, Some(4)));
+        Ok(loss.to_scalar::<f32>()?)
+    };
+    let orthogonal = (1.0 + (-1f32).exp()).ln();
+    let check = |found: f32, expected: f32| assert!((found - expected).abs() < 1e-6, "{found}");
+    // Alone in the loss, a pair has none. Matched, the first image finds what it shows.
+    check(loss(Fate::LeftOut, Score::Pool, &[5])?, 0.0);
+    check(loss(Fate::LeftOut, Score::Pool, &[])?, 0.0);
+    check(loss(Fate::Matched, Score::References, &[5])?, orthogonal);
+    // With its own caption it is as far from it as the second image is close.
+    let own = loss(Fate::Matched, Score::References, &[4, 5])?;
+    check(
+        own,
+        0.5 * (0.5 * (2f32.ln() + 2f32.ln()) + 0.5 * (orthogonal + (1.0 + 1f32.exp()).ln())),
+    );
+    Ok(())
+}
+
+#[test]
+fn a_pool_says_how_well_pairs_agree() -> Result<()> {
+    let scale = Tensor::new(0f32, &Device::Cpu)?;
+    let settings = config::Sieve { score: Score::Pool, ..Default::default() };
+    let mut one = sieve(settings.clone(), 8)?;
+    one.fresh = vec![f32::NAN; 8];
+    one.loss(&pairs([RIGHT, UP], 0)?, &scale)?;
+    one.loss(&pairs([RIGHT, RIGHT], 2)?, &scale)?;
+    assert!(one.fresh.iter().all(|score| score.is_nan()), "the pool was not full");
+    one.loss(&pairs([RIGHT, UP], 4)?, &scale)?;
+    // All four captions speak for both images: three to the right, one up.
+    let length = 10f32.sqrt();
+    assert!(
+        (one.fresh[4] - 3.0 / length).abs() < 1e-6 && (one.fresh[5] - 1.0 / length).abs() < 1e-6
+    );
+    let mut other = sieve(settings, 8)?;
+    assert!(other.restore(one.state()?));
+    assert_eq!(other.fresh[4..6], one.fresh[4..6]);
+    Ok(())
+}
