@@ -45,7 +45,8 @@ impl Place {
              [augment]\nepochs = 2\nimage = true\ntext = true\nthesaurus = 'words.txt'\n\
              [optim]\nepochs = {EPOCHS}\n\
              [monitor]\ntest = 'data/test.csv'\nclasses = 'data/classes.txt'\n\
-             [output]\ncheckpoint_every_steps = {CHECKPOINT_STEPS}\nrecord_every_steps = 1\n"
+             [output]\ncheckpoint_every_steps = {CHECKPOINT_STEPS}\nrecord_every_steps = 1\n\
+             tensorboard = true\n"
         );
         fs::write(place.path(CONFIG), config).expect("a file can be written");
         place

@@ -22,7 +22,7 @@ use crate::{
     error::{Error, Result},
     evaluate::Evaluation,
     gpu::{self, Gpu},
-    journal::Journal,
+    journal::{Journal, tensorboard::Events},
     method,
     monitor::Monitor,
     optim::{Optimizer, Schedule},
@@ -68,7 +68,8 @@ pub struct Summary {
 ///
 /// Leaves in `config.output.folder`: `resolved.toml` (the configuration with its defaults, as
 /// `--config` takes it), `metrics.jsonl`, `checkpoint.safetensors`, `model/`, `doubted.csv` (if the
-/// method doubts), `summary.json`: the first rank does, and evaluates. An error is the caller's to tell the other ranks.
+/// method doubts), `summary.json`, `events.out.tfevents.*` (if asked for): the first rank does, and
+/// evaluates. An error is the caller's to tell the other ranks.
 pub fn train(
     config: &Config,
     resume: bool,
@@ -267,8 +268,12 @@ impl<'a> Run<'a> {
     /// Makes the folder ready, on the first rank.
     fn begin(&mut self) -> Result<()> {
         if self.trainer.collective.is_first() {
-            let folder = &self.config.output.folder;
-            self.journal = Some(Journal::open(&folder.join(METRICS), self.place.step)?);
+            let (folder, step) = (&self.config.output.folder, self.place.step);
+            let mut journal = Journal::open(&folder.join(METRICS), step)?;
+            if self.config.output.tensorboard {
+                journal = journal.with_events(Events::create(folder, step)?);
+            }
+            self.journal = Some(journal);
             sweep(folder)?;
             let resolved = toml::to_string(self.config);
             let resolved = resolved.expect("`config::open` refused paths that are no text");
@@ -356,7 +361,7 @@ impl<'a> Run<'a> {
             let due =
                 |_: &&mut Journal| place.step.is_multiple_of(config.output.record_every_steps);
             if let Some(journal) = journal.filter(due) {
-                journal.record(&step_record(place, &report, count as f64 / seconds))?;
+                journal.plot("step", &step_record(place, &report, count as f64 / seconds))?;
             }
             // After the last batch the epoch is recorded first: else a resumed run would do it again.
             let within = place.batches < loader.batches();
@@ -394,7 +399,7 @@ impl<'a> Run<'a> {
             "seconds": self.place.seconds,
         });
         if let Some(journal) = &mut self.journal {
-            journal.record(&entry)?;
+            journal.plot("epoch", &entry)?;
         }
         let top1 = evaluation.map(|e| format!(", top-1 {:.1}%", 100.0 * e.zero_shot_top1.value()));
         let top1 = top1.unwrap_or_default();

@@ -172,6 +172,8 @@ pub struct Output {
     pub checkpoint_every_steps: Option<u64>,
     /// Steps from one line of `metrics.jsonl` to the next
     pub record_every_steps: u64,
+    /// Whether curves are written for TensorBoard, too
+    pub tensorboard: bool,
 }
 
 impl Default for Data {
@@ -230,7 +232,12 @@ impl Default for Optim {
 
 impl Default for Output {
     fn default() -> Self {
-        Self { folder: "run".into(), checkpoint_every_steps: None, record_every_steps: 10 }
+        Self {
+            folder: "run".into(),
+            checkpoint_every_steps: None,
+            record_every_steps: 10,
+            tensorboard: false,
+        }
     }
 }
 
