@@ -21,6 +21,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     config::Config,
     error::{Error, Result},
+    monitor::Tally,
     optim::Moments,
     state::State,
     step::Trainer,
@@ -54,6 +55,9 @@ struct Header {
     data: String,
     /// Updates of each parameter.
     updates: Vec<u32>,
+    /// What was watched of the epoch that goes on; older checkpoints lack it.
+    #[serde(default)]
+    tally: Tally,
 }
 
 /// What [`read`] found.
@@ -61,6 +65,8 @@ struct Header {
 pub struct Checkpoint {
     /// Where the run stands
     pub place: Place,
+    /// What was watched of the epoch that goes on
+    pub tally: Tally,
     /// Parameters and running statistics
     pub weights: Weights,
     data: String,
@@ -168,8 +174,14 @@ pub fn check_same(config: &Config, data: &str, place: Place, trainer: &Trainer) 
 }
 
 /// Replaces the checkpoint in the run's folder, on the first rank and if all ranks agree; `data` is
-/// the fingerprint of the loader.
-pub fn write(config: &Config, data: &str, place: Place, trainer: &Trainer) -> Result<()> {
+/// the fingerprint of the loader, `tally` what was watched of an epoch that goes on.
+pub fn write(
+    config: &Config,
+    data: &str,
+    place: Place,
+    tally: &Tally,
+    trainer: &Trainer,
+) -> Result<()> {
     check_same(config, data, place, trainer)?;
     if !trainer.collective.is_first() {
         return Ok(());
@@ -197,6 +209,7 @@ pub fn write(config: &Config, data: &str, place: Place, trainer: &Trainer) -> Re
         config: decisive(config),
         data: data.to_owned(),
         updates: moments.iter().map(|moments| moments.updates).collect(),
+        tally: tally.clone(),
     };
     let header = serde_json::to_string(&header).expect("numbers and names");
     let metadata = HashMap::from([("header".to_owned(), header)]);
@@ -248,8 +261,8 @@ pub fn read(folder: &Path, config: &Config) -> Result<Checkpoint> {
             _ => {}
         }
     }
-    let Header { place, data, updates, .. } = header;
-    Ok(Checkpoint { place, weights, data, moments, updates, method })
+    let Header { place, data, updates, tally, .. } = header;
+    Ok(Checkpoint { place, tally, weights, data, moments, updates, method })
 }
 
 impl Checkpoint {

@@ -29,6 +29,8 @@ pub struct Neighbors {
     pub slots: Vec<u32>,
     /// Number of each one's caption
     pub captions: Vec<u32>,
+    /// Data-set row of each one's caption; none if it came from no row
+    pub owners: Vec<Option<u32>>,
 }
 
 /// Everything that a pool holds, for checkpoints.
@@ -134,7 +136,9 @@ impl Pool {
         let slots = ops::nearest(image, &pooled, rows, &self.owners[..self.filled])?;
         let captions = slots.iter().map(|&slot| self.captions[slot as usize]).collect();
         let index = Tensor::new(slots.as_slice(), self.rows.device())?;
-        Ok(Neighbors { rows: self.rows.index_select(&index, 0)?, slots, captions })
+        let owner = |&slot: &u32| Some(self.owners[slot as usize]).filter(|&row| row != NOBODY);
+        let owners = slots.iter().map(owner).collect();
+        Ok(Neighbors { rows: self.rows.index_select(&index, 0)?, slots, captions, owners })
     }
 
     /// A copy of everything.

@@ -57,18 +57,21 @@ impl Roclip {
 impl Method for Roclip {
     fn loss(&mut self, pairs: &Pairs, logit_scale: &Tensor) -> Result<MethodLoss> {
         let phase = self.phase(pairs.epoch);
+        let mut matched = None;
         let (loss, trained, unique_neighbors) = if phase == Phase::Match {
             let nearest = self.pool.nearest(&pairs.image, &pairs.rows)?; // before this batch enters
             let groups = &nearest.captions; // one caption twice is no negative of itself
             let loss = info_nce(&pairs.image, &nearest.rows, logit_scale, Some(groups))?;
             let unique = groups.iter().collect::<BTreeSet<_>>().len();
+            matched = Some(pairs.rows.iter().copied().zip(nearest.owners).collect());
             (loss, Towers::IMAGE, Some(unique)) // pooled rows are constants
         } else {
             (info_nce(&pairs.image, &pairs.text, logit_scale, None)?, Towers::BOTH, None)
         };
         self.pool.enqueue(&pairs.text, &pairs.rows, &pairs.captions)?;
         let pool_filled = Some(self.pool.filled());
-        let report = MethodReport { pool_filled, unique_neighbors, ..MethodReport::new(phase) };
+        let new = MethodReport::new(phase);
+        let report = MethodReport { pool_filled, unique_neighbors, matched, ..new };
         Ok(MethodLoss { loss, trained, report })
     }
 
@@ -126,6 +129,7 @@ mod tests {
         assert!((matched.loss.to_scalar::<f32>()? - expected).abs() < 1e-6);
         assert_eq!(matched.trained, Towers::IMAGE);
         assert_eq!(matched.report.unique_neighbors, Some(2));
+        assert_eq!(matched.report.matched, Some(vec![(2, Some(0)), (3, Some(1))]));
         let grads = matched.loss.backward()?;
         assert!(grads.get(&image).is_some() && grads.get(&text).is_none());
         Ok(())
