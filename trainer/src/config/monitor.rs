@@ -68,8 +68,8 @@ impl Default for Alarms {
 impl Monitor {
     /// Adds everything that is wrong.
     pub(super) fn check(&self, problems: &mut Problems) {
-        let alarms = self.alarms.clone();
-        let test = self.test.is_some() || *self == Self { alarms, ..Self::default() };
+        let rest = Self { alarms: Alarms::default(), ..self.clone() };
+        let test = self.test.is_some() || rest == Self::default();
         problems.require(test, "monitor.test", "given when anything else of `[monitor]` is");
         let classes = self.test.is_none() || self.classes.is_some();
         problems.require(classes, "monitor.classes", "given when `monitor.test` is");
