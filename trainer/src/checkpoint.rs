@@ -119,8 +119,6 @@ type Keys = BTreeMap<String, String>;
 /// change between two runs. What is in these files is the fingerprint's part.
 fn decisive(config: &Config) -> Keys {
     let mut config = config.clone();
-    config.output = Default::default();
-    config.monitor = Default::default();
     config.data.manifest = Default::default();
     config.data.workers = 1;
     config.data.cache_mib = 0;
@@ -129,6 +127,12 @@ fn decisive(config: &Config) -> Keys {
     let mut keys = Keys::new();
     flatten(String::new(), &serde_json::to_value(config).expect("numbers and names"), &mut keys);
     keys.remove("parallel"); // more or fewer ranks may go on
+    without_watch(keys)
+}
+
+/// Without what is watched, and where results go.
+fn without_watch(mut keys: Keys) -> Keys {
+    keys.retain(|key, _| !key.starts_with("monitor.") && !key.starts_with("output."));
     keys
 }
 
@@ -238,7 +242,8 @@ pub fn read(folder: &Path, config: &Config) -> Result<Checkpoint> {
     if header.schema != SCHEMA {
         return Err(refuse(format!("has schema `{}`, expected `{SCHEMA}`", header.schema)));
     }
-    if let Some(difference) = difference(&header.config, &decisive(config)) {
+    let then = without_watch(header.config.clone()); // older checkpoints have the defaults of both
+    if let Some(difference) = difference(&then, &decisive(config)) {
         return Err(refuse(format!("was made with another configuration: {difference}")));
     }
     let (mut weights, mut moments, mut method) = (Weights::new(), HashMap::new(), State::default());
@@ -324,6 +329,7 @@ mod tests {
         check(&|now| now.model.tokenizer = Some("tokenizer.json".into()), None);
         check(&|now| now.augment.thesaurus = Some("words.txt".into()), None);
         check(&|now| now.output.record_every_steps = 7, None);
+        check(&|now| now.monitor.alarms.pool_row = 0.5, None);
         check(&|now| now.parallel = crate::config::Parallel::Mpi, None);
         check(&|now| now.optim.lr = 0.1, Some("`optim.lr` was 0.002, now it is 0.1"));
         let length = Some("`model.context_length` was unset, now it is 8");
