@@ -1,7 +1,9 @@
-"""Compares our embeddings with those of other software on folders that `roclip-export` wrote.
+"""Compares our embeddings with those of other software on folders that `roclip-export` wrote, and
+our curves with what TensorBoard reads.
 
     check.py [--golden FOLDER]
-        The whole comparison: makes the small models of the tests, exports them, asks every peer.
+        The whole comparison: makes the small models of the tests, exports them, asks every peer;
+        trains a small run and asks TensorBoard for its curves.
         `--golden tests/golden/peers` also keeps torch's answers for `cargo test`.
     check.py --peer NAME --export FOLDER --ours FILE
         One peer, one folder, one `embeddings.json`; what `cargo test` runs.
@@ -99,7 +101,15 @@ def whole(golden):
                 good = good and fine
                 if golden and fine and peer == GOLDEN[name]:
                     keep(golden, name, peer, ours, rows)
-    return good
+        return curves(built / "roclip-train", place) and good
+
+
+def curves(trainer, place):
+    import curves as other  # its reader is no part of the light environment
+
+    place = place / "curves"
+    place.mkdir()
+    return other.compare(trainer, place)
 
 
 def main():

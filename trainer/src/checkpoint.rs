@@ -21,6 +21,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     config::Config,
     error::{Error, Result},
+    monitor::Tally,
     optim::Moments,
     state::State,
     step::Trainer,
@@ -54,6 +55,9 @@ struct Header {
     data: String,
     /// Updates of each parameter.
     updates: Vec<u32>,
+    /// What was watched of the epoch that goes on; older checkpoints lack it.
+    #[serde(default)]
+    tally: Tally,
 }
 
 /// What [`read`] found.
@@ -61,6 +65,8 @@ struct Header {
 pub struct Checkpoint {
     /// Where the run stands
     pub place: Place,
+    /// What was watched of the epoch that goes on
+    pub tally: Tally,
     /// Parameters and running statistics
     pub weights: Weights,
     data: String,
@@ -113,8 +119,6 @@ type Keys = BTreeMap<String, String>;
 /// change between two runs. What is in these files is the fingerprint's part.
 fn decisive(config: &Config) -> Keys {
     let mut config = config.clone();
-    config.output = Default::default();
-    config.monitor = Default::default();
     config.data.manifest = Default::default();
     config.data.workers = 1;
     config.data.cache_mib = 0;
@@ -123,6 +127,12 @@ fn decisive(config: &Config) -> Keys {
     let mut keys = Keys::new();
     flatten(String::new(), &serde_json::to_value(config).expect("numbers and names"), &mut keys);
     keys.remove("parallel"); // more or fewer ranks may go on
+    without_watch(keys)
+}
+
+/// Without what is watched, and where results go.
+fn without_watch(mut keys: Keys) -> Keys {
+    keys.retain(|key, _| !key.starts_with("monitor.") && !key.starts_with("output."));
     keys
 }
 
@@ -168,8 +178,14 @@ pub fn check_same(config: &Config, data: &str, place: Place, trainer: &Trainer) 
 }
 
 /// Replaces the checkpoint in the run's folder, on the first rank and if all ranks agree; `data` is
-/// the fingerprint of the loader.
-pub fn write(config: &Config, data: &str, place: Place, trainer: &Trainer) -> Result<()> {
+/// the fingerprint of the loader, `tally` what was watched of an epoch that goes on.
+pub fn write(
+    config: &Config,
+    data: &str,
+    place: Place,
+    tally: &Tally,
+    trainer: &Trainer,
+) -> Result<()> {
     check_same(config, data, place, trainer)?;
     if !trainer.collective.is_first() {
         return Ok(());
@@ -197,6 +213,7 @@ pub fn write(config: &Config, data: &str, place: Place, trainer: &Trainer) -> Re
         config: decisive(config),
         data: data.to_owned(),
         updates: moments.iter().map(|moments| moments.updates).collect(),
+        tally: tally.clone(),
     };
     let header = serde_json::to_string(&header).expect("numbers and names");
     let metadata = HashMap::from([("header".to_owned(), header)]);
@@ -225,7 +242,8 @@ pub fn read(folder: &Path, config: &Config) -> Result<Checkpoint> {
     if header.schema != SCHEMA {
         return Err(refuse(format!("has schema `{}`, expected `{SCHEMA}`", header.schema)));
     }
-    if let Some(difference) = difference(&header.config, &decisive(config)) {
+    let then = without_watch(header.config.clone()); // older checkpoints have the defaults of both
+    if let Some(difference) = difference(&then, &decisive(config)) {
         return Err(refuse(format!("was made with another configuration: {difference}")));
     }
     let (mut weights, mut moments, mut method) = (Weights::new(), HashMap::new(), State::default());
@@ -248,8 +266,8 @@ pub fn read(folder: &Path, config: &Config) -> Result<Checkpoint> {
             _ => {}
         }
     }
-    let Header { place, data, updates, .. } = header;
-    Ok(Checkpoint { place, weights, data, moments, updates, method })
+    let Header { place, data, updates, tally, .. } = header;
+    Ok(Checkpoint { place, tally, weights, data, moments, updates, method })
 }
 
 impl Checkpoint {
@@ -311,6 +329,7 @@ mod tests {
         check(&|now| now.model.tokenizer = Some("tokenizer.json".into()), None);
         check(&|now| now.augment.thesaurus = Some("words.txt".into()), None);
         check(&|now| now.output.record_every_steps = 7, None);
+        check(&|now| now.monitor.alarms.pool_row = 0.5, None);
         check(&|now| now.parallel = crate::config::Parallel::Mpi, None);
         check(&|now| now.optim.lr = 0.1, Some("`optim.lr` was 0.002, now it is 0.1"));
         let length = Some("`model.context_length` was unset, now it is 8");

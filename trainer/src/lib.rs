@@ -19,6 +19,7 @@
 //! | [`parallel`] | several processes, each with its part of every batch |
 //! | [`optim`] · [`gpu`] | AdamW with its state, schedule · the GPU of a run |
 //! | [`checkpoint`] · [`state`] · [`journal`] | what makes a resumed run the same run · step records |
+//! | [`monitor`] | what is watched during training, and alarms; a ledger comes as far as here |
 //! | [`evaluate`] | zero-shot, probes, retrieval, attack success, each with its interval |
 //!
 //! Deliberately absent: serving, export, audit; and a defence that opens a ledger.
@@ -39,7 +40,7 @@ pub mod evaluate;
 pub mod gpu;
 pub mod journal;
 pub mod method;
-mod monitor;
+pub mod monitor;
 pub mod optim;
 pub mod parallel;
 pub mod poison;

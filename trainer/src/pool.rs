@@ -33,6 +33,8 @@ pub struct Neighbors {
     pub slots: Vec<u32>,
     /// Number of each one's text or picture
     pub kinds: Vec<u32>,
+    /// Data-set row of each one; none if it is noise
+    pub owners: Vec<Option<u32>>,
 }
 
 /// Parts of a pool in a checkpoint, after the pool's name.
@@ -149,7 +151,9 @@ impl Pool {
             let lengths: Vec<f32> = slots.iter().map(|&slot| lengths[slot as usize]).collect();
             rows = rows.broadcast_mul(&Tensor::new(lengths, rows.device())?.unsqueeze(1)?)?;
         }
-        Ok(Neighbors { rows, slots, kinds })
+        let owner = |&slot: &u32| Some(self.owners[slot as usize]).filter(|&row| row != NOBODY);
+        let owners = slots.iter().map(owner).collect();
+        Ok(Neighbors { rows, slots, kinds, owners })
     }
 
     /// Puts everything into `state`, under names that begin with `name`.

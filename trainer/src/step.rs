@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::{
     data::Batch,
     error::{Error, Result},
-    method::{Method, MethodLoss, MethodReport, Pairs},
+    method::{Method, MethodLoss, MethodReport, Pairs, Towers},
     optim::{Optimizer, Schedule},
     parallel::Collective,
 };
@@ -49,6 +49,9 @@ pub struct StepReport {
     pub grad_norm: f64,
     /// Logarithm of the factor on cosines, after the update
     pub logit_scale: f32,
+    /// Towers with a gradient; another tower with one fails the step
+    #[serde(skip)]
+    pub trained: Towers,
     /// The method's part
     #[serde(flatten)]
     pub method: MethodReport,
@@ -113,7 +116,7 @@ impl Trainer {
             self.optimizer.update(&self.model, &self.gradients, trained, lr).map_err(diverged)?;
         let logit_scale = self.clamp_logit_scale()?;
         self.step += 1;
-        Ok(StepReport { loss: value, lr, grad_norm, logit_scale, method: report })
+        Ok(StepReport { loss: value, lr, grad_norm, logit_scale, trained, method: report })
     }
 
     /// Keeps the factor between 1 and its maximum (CLIP, section 2.5).

@@ -79,7 +79,11 @@ impl<'a> Survey<'a> {
     /// Images of a batch, `[B, D]`: varied as in training where the run is augmented, each view in
     /// its own way. [`Error::NotFinite`] if the towers have diverged. Batch normalisation takes the statistics of the batch.
     pub fn images(&self, rows: &[u32], view: View) -> Result<UnitRows> {
-        let (loader, variation) = (self.loader, Some((self.epoch, view)));
+        self.embed(rows, Some((self.epoch, view)))
+    }
+
+    fn embed(&self, rows: &[u32], variation: Option<(u32, View)>) -> Result<UnitRows> {
+        let loader = self.loader;
         let side = loader.clip.image.image_size();
         let mut pixels = vec![0.0; rows.len() * 3 * side * side];
         let pictures = pixels.par_chunks_exact_mut(3 * side * side).zip(rows);
@@ -94,8 +98,18 @@ impl<'a> Survey<'a> {
 
     /// Pairs of a batch: the first view of each image, and its caption.
     pub fn pairs(&mut self, rows: &[u32]) -> Result<Embedded> {
-        let (image, text) = (self.images(rows, View::First)?, self.texts(rows)?);
-        let store = &self.loader.store;
+        let image = self.images(rows, View::First)?;
+        self.with_captions(image, rows)
+    }
+
+    /// Pairs of a batch, their pictures as they are.
+    pub fn plain_pairs(&mut self, rows: &[u32]) -> Result<Embedded> {
+        let image = self.embed(rows, None)?;
+        self.with_captions(image, rows)
+    }
+
+    fn with_captions(&mut self, image: UnitRows, rows: &[u32]) -> Result<Embedded> {
+        let (text, store) = (self.texts(rows)?, &self.loader.store);
         let captions = rows.iter().map(|&row| store.caption_number(row)).collect();
         Ok(Embedded { image, text, captions })
     }

@@ -1,17 +1,17 @@
 //! Epochs, evaluations and checkpoints around the step.
 
+mod record;
+
 use std::{fs, path::Path, sync::Arc, time::Instant};
 
 use candle_core::Device;
 use clip::{
-    Encoder,
     atomic_write::{atomic_folder, atomic_write},
     model::Clip,
     text::Tokenizer,
 };
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use serde::Serialize;
-use serde_json::json;
 
 use crate::{
     augment::Augment,
@@ -22,12 +22,12 @@ use crate::{
     error::{Error, Result},
     evaluate::Evaluation,
     gpu::{self, Gpu},
-    journal::Journal,
+    journal::{Journal, tensorboard::Events},
     method,
-    monitor::Monitor,
+    monitor::{Alarm, Alarms, Monitor, Tally},
     optim::{Optimizer, Schedule},
     parallel::Collective,
-    step::{StepReport, Trainer},
+    step::Trainer,
     survey::Survey,
 };
 
@@ -61,6 +61,8 @@ pub struct Summary {
     pub images_per_second: f64,
     /// The last evaluation
     pub evaluation: Option<Evaluation>,
+    /// What was alarming, in the order in which it came up
+    pub alarms: Vec<Alarm>,
 }
 
 /// Trains as `config` says; with `resume`, goes on where the folder's checkpoint stands, if there is
@@ -68,7 +70,8 @@ pub struct Summary {
 ///
 /// Leaves in `config.output.folder`: `resolved.toml` (the configuration with its defaults, as
 /// `--config` takes it), `metrics.jsonl`, `checkpoint.safetensors`, `model/`, `doubted.csv` (if the
-/// method doubts), `summary.json`: the first rank does, and evaluates. An error is the caller's to tell the other ranks.
+/// method doubts), `summary.json`, `events.out.tfevents.*` (if asked for): the first rank does, and
+/// evaluates. An error is the caller's to tell the other ranks.
 pub fn train(
     config: &Config,
     resume: bool,
@@ -212,7 +215,11 @@ struct Run<'a> {
     trainer: Trainer,
     /// The first rank's, once the run begins.
     journal: Option<Journal>,
+    /// The first rank's, once the run begins.
+    alarms: Option<Alarms>,
     place: Place,
+    /// What an earlier run had watched of the epoch that goes on.
+    tally: Tally,
 }
 
 impl<'a> Run<'a> {
@@ -257,18 +264,25 @@ impl<'a> Run<'a> {
             step: 0,
         };
         let mut place = Place { epoch: 1, batches: 0, step: 0, seconds: 0.0, loss_sum: 0.0 };
-        if let Some(checkpoint) = checkpoint {
-            place = checkpoint.place;
+        let mut tally = Tally::default();
+        if let Some(mut checkpoint) = checkpoint {
+            (place, tally) = (checkpoint.place, std::mem::take(&mut checkpoint.tally));
             checkpoint.restore(folder, &mut trainer)?;
         }
-        Ok(Self { config, loader, data, monitor, trainer, journal: None, place })
+        let (journal, alarms) = (None, None);
+        Ok(Self { config, loader, data, monitor, trainer, journal, alarms, place, tally })
     }
 
     /// Makes the folder ready, on the first rank.
     fn begin(&mut self) -> Result<()> {
         if self.trainer.collective.is_first() {
-            let folder = &self.config.output.folder;
-            self.journal = Some(Journal::open(&folder.join(METRICS), self.place.step)?);
+            let (folder, step) = (&self.config.output.folder, self.place.step);
+            let mut journal = Journal::open(&folder.join(METRICS), step)?;
+            if self.config.output.tensorboard {
+                journal = journal.with_events(Events::create(folder, step)?);
+            }
+            self.alarms = Some(self.open_alarms(&journal)?);
+            self.journal = Some(journal);
             sweep(folder)?;
             let resolved = toml::to_string(self.config);
             let resolved = resolved.expect("`config::open` refused paths that are no text");
@@ -298,10 +312,12 @@ impl<'a> Run<'a> {
         watch.begin("training", self.trainer.schedule.steps, self.place.step);
         for epoch in self.place.epoch..=self.config.optim.epochs {
             let loss = self.epoch(epoch, watch)?;
+            let similarity = self.similarity(epoch)?;
             evaluation = self.evaluate(epoch)?;
-            self.record_epoch(epoch, loss, evaluation.as_ref(), watch)?;
+            self.record_epoch(epoch, loss, evaluation.as_ref(), similarity, watch)?;
             self.place = Place { epoch: epoch + 1, batches: 0, loss_sum: 0.0, ..self.place };
-            checkpoint::write(self.config, &self.data, self.place, &self.trainer)?;
+            let (place, tally) = (self.place, Tally::default());
+            checkpoint::write(self.config, &self.data, place, &tally, &self.trainer)?;
         }
         if evaluation.is_none() {
             evaluation = self.evaluate(self.config.optim.epochs)?; // a finished run was resumed
@@ -315,12 +331,13 @@ impl<'a> Run<'a> {
             train_seconds: seconds,
             images_per_second: self.place.step as f64 * batch as f64 / seconds.max(1e-9),
             evaluation,
+            alarms: self.alarms.take().map_or_else(Vec::new, |alarms| alarms.raised),
         })
     }
 
     /// One pass from where the run stands; the mean loss of the whole pass, in nats.
     fn epoch(&mut self, epoch: u32, watch: &dyn Watch) -> Result<f64> {
-        let Self { config, loader, data, trainer, journal, place, .. } = self;
+        let Self { config, loader, data, trainer, journal, alarms, place, .. } = self;
         if place.batches == 0 {
             let began = Instant::now();
             let survey = &mut Survey::new(loader, &mut trainer.model, epoch);
@@ -332,10 +349,10 @@ impl<'a> Run<'a> {
             begun.into_iter().for_each(|line| watch.warn(line));
             place.seconds += began.elapsed().as_secs_f64();
         }
-        let selected = trainer.method.selected();
+        let (selected, none) = (trainer.method.selected(), Tally::default());
         let mut last = Instant::now(); // end of the step before: waiting for a batch counts
         loader.each(epoch, selected.as_deref(), place.batches, |batch| -> Result<()> {
-            let count = batch.rows.len();
+            let rows = batch.rows.clone();
             let report = trainer.step(batch)?;
             let seconds = last.elapsed().as_secs_f64();
             *place = Place {
@@ -349,13 +366,17 @@ impl<'a> Run<'a> {
             let due =
                 |_: &&mut Journal| place.step.is_multiple_of(config.output.record_every_steps);
             if let Some(journal) = journal.filter(due) {
-                journal.record(&step_record(place, &report, count as f64 / seconds))?;
+                journal.plot("step", &record::step(place, &report, rows.len() as f64 / seconds))?;
+            }
+            if let Some(alarms) = alarms {
+                alarms.step(&rows, &report);
             }
             // After the last batch the epoch is recorded first: else a resumed run would do it again.
             let within = place.batches < loader.batches();
             let due = |steps| within && place.step.is_multiple_of(steps);
             if config.output.checkpoint_every_steps.is_some_and(due) {
-                checkpoint::write(config, data, *place, trainer)?;
+                let tally = alarms.as_ref().map(Alarms::tally).unwrap_or(&none);
+                checkpoint::write(config, data, *place, tally, trainer)?;
             }
             watch.advance(1);
             last = Instant::now();
@@ -364,59 +385,16 @@ impl<'a> Run<'a> {
         Ok(place.loss_sum / place.batches as f64)
     }
 
-    fn evaluate(&mut self, epoch: u32) -> Result<Option<Evaluation>> {
+    /// Whether figures of the model are due at the end of `epoch`.
+    fn is_due(&self, epoch: u32) -> bool {
         let last = epoch == self.config.optim.epochs;
-        let due = |monitor: &&Monitor| last || epoch.is_multiple_of(monitor.every_epochs);
-        let Some(monitor) = self.monitor.as_ref().filter(due) else { return Ok(None) };
+        let due = |monitor: &Monitor| last || epoch.is_multiple_of(monitor.every_epochs);
+        self.monitor.as_ref().is_some_and(due)
+    }
+
+    fn evaluate(&mut self, epoch: u32) -> Result<Option<Evaluation>> {
+        let is_due = self.is_due(epoch);
+        let Some(monitor) = self.monitor.as_ref().filter(|_| is_due) else { return Ok(None) };
         monitor.evaluate(&mut self.trainer.model, &self.loader.tokenizer).map(Some)
     }
-
-    fn record_epoch(
-        &mut self,
-        epoch: u32,
-        loss: f64,
-        evaluation: Option<&Evaluation>,
-        watch: &dyn Watch,
-    ) -> Result<()> {
-        let entry = json!({
-            "step": self.place.step,
-            "epoch": epoch,
-            "epoch_loss": loss,
-            "logit_scale": Encoder::logit_scale(&self.trainer.model),
-            "evaluation": evaluation,
-            "seconds": self.place.seconds,
-        });
-        if let Some(journal) = &mut self.journal {
-            journal.record(&entry)?;
-        }
-        let top1 = evaluation.map(|e| format!(", top-1 {:.1}%", 100.0 * e.zero_shot_top1.value()));
-        let top1 = top1.unwrap_or_default();
-        let rows = self.loader.store.rows();
-        let doubted = self.trainer.method.doubted(rows);
-        let doubted =
-            doubted.map(|pairs| format!(", in doubt {} of {} pairs", pairs.len(), rows.len()));
-        let (epochs, doubted) = (self.config.optim.epochs, doubted.unwrap_or_default());
-        watch.note(format!("epoch {epoch}/{epochs}: loss {loss:.3}{top1}{doubted}"));
-        Ok(())
-    }
-}
-
-/// A line of `metrics.jsonl`.
-#[derive(Serialize)]
-struct StepRecord<'a> {
-    step: u64,
-    epoch: u32,
-    #[serde(flatten)]
-    report: &'a StepReport,
-    images_per_second: f64,
-    seconds: f64,
-}
-
-fn step_record<'a>(
-    place: &Place,
-    report: &'a StepReport,
-    images_per_second: f64,
-) -> StepRecord<'a> {
-    let Place { step, epoch, seconds, .. } = *place;
-    StepRecord { step, epoch, report, images_per_second, seconds }
 }

@@ -19,11 +19,26 @@ pub(super) fn split(image: &RgbImage, planes: &mut [f32]) {
 }
 
 /// A rectangle of `area_min` to all of the image, stretched to its size (bilinear), flipped in half
-/// of the cases: writes `[3, H, W]` values of 0 to 1. As torchvision's `RandomResizedCrop`.
+/// of the cases: writes `[3, H, W]` values of 0 to 1. As torchvision's `RandomResizedCrop`, but
+/// that the rectangle is not rounded to pixels and its border sees what lies beyond.
 pub(super) fn crop(image: &RgbImage, area_min: f64, rng: &mut impl Rng, planes: &mut [f32]) {
-    let (width, height) = (image.width() as usize, image.height() as usize);
-    let (left, top, wide, high) = rectangle(width as f64, height as f64, area_min, rng);
+    let (width, height) = (f64::from(image.width()), f64::from(image.height()));
+    let rectangle = rectangle(width, height, area_min, rng);
     let flip = rng.random_bool(0.5);
+    stretch(image, rectangle, flip, planes);
+}
+
+/// Left, top, width and height, in pixels.
+pub(super) type Rectangle = (f64, f64, f64, f64);
+
+/// Writes a rectangle of the image at the image's size.
+pub(super) fn stretch(
+    image: &RgbImage,
+    (left, top, wide, high): Rectangle,
+    flip: bool,
+    planes: &mut [f32],
+) {
+    let (width, height) = (image.width() as usize, image.height() as usize);
     let columns = places(left, wide, width, flip);
     let source = |row: usize| &image.as_raw()[3 * row * width..][..3 * width];
     let [mut upper, mut lower] = [Stretched::new(width), Stretched::new(width)];
@@ -71,8 +86,8 @@ impl Stretched {
     }
 }
 
-/// Left, top, width and height of a crop, in pixels.
-fn rectangle(width: f64, height: f64, area_min: f64, rng: &mut impl Rng) -> (f64, f64, f64, f64) {
+/// What is cropped.
+fn rectangle(width: f64, height: f64, area_min: f64, rng: &mut impl Rng) -> Rectangle {
     for _ in 0..TRIES {
         let area = width * height * rng.random_range(area_min..=1.0);
         let ratio = rng.random_range(RATIO.0.ln()..=RATIO.1.ln()).exp();

@@ -1,16 +1,25 @@
 //! How a pair is varied before each use: seeded by (seed, epoch, row), so that the order in which
 //! threads work changes nothing.
 
+mod blur;
 mod color;
 mod crop;
+mod eda;
+#[cfg(test)]
+mod golden;
 mod text;
+mod thesaurus;
 
 use clip::image::RgbImage;
+use rand::Rng;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
-use crate::{config, error::Result};
+use crate::{
+    config::{self, TextForm},
+    error::Result,
+};
 
-pub use text::Thesaurus;
+pub use thesaurus::Thesaurus;
 
 /// Views of a picture in an epoch, each varied in its own way; the number is its random stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +35,14 @@ pub enum View {
 /// The stream of captions, beside those of views.
 const CAPTION: u64 = 2;
 
+/// Parts of the stream of a view that the other draws never come to, so that they stay what they
+/// are without these.
+#[derive(Debug, Clone, Copy)]
+enum Part {
+    Hue = 1,
+    Blur = 2,
+}
+
 /// The configured augmentations.
 #[derive(Debug)]
 pub struct Augment {
@@ -38,8 +55,10 @@ impl Augment {
     /// Reads the thesaurus, if one is configured and captions are varied.
     pub fn open(settings: &config::Augment, seed: u64) -> Result<Self> {
         let thesaurus = match &settings.thesaurus {
-            Some(path) if settings.text == Some(true) => Thesaurus::open(path)?,
-            _ => Thesaurus::default(),
+            _ if settings.text != Some(true) => Thesaurus::default(),
+            Some(path) => Thesaurus::open(path)?,
+            None if settings.text_form == TextForm::Eda => Thesaurus::wordnet(),
+            None => Thesaurus::default(),
         };
         Ok(Self { settings: settings.clone(), thesaurus, seed })
     }
@@ -66,8 +85,15 @@ impl Augment {
         rng
     }
 
-    /// Writes `[3, H, W]` values of 0 to 1: crop, flip, then color and gray. Without a variation, an
-    /// epoch and which of its views, or without augmentation, the picture as it is.
+    /// A generator far along in one of those.
+    fn late_rng(&self, epoch: u32, row: u32, view: View, part: Part) -> ChaCha8Rng {
+        let mut rng = self.rng(epoch, row, view as u64);
+        rng.set_word_pos((part as u128) << 32);
+        rng
+    }
+
+    /// Writes `[3, H, W]` values of 0 to 1: crop, flip, then color, gray and blur. Without a
+    /// variation, an epoch and which of its views, or without augmentation, the picture as it is.
     pub fn image(
         &self,
         image: &RgbImage,
@@ -80,16 +106,37 @@ impl Augment {
             return crop::split(image, planes);
         };
         let rng = &mut self.rng(epoch, row, view as u64);
-        crop::crop(image, self.settings.crop_area_min, rng, planes);
-        color::vary(planes, &self.settings, rng);
+        let config::Augment { crop_area_min, hue, blur_share, .. } = self.settings;
+        crop::crop(image, crop_area_min, rng, planes);
+        let late = |part| self.late_rng(epoch, row, view, part);
+        let turn = (hue > 0.0).then(|| color::Turn::draw(hue, &mut late(Part::Hue)));
+        color::vary(planes, &self.settings, turn, rng);
+        if blur_share > 0.0 {
+            let rng = &mut late(Part::Blur);
+            if rng.random_bool(blur_share) {
+                self.blur(image.width() as usize, rng, planes);
+            }
+        }
     }
 
-    /// The caption with synonyms, deletions and a swap.
+    fn blur(&self, width: usize, rng: &mut impl Rng, planes: &mut [f32]) {
+        let (kernel, sigma) = (self.settings.blur_kernel, self.settings.blur_sigma);
+        let kernel = kernel.expect("`config::open` resolves it");
+        let [least, greatest] = sigma.expect("`config::open` resolves it");
+        blur::blur(planes, width, kernel, rng.random_range(least..=greatest));
+    }
+
+    /// The caption with synonyms, deletions, insertions and swaps.
     pub fn caption(&self, caption: &str, epoch: u32, row: u32) -> String {
         if self.settings.text != Some(true) {
             return caption.to_owned();
         }
-        text::vary(caption, &self.settings, &self.thesaurus, &mut self.rng(epoch, row, CAPTION))
+        let epoch = if self.settings.text_static { 0 } else { epoch }; // epochs count from 1
+        let rng = &mut self.rng(epoch, row, CAPTION);
+        match self.settings.text_form {
+            TextForm::Words => text::vary(caption, &self.settings, &self.thesaurus, rng),
+            TextForm::Eda => eda::vary(caption, &self.thesaurus, rng),
+        }
     }
 }
 
@@ -134,5 +181,50 @@ mod tests {
         let mut planes = vec![f32::NAN; 3 * 8 * 8];
         augment.image(&picture(), 1, Some((1, View::Train)), &mut planes);
         assert_eq!((planes[1], planes[64 + 8]), (30.0 / 255.0, 30.0 / 255.0));
+    }
+
+    /// The first values of the generator that `image` crops with are those of a run without hue and
+    /// blur: what is drawn for them comes from elsewhere.
+    #[test]
+    fn hue_and_blur_shift_no_other_draw() {
+        let with = |change: &dyn Fn(&mut config::Augment)| {
+            let mut settings =
+                config::Augment { image: Some(true), color_share: 1.0, ..Default::default() };
+            change(&mut settings);
+            let augment = Augment::open(&settings, 1).expect("no file to read");
+            let mut planes = vec![f32::NAN; 3 * 8 * 8];
+            augment.image(&picture(), 2, Some((1, View::Train)), &mut planes);
+            planes
+        };
+        let plain = with(&|_| {});
+        // A turn that turns nearly nothing and a blur that blurs nearly nothing show the rest.
+        let turned = with(&|settings| settings.hue = 1e-6);
+        let blurred = with(&|settings| {
+            settings.blur_share = 1.0;
+            (settings.blur_kernel, settings.blur_sigma) = (Some(3), Some([0.01, 0.02]));
+        });
+        for other in [&turned, &blurred] {
+            let apart = |(a, b): (&f32, &f32)| (a - b).abs();
+            let most = plain.iter().zip(other).map(apart).fold(0.0, f32::max);
+            assert!(most < 1e-4, "{most}");
+        }
+        let strong = with(&|settings| settings.hue = 0.5);
+        assert_ne!(plain, strong);
+    }
+
+    #[test]
+    fn a_static_caption_is_the_same_in_every_epoch() {
+        let settings = config::Augment {
+            text: Some(true),
+            text_form: TextForm::Eda,
+            text_static: true,
+            ..Default::default()
+        };
+        let augment = Augment::open(&settings, 1).expect("no file to read");
+        let words = "a big dog runs on the green grass";
+        let first: Vec<_> = (0..20).map(|row| augment.caption(words, 1, row)).collect();
+        let later: Vec<_> = (0..20).map(|row| augment.caption(words, 9, row)).collect();
+        assert_eq!(first, later);
+        assert!(first.iter().any(|caption| caption != words));
     }
 }

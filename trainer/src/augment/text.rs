@@ -1,64 +1,11 @@
 //! Synonyms, deletions and a swap (after EDA, Wei & Zou 2019, with the user's own synonyms).
 
-use std::{borrow::Cow, collections::HashMap, fs, path::Path};
+use std::borrow::Cow;
 
 use rand::{Rng, seq::IndexedRandom};
 
-use crate::{
-    config::Augment,
-    error::{Error, Result},
-};
-
-/// Groups of words that may stand for one another.
-#[derive(Debug, Default)]
-pub struct Thesaurus {
-    text: String,
-    /// For each word, lower-case and without punctuation around it, the others of its groups.
-    synonyms: HashMap<String, Vec<String>>,
-}
-
-impl Thesaurus {
-    /// One group per line, words separated by commas.
-    pub fn open(path: &Path) -> Result<Self> {
-        let text = fs::read_to_string(path)
-            .map_err(|source| Error::Read { path: path.to_owned(), source })?;
-        Ok(Self::of(text))
-    }
-
-    fn of(text: String) -> Self {
-        let mut synonyms: HashMap<_, Vec<String>> = HashMap::new();
-        for line in text.lines() {
-            let words: Vec<_> = line.split(',').map(str::trim).filter(|w| !w.is_empty()).collect();
-            for word in &words {
-                let known = synonyms.entry(bare(word).to_lowercase()).or_default();
-                for other in words.iter().filter(|other| *other != word) {
-                    if !known.iter().any(|known| known == other) {
-                        known.push((*other).to_owned());
-                    }
-                }
-            }
-        }
-        Self { text, synonyms }
-    }
-
-    /// As the file has it.
-    pub(super) fn text(&self) -> &str {
-        &self.text
-    }
-
-    /// One of the synonyms of `word`, with the punctuation that stood around it.
-    fn synonym(&self, word: &str, rng: &mut impl Rng) -> Option<String> {
-        let bare = bare(word);
-        let synonym = self.synonyms.get(&bare.to_lowercase())?.choose(rng)?;
-        Some(word.replacen(bare, synonym, 1))
-    }
-}
-
-/// `word` without punctuation around it; what is nothing else stays as it is.
-fn bare(word: &str) -> &str {
-    let bare = word.trim_matches(|symbol: char| !symbol.is_alphanumeric());
-    if bare.is_empty() { word } else { bare }
-}
+use super::thesaurus::{Thesaurus, bare};
+use crate::config::Augment;
 
 /// Deletes words, replaces words by synonyms, and exchanges the words at two places. The places are
 /// drawn independently: where both are one, nothing is exchanged. At least one word stays.
@@ -75,7 +22,7 @@ pub(super) fn vary(
             continue;
         }
         let replaced = rng.random_bool(settings.synonym_share);
-        let synonym = replaced.then(|| thesaurus.synonym(word, rng)).flatten();
+        let synonym = replaced.then(|| synonym(thesaurus, word, rng)).flatten();
         kept.push(synonym.map_or(Cow::Borrowed(*word), Cow::Owned));
     }
     if kept.is_empty() {
@@ -86,6 +33,12 @@ pub(super) fn vary(
         kept.swap(a, b);
     }
     kept.join(" ")
+}
+
+/// One of the synonyms of `word`, with the punctuation that stood around it.
+fn synonym(thesaurus: &Thesaurus, word: &str, rng: &mut impl Rng) -> Option<String> {
+    let synonym = thesaurus.synonyms(word).choose(rng)?;
+    Some(word.replacen(bare(word), synonym, 1))
 }
 
 #[cfg(test)]

@@ -1,6 +1,8 @@
 //! `run.toml`: types, defaults, and what makes a configuration refuse to start.
 
+mod augment;
 mod method;
+mod monitor;
 mod problems;
 mod resolve;
 
@@ -9,10 +11,12 @@ use std::path::PathBuf;
 use clip::ClipConfig;
 use serde::{Deserialize, Serialize};
 
+pub use augment::{Augment, TextForm};
 pub use method::{
     Duplicates, Enqueue, Fate, Fill, LastEpoch, Method, MethodName, Retrieval, Roclip, Score,
     Sieve, Split, TextTower, Wrap,
 };
+pub use monitor::{Alarms, Monitor};
 pub use problems::Problems;
 pub use resolve::open;
 
@@ -96,36 +100,6 @@ pub struct Model {
     pub vocab_size: usize,
 }
 
-/// `[augment]`
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Augment {
-    /// Crop, flip and color of images; unless given, on for `roclip`, as its authors train, and
-    /// for `sieve`, off for `clip`
-    pub image: Option<bool>,
-    /// Epochs in which pairs are varied, the first ones of the run; unless given, all, and for `sieve`
-    /// `method.sieve.from_epoch` + 1
-    pub epochs: Option<u32>,
-    /// Smallest area of a crop, as a share of the image, above 0 and at most 1
-    pub crop_area_min: f64,
-    /// Greatest change of brightness, contrast and saturation, 0 to 1
-    pub color: f64,
-    /// Share of images whose color is changed
-    pub color_share: f64,
-    /// Share of images turned gray
-    pub gray_share: f64,
-    /// Synonyms, deletions and swaps in captions; unless given, as for `image`
-    pub text: Option<bool>,
-    /// Chance of each word to be deleted
-    pub delete_share: f64,
-    /// Chance of a caption to have two words exchanged, which may be one and the same
-    pub swap_share: f64,
-    /// Chance of each word with synonyms to be replaced by one
-    pub synonym_share: f64,
-    /// File with one group of synonyms per line, separated by commas; case does not matter
-    pub thesaurus: Option<PathBuf>,
-}
-
 /// `[optim]`
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -148,23 +122,6 @@ pub struct Optim {
     pub logit_scale_max: f64,
 }
 
-/// `[monitor]`
-#[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Monitor {
-    /// CSV of test images with the column `class`, evaluated after epochs; without, the rest of
-    /// the table is refused
-    pub test: Option<PathBuf>,
-    /// Class names, one per line
-    pub classes: Option<PathBuf>,
-    /// Prompt templates, one per line
-    pub templates: Option<PathBuf>,
-    /// Ledger of an experiment: attack rates are recorded; the method never sees it
-    pub ledger: Option<PathBuf>,
-    /// Epochs from one evaluation to the next; the last epoch always is
-    pub every_epochs: Option<u32>,
-}
-
 /// `[output]`
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -175,6 +132,8 @@ pub struct Output {
     pub checkpoint_every_steps: Option<u64>,
     /// Steps from one line of `metrics.jsonl` to the next
     pub record_every_steps: u64,
+    /// Whether curves are written for TensorBoard, too
+    pub tensorboard: bool,
 }
 
 impl Default for Data {
@@ -198,24 +157,6 @@ impl Default for Model {
     }
 }
 
-impl Default for Augment {
-    fn default() -> Self {
-        Self {
-            image: None,
-            epochs: None,
-            crop_area_min: 0.6,
-            color: 0.25,
-            color_share: 0.8,
-            gray_share: 0.0,
-            text: None,
-            delete_share: 0.1,
-            swap_share: 0.5,
-            synonym_share: 0.3,
-            thesaurus: None,
-        }
-    }
-}
-
 impl Default for Optim {
     fn default() -> Self {
         Self {
@@ -233,7 +174,12 @@ impl Default for Optim {
 
 impl Default for Output {
     fn default() -> Self {
-        Self { folder: "run".into(), checkpoint_every_steps: None, record_every_steps: 10 }
+        Self {
+            folder: "run".into(),
+            checkpoint_every_steps: None,
+            record_every_steps: 10,
+            tensorboard: false,
+        }
     }
 }
 
@@ -285,19 +231,8 @@ impl Config {
         }
         let vocabulary = (600..=1 << 20).contains(&model.vocab_size);
         problems.require(vocabulary, "model.vocab_size", "between 600 and 1048576");
-        let area = positive(augment.crop_area_min) && augment.crop_area_min <= 1.0;
-        problems.require(area, "augment.crop_area_min", "above 0, at most 1");
-        for (value, key) in [
-            (augment.color, "augment.color"),
-            (augment.color_share, "augment.color_share"),
-            (augment.gray_share, "augment.gray_share"),
-            (augment.delete_share, "augment.delete_share"),
-            (augment.swap_share, "augment.swap_share"),
-            (augment.synonym_share, "augment.synonym_share"),
-            (optim.warmup_share, "optim.warmup_share"),
-        ] {
-            problems.require(share(value), key, "between 0 and 1");
-        }
+        augment.check(self.clip().map(|clip| clip.image.image_size()), problems);
+        problems.require(share(optim.warmup_share), "optim.warmup_share", "between 0 and 1");
         problems.require(optim.epochs >= 1, "optim.epochs", "at least 1");
         problems.require(positive(optim.lr), "optim.lr", "above 0");
         let decay = optim.weight_decay.is_finite() && optim.weight_decay >= 0.0;
@@ -309,12 +244,7 @@ impl Config {
         let scale = optim.logit_scale_max.is_finite() && optim.logit_scale_max >= 1.0;
         problems.require(scale, "optim.logit_scale_max", "at least 1");
         self.method.check(optim.epochs, problems);
-        let monitor = &self.monitor;
-        let test = monitor.test.is_some() || *monitor == Monitor::default();
-        problems.require(test, "monitor.test", "given when anything else of `[monitor]` is");
-        let classes = monitor.test.is_none() || monitor.classes.is_some();
-        problems.require(classes, "monitor.classes", "given when `monitor.test` is");
-        problems.require(monitor.every_epochs != Some(0), "monitor.every_epochs", "at least 1");
+        self.monitor.check(problems);
         let output = &self.output;
         let steps = output.checkpoint_every_steps != Some(0);
         problems.require(steps, "output.checkpoint_every_steps", "at least 1");

@@ -39,6 +39,8 @@ pub fn open(file: &Path, settings: &[String], out: Option<&Path>) -> Result<Conf
     let is_augmented = config.method.name != MethodName::Clip; // a part of the defences
     config.augment.image.get_or_insert(is_augmented);
     config.augment.text.get_or_insert(is_augmented);
+    let clip = config.clip().expect("`check` refused an unknown preset");
+    config.augment.resolve_blur(clip.image.image_size());
     // Resolved, a run does not change when a default does.
     match config.method.name {
         MethodName::Clip => {}

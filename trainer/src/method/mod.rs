@@ -83,12 +83,23 @@ pub struct MethodReport {
     /// Pairs that are not doubted
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kept: Option<usize>,
+    /// Data-set row of each image, and of the pooled caption that it was matched with: none if that
+    /// is noise. Not recorded, but watched
+    #[serde(skip)]
+    pub matched: Option<Vec<(u32, Option<u32>)>>,
 }
 
 impl MethodReport {
     /// Nothing but the phase.
     pub fn new(phase: Phase) -> Self {
-        Self { phase, pool_filled: None, unique_neighbors: None, match_agreement: None, kept: None }
+        Self {
+            phase,
+            pool_filled: None,
+            unique_neighbors: None,
+            match_agreement: None,
+            kept: None,
+            matched: None,
+        }
     }
 }
 

@@ -73,7 +73,7 @@ pub struct PoisonRecord {
 }
 
 /// What a poisoned row is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum PoisonKind {
     /// A stamped picture of another class with a caption of the target class.

@@ -125,6 +125,7 @@ impl Method for Roclip {
         let (loss, trained) = if phase == Phase::Match {
             let (mut loss, found) = self.matched(pairs, logit_scale)?; // before this batch enters
             report.unique_neighbors = Some(found.kinds.iter().collect::<BTreeSet<_>>().len());
+            report.matched = Some(pairs.rows.iter().copied().zip(found.owners).collect());
             if self.trained().text && self.settings.retrieval == Retrieval::TextPool {
                 let nothing = (&pairs.text * pairs.text.zeros_like()?)?.sum_all()?;
                 loss = (loss + nothing)?; // a gradient of zero: momentum and decay go on

@@ -57,6 +57,7 @@ fn images_are_pulled_to_pooled_captions_and_their_own_play_no_part() -> Result<(
     assert!((matched.loss.to_scalar::<f32>()? - orthogonal()).abs() < 1e-6);
     assert_eq!(matched.trained, Towers::IMAGE);
     assert_eq!(matched.report.unique_neighbors, Some(2));
+    assert_eq!(matched.report.matched, Some(vec![(4, Some(0)), (5, Some(1))]));
     let grads = matched.loss.backward()?;
     assert!(grads.get(&image).is_some() && grads.get(&text).is_none());
     Ok(())

@@ -1,4 +1,14 @@
-//! What is watched while a run goes on.
+//! What is watched while a run goes on: for the record, and for alarms.
+//!
+//! A ledger comes as far as here. A method is given a [`Survey`](crate::survey::Survey) and
+//! batches, in which nothing of this is; and nothing here is given a method.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `poisons` | rows of the training manifest that an experiment poisoned |
+//! | `similarity` | how near the halves of clean and of poisoned pairs are |
+//! | `tally` | what the steps of an epoch had in common |
+//! | `alarms` · `rules` | when something is wrong · the table of that |
 
 use clip::{
     ClipConfig,
@@ -14,6 +24,15 @@ use crate::{
     poison::Ledger,
 };
 
+mod alarms;
+mod poisons;
+mod rules;
+mod similarity;
+mod tally;
+
+pub use self::{alarms::Alarm, tally::Tally};
+pub(crate) use self::{alarms::Alarms, poisons::Poisons, similarity::Similarity};
+
 /// Test images and, in an experiment, the ledger: for the record only.
 pub(crate) struct Monitor {
     test: TestSet,
@@ -27,7 +46,8 @@ pub(crate) struct Monitor {
 impl Monitor {
     /// What `[monitor]` asks for; `None` if nothing.
     pub(crate) fn open(config: &Config) -> Result<Option<Self>> {
-        let config::Monitor { test, classes, templates, ledger, every_epochs } = &config.monitor;
+        let config::Monitor { test, classes, templates, ledger, every_epochs, .. } =
+            &config.monitor;
         let (Some(test), Some(classes)) = (test, classes) else { return Ok(None) };
         let clip: ClipConfig = config.clip().expect("`check` refused an unknown preset");
         let (classes, side) = (clip::text::read_labels(classes)?, clip.image.image_size());
@@ -49,5 +69,10 @@ impl Monitor {
     pub(crate) fn evaluate(&self, model: &mut Clip, tokenizer: &Tokenizer) -> Result<Evaluation> {
         let Self { test, classes, templates, ledger, .. } = self;
         evaluate(model, tokenizer, test, classes, templates, ledger.as_ref(), &|_| ())
+    }
+
+    /// Poisoned rows of the run's manifest, if the ledger is of it.
+    pub(crate) fn poisons(&self, config: &Config) -> Option<Poisons> {
+        Poisons::of(self.ledger.as_ref()?, &config.data.manifest)
     }
 }

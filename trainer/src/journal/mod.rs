@@ -1,4 +1,7 @@
-//! `metrics.jsonl`: one JSON object per line, as the run goes on.
+//! Where records go while a run goes on: `metrics.jsonl`, one JSON object per line, and, if asked
+//! for, files that TensorBoard opens.
+
+pub mod tensorboard;
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -9,6 +12,7 @@ use std::{
 use serde::Serialize;
 use serde_json::Value;
 
+use self::tensorboard::Events;
 use crate::error::{Error, Result};
 
 /// An open journal.
@@ -16,6 +20,7 @@ use crate::error::{Error, Result};
 pub struct Journal {
     path: PathBuf,
     file: File,
+    events: Option<Events>,
 }
 
 impl Journal {
@@ -37,7 +42,19 @@ impl Journal {
         clip::atomic_write::atomic_write(path, kept.as_bytes())?;
         let file = OpenOptions::new().append(true).open(path);
         let file = file.map_err(|source| Error::Write { path: path.to_owned(), source })?;
-        Ok(Self { path: path.to_owned(), file })
+        Ok(Self { path: path.to_owned(), file, events: None })
+    }
+
+    /// Draws curves of what is recorded from now on, too.
+    pub fn with_events(self, events: Events) -> Self {
+        Self { events: Some(events), ..self }
+    }
+
+    /// What the file holds, object by object.
+    pub fn entries(&self) -> Result<Vec<Value>> {
+        let text = fs::read_to_string(&self.path);
+        let text = text.map_err(|source| Error::Read { path: self.path.clone(), source })?;
+        Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
     }
 
     /// Appends one object; it carries `step`, the updates done so far.
@@ -46,6 +63,13 @@ impl Journal {
         line.push(b'\n');
         let write = self.file.write_all(&line);
         write.map_err(|source| Error::Write { path: self.path.clone(), source })
+    }
+
+    /// [`Journal::record`]; the numbers in it become points of the curves `group/...`, too.
+    pub fn plot(&mut self, group: &str, entry: &impl Serialize) -> Result<()> {
+        self.record(entry)?;
+        let Some(events) = &mut self.events else { return Ok(()) };
+        events.plot(group, &serde_json::to_value(entry).expect("plain numbers and names"))
     }
 }
 
