@@ -85,6 +85,16 @@ pub enum Activation {
     Gelu,
 }
 
+/// One of the two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Tower {
+    /// Embeds images.
+    Image,
+    /// Embeds captions.
+    Text,
+}
+
 /// OpenAI's pixel statistics.
 pub const OPENAI_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
 /// OpenAI's pixel statistics.
