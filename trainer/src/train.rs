@@ -15,7 +15,7 @@ use serde_json::json;
 
 use crate::{
     augment::Augment,
-    checkpoint::{self, Checkpoint, Place},
+    checkpoint::{self, Checkpoint, Origin, Place},
     config::{self, Config},
     data::{Loader, Manifest, Store},
     doubted,
@@ -27,6 +27,7 @@ use crate::{
     monitor::Monitor,
     optim::{Optimizer, Schedule},
     parallel::Collective,
+    pretrained,
     step::{StepReport, Trainer},
     survey::Survey,
 };
@@ -76,7 +77,7 @@ pub fn train(
     watch: &mut dyn Watch,
 ) -> Result<Summary> {
     let mut run = collective.agree(Run::open(config, resume, collective, watch))?;
-    checkpoint::check_same(config, &run.data, run.place, &run.trainer)?;
+    checkpoint::check_same(config, &run.origin, run.place, &run.trainer)?;
     run.begin()?;
     let summary = threads()?.install(|| run.epochs(watch))?;
     if collective.is_first() {
@@ -162,8 +163,8 @@ fn open_loader(
     let rows = Manifest::open(manifest)?;
     let captions = || rows.rows.iter().map(|row| row.caption.as_str());
     let context = clip.text.context_length;
-    let tokenizer = match &config.model.tokenizer {
-        Some(path) => Tokenizer::open(path)?.with_context_length(context)?,
+    let tokenizer = match config.model.tokenizer_file() {
+        Some(path) => Tokenizer::open(&path)?.with_context_length(context)?,
         None => Tokenizer::train(captions(), config.model.vocab_size, context)?,
     };
     clip.text.vocab_size = tokenizer.vocab_size();
@@ -206,8 +207,7 @@ fn note_cut_captions<'a>(
 struct Run<'a> {
     config: &'a Config,
     loader: Loader,
-    /// Fingerprint of the loader.
-    data: String,
+    origin: Origin,
     monitor: Option<Monitor>,
     trainer: Trainer,
     /// The first rank's, once the run begins.
@@ -232,15 +232,23 @@ impl<'a> Run<'a> {
         let checkpoint = open_checkpoint(config, resume, watch)?;
         let monitor = if collective.is_first() { Monitor::open(config)? } else { None };
         let loader = open_loader(config, &**collective, watch)?;
-        let data = loader.fingerprint()?;
+        let pretrained = pretrained::sha256(config)?;
+        let mut origin = Origin { data: loader.fingerprint()?, pretrained };
         let model = match &checkpoint {
             Some(checkpoint) => {
-                checkpoint.check(folder, &data)?;
+                origin = checkpoint.check(folder, &origin)?;
                 Clip::from_weights(&loader.clip, &checkpoint.weights, device)?
             }
-            None => Clip::init(&loader.clip, config.seed, device)?,
+            None => {
+                let weights = pretrained::weights(config, &loader.clip)?;
+                Clip::from_weights(&loader.clip, &weights, device)?
+            }
         };
         let mut model = gpu::place(model, gpu.as_ref())?;
+        model.lock(config.model.lock);
+        if config.model.lock.is_some() && config.model.pretrained.is_none() {
+            watch.warn("`model.lock` without `model.pretrained`: that tower stays random".into());
+        }
         if ranks > 1 {
             model.join(collective.clone());
         }
@@ -252,6 +260,7 @@ impl<'a> Run<'a> {
             optimizer: Optimizer::new(&model, &config.optim),
             schedule: Schedule::new(config.optim.lr, config.optim.warmup_share, steps),
             logit_scale_max: config.optim.logit_scale_max.ln(),
+            micro_batch: config.optim.micro_batch,
             collective: collective.clone(),
             model,
             step: 0,
@@ -261,7 +270,7 @@ impl<'a> Run<'a> {
             place = checkpoint.place;
             checkpoint.restore(folder, &mut trainer)?;
         }
-        Ok(Self { config, loader, data, monitor, trainer, journal: None, place })
+        Ok(Self { config, loader, origin, monitor, trainer, journal: None, place })
     }
 
     /// Makes the folder ready, on the first rank.
@@ -301,7 +310,7 @@ impl<'a> Run<'a> {
             evaluation = self.evaluate(epoch)?;
             self.record_epoch(epoch, loss, evaluation.as_ref(), watch)?;
             self.place = Place { epoch: epoch + 1, batches: 0, loss_sum: 0.0, ..self.place };
-            checkpoint::write(self.config, &self.data, self.place, &self.trainer)?;
+            checkpoint::write(self.config, &self.origin, self.place, &self.trainer)?;
         }
         if evaluation.is_none() {
             evaluation = self.evaluate(self.config.optim.epochs)?; // a finished run was resumed
@@ -320,15 +329,13 @@ impl<'a> Run<'a> {
 
     /// One pass from where the run stands; the mean loss of the whole pass, in nats.
     fn epoch(&mut self, epoch: u32, watch: &dyn Watch) -> Result<f64> {
-        let Self { config, loader, data, trainer, journal, place, .. } = self;
+        let Self { config, loader, origin, trainer, journal, place, .. } = self;
         if place.batches == 0 {
             let began = Instant::now();
             let survey = &mut Survey::new(loader, &mut trainer.model, epoch);
-            trainer.method.begin_epoch(epoch, survey).map_err(|error| match error {
-                Error::NotFinite => Error::Diverged { epoch, step: trainer.step },
-                other => other,
-            })?;
-            checkpoint::check_same(config, data, *place, trainer)?; // what it selects, too
+            let began_epoch = trainer.method.begin_epoch(epoch, survey);
+            began_epoch.map_err(|error| trainer.diverged(epoch, error))?;
+            checkpoint::check_same(config, origin, *place, trainer)?; // what it selects, too
             let (rows, doubted) =
                 (loader.store.rows(), trainer.method.doubted(loader.store.rows()));
             if doubted.is_some_and(|pairs| 2 * pairs.len() + 1 >= rows.len()) {
@@ -362,7 +369,7 @@ impl<'a> Run<'a> {
             let within = place.batches < loader.batches();
             let due = |steps| within && place.step.is_multiple_of(steps);
             if config.output.checkpoint_every_steps.is_some_and(due) {
-                checkpoint::write(config, data, *place, trainer)?;
+                checkpoint::write(config, origin, *place, trainer)?;
             }
             watch.advance(1);
             last = Instant::now();

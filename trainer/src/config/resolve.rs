@@ -54,6 +54,11 @@ pub fn open(file: &Path, settings: &[String], out: Option<&Path>) -> Result<Conf
     for path in config.paths() {
         *path = absolute(&folder.join(&*path))?;
     }
+    config.model.resolve()?;
+    let of_sizes = mistakes(&config, None, &[]); // of a pre-trained model, known only now
+    if !of_sizes.is_empty() {
+        return Err(refuse(of_sizes.into_iter().map(told).collect()));
+    }
     Ok(config)
 }
 
@@ -101,6 +106,7 @@ impl Config {
         let Self { model, augment, monitor, output, .. } = self;
         let optional = [
             manifest,
+            model.pretrained.as_mut(),
             model.tokenizer.as_mut(),
             augment.thesaurus.as_mut(),
             monitor.test.as_mut(),

@@ -9,8 +9,9 @@ use super::{Launch, Machine, Precision, Store};
 /// Blocks among which the sum of squares is divided.
 const BLOCKS: usize = 256;
 
-/// What becomes of a parameter with gradient `g / scale`: `mean = b1 mean + (1 - b1) g`,
-/// `square = b2 square + (1 - b2) g^2`, `weight = kept weight - size mean / (sqrt(factor square) + epsilon)`.
+/// What becomes of a parameter, with g for `scale` times its gradient:
+/// `mean = b1 mean + (1 - b1) g`, `square = b2 square + (1 - b2) g^2`,
+/// `weight = kept weight - size mean / (sqrt(factor square) + epsilon)`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Update {
     /// Factor on the gradient
