@@ -174,4 +174,10 @@ fn a_run_that_diverges_names_what_is_no_number_and_keeps_its_checkpoint() {
     assert_eq!(resumed.code, Some(1), "the checkpoint is whole: {resumed:?}");
     let told = format!("step {step}");
     assert!(resumed.stderr.contains(&told), "it goes on from the step before: {resumed:?}");
+
+    // A step that leaves weights which are no numbers is not kept.
+    let ended = place.run("none", &settings.replace("1e30", "1e300"));
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(ended.stderr.contains("diverged: the weight `"), "{ended:?}");
+    assert!(!place.path("none/checkpoint.safetensors").exists());
 }
