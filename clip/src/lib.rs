@@ -6,7 +6,7 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`config`] | sizes of both towers, named architectures |
+//! | [`config`] · `presets` | sizes of both towers · named architectures |
 //! | [`encoder`] | `trait Encoder`: what any CLIP can do |
 //! | [`embedding`] · [`rate`] | unit rows · a share with Wilson's interval |
 //! | [`image`] · [`text`] | preprocessing · tokenizer and prompt templates |
@@ -32,6 +32,7 @@ pub mod model;
 pub mod onnx;
 #[cfg(feature = "candle")]
 pub mod ops;
+mod presets;
 pub mod rate;
 pub mod text;
 pub mod trigger;

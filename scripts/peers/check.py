@@ -48,7 +48,7 @@ def compare(name, peer, folder, ours):
     ]
     good = same_ids and all(error <= TOLERANCE for error in errors)  # false for NaN
     print(
-        f"{'ok' if good else 'DIFFERS':8}{name:12}{peer:14}"
+        f"{'ok' if good else 'DIFFERS':8}{name:18}{peer:14}"
         f"images {errors[0]:.1e}  texts {errors[1]:.1e}  ids {'equal' if same_ids else 'DIFFER'}"
     )
     return good, rows
@@ -84,6 +84,26 @@ def keep(folder, name, peer, ours, rows):
     (folder / f"{name}.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
 
+def fine_tuned(place, built, name):
+    """Trains from a model that transformers wrote, or from ours; the export and our embeddings."""
+    begun, folder = place / name / "model", place / f"{name}-tuned"
+    if "transformers" in ROADS[name]:
+        peers.saved_by_transformers(begun, place / "saved")
+        begun = place / "saved"
+    rows = zip(sorted((place / "pictures").iterdir()), ("a red circle", "noise", "two squares") * 2)
+    lines = "".join(f"{picture},{caption}\n" for picture, caption in rows)
+    (place / "train.csv").write_text("path,caption\n" + lines)
+    (place / "run.toml").write_text('[data]\nmanifest = "train.csv"\nbatch_size = 4\n')
+    settings = [f"model.pretrained={begun}", "optim.epochs=2", "optim.lr=1e-4"]
+    settings = [word for setting in settings for word in ("--set", setting)]
+    train = (built / "roclip-train", "run", "--config", place / "run.toml", "--quiet")
+    run(*train, *settings, "--out", folder / "run")
+    model, out = folder / "run/model", folder / "export"
+    run(built / "tiny-model", "--embed", model, place / "pictures", folder / "embeddings.json")
+    run(built / "roclip-export", "--model", model, "--out", out)
+    return out, json.loads((folder / "embeddings.json").read_text())
+
+
 def whole(golden):
     good = True
     with tempfile.TemporaryDirectory() as place:
@@ -101,6 +121,10 @@ def whole(golden):
                 good = good and fine
                 if golden and fine and peer == GOLDEN[name]:
                     keep(golden, name, peer, ours, rows)
+            out, ours = fine_tuned(place, built, name)
+            for peer in asked:
+                fine, _ = compare(f"{name}, tuned", peer, out, ours)
+                good = good and fine
         return curves(built / "roclip-train", place) and good
 
 

@@ -123,4 +123,12 @@ def open_clip(folder, paths, texts):
     return Rows(unit(images), unit(rows), ids, versions)
 
 
+def saved_by_transformers(folder, out):
+    """The folder as transformers writes it, from what it has read of ours."""
+    import transformers as library
+
+    library.CLIPModel.from_pretrained(folder).save_pretrained(out)
+    library.CLIPProcessor.from_pretrained(folder).save_pretrained(out)
+
+
 PEERS = {"onnxruntime": onnxruntime, "transformers": transformers, "open_clip": open_clip}

@@ -130,6 +130,7 @@ impl Subject {
         Trainer {
             method: Box::new(method::Clip),
             collective: Arc::new(Single),
+            micro_batch: None,
             gradients: self.gradients,
             optimizer: self.optimizer,
             schedule: Schedule::new(LR, 0.0, u64::MAX), // as good as constant

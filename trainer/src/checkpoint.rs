@@ -22,6 +22,7 @@ use crate::{
     config::Config,
     error::{Error, Result},
     monitor::Tally,
+    not_finite::NotFinite,
     optim::Moments,
     state::State,
     step::Trainer,
@@ -46,13 +47,23 @@ pub struct Place {
     pub loss_sum: f64,
 }
 
+/// What a run is made from, wherever that lies.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Origin {
+    /// [`Loader::fingerprint`](crate::data::Loader::fingerprint).
+    pub data: String,
+    /// SHA-256 of the weights that it was given to begin with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pretrained: Option<String>,
+}
+
 #[derive(Serialize, Deserialize)]
 struct Header {
     schema: String,
     place: Place,
     config: Keys,
-    /// [`Loader::fingerprint`](crate::data::Loader::fingerprint).
-    data: String,
+    #[serde(flatten)]
+    origin: Origin,
     /// Updates of each parameter.
     updates: Vec<u32>,
     /// What was watched of the epoch that goes on; older checkpoints lack it.
@@ -69,7 +80,7 @@ pub struct Checkpoint {
     pub tally: Tally,
     /// Parameters and running statistics
     pub weights: Weights,
-    data: String,
+    origin: Origin,
     moments: HashMap<String, Array>,
     updates: Vec<u32>,
     method: State,
@@ -123,9 +134,14 @@ fn decisive(config: &Config) -> Keys {
     config.data.workers = 1;
     config.data.cache_mib = 0;
     config.model.tokenizer = None;
+    config.model.pretrained = None;
     config.augment.thesaurus = None;
-    let mut keys = Keys::new();
-    flatten(String::new(), &serde_json::to_value(config).expect("numbers and names"), &mut keys);
+    let (mut keys, sizes) = (Keys::new(), config.model.sizes.take());
+    let mut add = |key: &str, value: serde_json::Result<Value>| {
+        flatten(key.to_owned(), &value.expect("numbers and names"), &mut keys);
+    };
+    add("", serde_json::to_value(config));
+    add("model.pretrained", serde_json::to_value(sizes)); // not its path, which decides nothing
     keys.remove("parallel"); // more or fewer ranks may go on
     without_watch(keys)
 }
@@ -158,13 +174,13 @@ fn difference(then: &Keys, now: &Keys) -> Option<String> {
 }
 
 /// Refuses ranks that do not train the same: they were given other files, or computed otherwise.
-pub fn check_same(config: &Config, data: &str, place: Place, trainer: &Trainer) -> Result<()> {
+pub fn check_same(config: &Config, origin: &Origin, place: Place, trainer: &Trainer) -> Result<()> {
     if trainer.collective.ranks() == 1 {
         return Ok(());
     }
     let mut hash = Sha256::new();
     hash.update(serde_json::to_vec(&decisive(config)).expect("names and texts"));
-    hash.update(data);
+    hash.update(serde_json::to_vec(origin).expect("texts"));
     hash.update(place.step.to_le_bytes());
     for array in trainer.model.weights()?.values() {
         array.values.iter().for_each(|value| hash.update(value.to_le_bytes()));
@@ -177,21 +193,26 @@ pub fn check_same(config: &Config, data: &str, place: Place, trainer: &Trainer) 
     trainer.collective.check_same(what, hash.finalize().into())
 }
 
-/// Replaces the checkpoint in the run's folder, on the first rank and if all ranks agree; `data` is
-/// the fingerprint of the loader, `tally` what was watched of an epoch that goes on.
+/// Replaces the checkpoint in the run's folder, on the first rank and if all ranks agree; `tally` is
+/// what was watched of an epoch that goes on. Not if a weight is not finite: the last one that is
+/// good stays.
 pub fn write(
     config: &Config,
-    data: &str,
+    origin: &Origin,
     place: Place,
     tally: &Tally,
     trainer: &Trainer,
 ) -> Result<()> {
-    check_same(config, data, place, trainer)?;
+    check_same(config, origin, place, trainer)?;
+    let weights = trainer.model.weights()?;
+    if let Some(what) = NotFinite::of_weights(&weights) {
+        return Err(trainer.diverged(place.epoch, Error::NotFinite(what)));
+    }
     if !trainer.collective.is_first() {
         return Ok(());
     }
     let mut tensors = Vec::new();
-    for (name, array) in trainer.model.weights()? {
+    for (name, array) in weights {
         tensors.push((format!("weight/{name}"), Bytes::floats(&array.shape, &array.values)));
     }
     let moments = trainer.optimizer.moments(&trainer.model)?;
@@ -211,7 +232,7 @@ pub fn write(
         schema: SCHEMA.into(),
         place,
         config: decisive(config),
-        data: data.to_owned(),
+        origin: origin.clone(),
         updates: moments.iter().map(|moments| moments.updates).collect(),
         tally: tally.clone(),
     };
@@ -266,18 +287,26 @@ pub fn read(folder: &Path, config: &Config) -> Result<Checkpoint> {
             _ => {}
         }
     }
-    let Header { place, data, updates, tally, .. } = header;
-    Ok(Checkpoint { place, tally, weights, data, moments, updates, method })
+    let Header { place, origin, updates, tally, .. } = header;
+    Ok(Checkpoint { place, tally, weights, origin, moments, updates, method })
 }
 
 impl Checkpoint {
-    /// Refuses another fingerprint than `data`; comes before a model is made from the weights.
-    pub fn check(&self, folder: &Path, data: &str) -> Result<()> {
-        if self.data == data {
-            return Ok(());
+    /// The origin of the run that goes on from here; refuses one with other data than `now`, and one
+    /// that began with other weights, if these are still there. Comes before a model is made.
+    pub fn check(&self, folder: &Path, now: &Origin) -> Result<Origin> {
+        let refuse = |what: &str| {
+            let problem = format!("was made with other {what}");
+            Err(Error::Checkpoint { path: folder.join(FILE), problem })
+        };
+        let is_gone = now.pretrained.is_none();
+        if self.origin.data != now.data {
+            return refuse("pictures, captions, tokenizer or thesaurus");
         }
-        let problem = "was made with other pictures, captions, tokenizer or thesaurus".into();
-        Err(Error::Checkpoint { path: folder.join(FILE), problem })
+        if !is_gone && self.origin.pretrained != now.pretrained {
+            return refuse("weights in `model.pretrained`");
+        }
+        Ok(self.origin.clone())
     }
 
     /// Puts moments and pool back into a trainer whose model was made from the same weights.
@@ -327,6 +356,7 @@ mod tests {
         check(&|_| {}, None);
         check(&|now| now.data.manifest = "a.csv".into(), None);
         check(&|now| now.model.tokenizer = Some("tokenizer.json".into()), None);
+        check(&|now| now.model.pretrained = Some("folder".into()), None);
         check(&|now| now.augment.thesaurus = Some("words.txt".into()), None);
         check(&|now| now.output.record_every_steps = 7, None);
         check(&|now| now.monitor.alarms.pool_row = 0.5, None);
@@ -334,6 +364,9 @@ mod tests {
         check(&|now| now.optim.lr = 0.1, Some("`optim.lr` was 0.002, now it is 0.1"));
         let length = Some("`model.context_length` was unset, now it is 8");
         check(&|now| now.model.context_length = Some(8), length);
+        let sizes = |now: &mut Config| now.model.sizes = clip::ClipConfig::preset("vit-micro");
+        let first = Some("`model.pretrained.activation` was unset, now it is \"quick_gelu\"");
+        check(&sizes, first);
         let epochs = Some("`optim.epochs` was 20, now it is 1");
         check(&|now| (now.seed, now.optim.epochs) = (1, 1), epochs);
     }

@@ -2,6 +2,8 @@
 
 use std::{io, path::PathBuf};
 
+use crate::not_finite::NotFinite;
+
 /// A `Result` with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -174,9 +176,11 @@ pub enum Error {
         /// The limit.
         max: u64,
     },
-    /// The loss is no longer a number.
-    #[error("training diverged: the loss is not finite in epoch {epoch}, step {step}")]
+    /// A run has come to something that is not finite.
+    #[error("training diverged: {what} in epoch {epoch}, step {step}")]
     Diverged {
+        /// What it is.
+        what: NotFinite,
         /// Counted from 1.
         epoch: u32,
         /// Updates before it, over all epochs.
@@ -193,11 +197,13 @@ pub enum Error {
         "a batch of {batch} does not fit: {problem}; {}",
         match fits {
             0 => "not even one pair would".to_owned(),
-            fits => format!("one of {fits} would (`data.batch_size`)"),
+            fits => format!("one of {fits} would (`{key}`)"),
         }
     )]
     BatchMemory {
-        /// Pairs of one batch.
+        /// The key that decides how many pairs there are at once.
+        key: &'static str,
+        /// Pairs that were there at once.
         batch: usize,
         /// The greatest power of two of pairs that was found to fit.
         fits: usize,
@@ -245,9 +251,9 @@ pub enum Error {
     /// The machine gives no more threads.
     #[error("cannot start the threads that train")]
     Threads(#[source] rayon::ThreadPoolBuildError),
-    /// A gradient holds a number that is not finite.
-    #[error("the gradient is not finite")]
-    NotFinite,
+    /// A step has come to something that is not finite.
+    #[error("{0}")]
+    NotFinite(NotFinite),
     /// A loss trained what should rest, or left out what it should train.
     #[error(
         "parameter `{parameter}` {}",
@@ -362,7 +368,8 @@ mod tests {
         let error = Error::Clip(clip::Error::Candle(candle_core::Error::Io(reason)));
         let problem = error.out_of_memory().expect("it is").to_string();
         let check = |fits, expected: &str| {
-            let error = Error::BatchMemory { batch: 1000, fits, problem: problem.clone() };
+            let (key, problem) = ("data.batch_size", problem.clone());
+            let error = Error::BatchMemory { key, batch: 1000, fits, problem };
             assert_eq!(error.to_string(), expected);
         };
         let start = "a batch of 1000 does not fit: H100 has no 512 bytes left";

@@ -13,11 +13,13 @@
 //! | [`augment`] | one augmentation each, seeded by (seed, epoch, row) |
 //! | [`poison`] | which rows are poisoned and with what, written as a whole |
 //! | [`step`] · [`train`] | one optimizer step for any method · epochs around it |
+//! | [`grad_cache`] · [`not_finite`] | a batch in parts · what ends a step |
 //! | [`method`] · [`pool`] | CLIP, RoCLIP and the sieve · FIFO of caption embeddings |
 //! | [`survey`] | pairs embedded without training |
 //! | [`doubted`] | the pairs that a method does not trust, for people |
 //! | [`parallel`] | several processes, each with its part of every batch |
 //! | [`optim`] · [`gpu`] | AdamW with its state, schedule · the GPU of a run |
+//! | [`pretrained`] | the model that a run begins with |
 //! | [`checkpoint`] · [`state`] · [`journal`] | what makes a resumed run the same run · step records |
 //! | [`monitor`] | what is watched during training, and alarms; a ledger comes as far as here |
 //! | [`evaluate`] | zero-shot, probes, retrieval, attack success, each with its interval |
@@ -38,13 +40,16 @@ pub mod doubted;
 pub mod error;
 pub mod evaluate;
 pub mod gpu;
+pub mod grad_cache;
 pub mod journal;
 pub mod method;
 pub mod monitor;
+pub mod not_finite;
 pub mod optim;
 pub mod parallel;
 pub mod poison;
 pub mod pool;
+pub mod pretrained;
 pub mod state;
 pub mod step;
 pub mod survey;

@@ -3,16 +3,15 @@
 use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
-use clip::{
-    model::{Clip, Mode},
-    ops::Gradients,
-};
+use clip::{model::Clip, ops::Gradients};
 use serde::Serialize;
 
 use crate::{
     data::Batch,
     error::{Error, Result},
+    grad_cache::{Embedded, Input},
     method::{Method, MethodLoss, MethodReport, Pairs, Towers},
+    not_finite::NotFinite,
     optim::{Optimizer, Schedule},
     parallel::Collective,
 };
@@ -34,6 +33,8 @@ pub struct Trainer {
     pub collective: Arc<dyn Collective>,
     /// Greatest *logarithm* of the factor on cosines
     pub logit_scale_max: f64,
+    /// Pairs of this rank that go through the towers at once; all without
+    pub micro_batch: Option<usize>,
     /// Updates so far
     pub step: u64,
 }
@@ -70,31 +71,25 @@ impl Trainer {
         let pixels = std::mem::take(&mut batch.pixels);
         let pixels = Tensor::from_vec(pixels, (count, 3, side, side), device)?;
         let ids = Tensor::from_slice(batch.tokens.ids(), (count, batch.tokens.length()), device)?;
+        let epoch = batch.epoch;
         self.step_on(&pixels, &ids, batch).map_err(|error| match error.out_of_memory() {
-            None => error,
-            Some(problem) => match self.model.largest_fit(&pixels, &ids) {
-                Ok(fits) => Error::BatchMemory { batch: count, fits, problem: problem.to_string() },
-                Err(other) => other.into(),
-            },
+            None => self.diverged(epoch, error),
+            Some(problem) => self.too_large(&pixels, &ids, problem.to_string()),
         })
     }
 
     fn step_on(&mut self, pixels: &Tensor, ids: &Tensor, batch: Batch) -> Result<StepReport> {
-        let (epoch, step) = (batch.epoch, self.step);
-        let diverged = |error| match error {
-            Error::NotFinite => Error::Diverged { epoch, step },
-            other => other,
-        };
         self.optimizer.rest(&self.model, &mut self.gradients)?;
-        let image = self.model.image_pass(pixels, Mode::Train)?;
-        let text = self.model.text_pass(ids)?;
+        let embed = |input| Embedded::new(&self.model, input, self.micro_batch);
+        let image = embed(Input::Images(pixels.clone()))?;
+        let text = embed(Input::Texts(ids.clone()))?;
         let pairs = Pairs {
             image: self.collective.gather_rows(image.rows())?, // [B, D], unit rows
             text: self.collective.gather_rows(text.rows())?,   // [B, D]
             rows: batch.rows,
             captions: batch.captions,
-            epoch,
-            step,
+            epoch: batch.epoch,
+            step: self.step,
         };
         let MethodLoss { loss, trained, report } =
             self.method.loss(&pairs, self.model.logit_scale())?;
@@ -102,7 +97,7 @@ impl Trainer {
         // Of the whole batch, and yet one rank may round it to no number where the others do not: it
         // would leave them waiting in the sums below.
         if !self.collective.all(value.is_finite()) {
-            return Err(Error::Diverged { epoch, step });
+            return Err(Error::NotFinite(NotFinite::Loss));
         }
         let mut at_rows = loss.backward()?; // of all ranks
         self.collective.keep_own(&mut at_rows, &pairs.text, text.rows())?;
@@ -111,12 +106,35 @@ impl Trainer {
         text.backward(&at_rows, &mut self.gradients)?; // a tower that rests frees its memory
         image.backward(&at_rows, &mut self.gradients)?;
         self.collective.sum_gradients(self.model.parameters(), &mut self.gradients);
-        let lr = self.schedule.lr(step);
-        let grad_norm =
-            self.optimizer.update(&self.model, &self.gradients, trained, lr).map_err(diverged)?;
+        let (trained, lr) = (trained.without(self.model.locked()), self.schedule.lr(self.step));
+        let grad_norm = self.optimizer.update(&self.model, &self.gradients, trained, lr)?;
         let logit_scale = self.clamp_logit_scale()?;
         self.step += 1;
         Ok(StepReport { loss: value, lr, grad_norm, logit_scale, trained, method: report })
+    }
+
+    /// Where `error` happened, and why, if it is that something is not finite.
+    pub fn diverged(&self, epoch: u32, error: Error) -> Error {
+        let Error::NotFinite(what) = error else { return error };
+        match what.traced(&self.model) {
+            Ok(what) => Error::Diverged { what, epoch, step: self.step },
+            Err(other) => other,
+        }
+    }
+
+    /// What would have fitted.
+    fn too_large(&self, pixels: &Tensor, ids: &Tensor, problem: String) -> Error {
+        let fits = || -> Result<Error> {
+            let count = pixels.dim(0)?;
+            let (key, batch) = match self.micro_batch.filter(|&size| size < count) {
+                Some(size) => ("optim.micro_batch", size),
+                None => ("data.batch_size", count),
+            };
+            let (pixels, ids) = (pixels.narrow(0, 0, batch)?, ids.narrow(0, 0, batch)?);
+            let fits = self.model.largest_fit(&pixels, &ids)?;
+            Ok(Error::BatchMemory { key, batch, fits, problem })
+        };
+        fits().unwrap_or_else(|other| other)
     }
 
     /// Keeps the factor between 1 and its maximum (CLIP, section 2.5).

@@ -13,6 +13,7 @@ use crate::{
     augment::View,
     data::{Loader, order},
     error::{Error, Result},
+    not_finite::NotFinite,
 };
 
 /// Embeddings of pairs.
@@ -91,7 +92,7 @@ impl<'a> Survey<'a> {
         let pixels = Tensor::from_vec(pixels, (rows.len(), 3, side, side), self.model.device())?;
         let embedded = self.model.image_rows(&pixels, Mode::Survey)?.flatten_all()?.to_vec1()?;
         if !embedded.iter().all(|value: &f32| value.is_finite()) {
-            return Err(Error::NotFinite);
+            return Err(Error::NotFinite(NotFinite::Embedding));
         }
         Ok(UnitRows::normalize(embedded, loader.clip.dim))
     }

@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use crate::{
     augment::Augment,
-    checkpoint::{self, Checkpoint, Place},
+    checkpoint::{self, Checkpoint, Origin, Place},
     config::{self, Config},
     data::{Loader, Manifest, Store},
     doubted,
@@ -27,6 +27,7 @@ use crate::{
     monitor::{Alarm, Alarms, Monitor, Tally},
     optim::{Optimizer, Schedule},
     parallel::Collective,
+    pretrained,
     step::Trainer,
     survey::Survey,
 };
@@ -79,7 +80,7 @@ pub fn train(
     watch: &mut dyn Watch,
 ) -> Result<Summary> {
     let mut run = collective.agree(Run::open(config, resume, collective, watch))?;
-    checkpoint::check_same(config, &run.data, run.place, &run.trainer)?;
+    checkpoint::check_same(config, &run.origin, run.place, &run.trainer)?;
     run.begin()?;
     let summary = threads()?.install(|| run.epochs(watch))?;
     if collective.is_first() {
@@ -165,8 +166,8 @@ fn open_loader(
     let rows = Manifest::open(manifest)?;
     let captions = || rows.rows.iter().map(|row| row.caption.as_str());
     let context = clip.text.context_length;
-    let tokenizer = match &config.model.tokenizer {
-        Some(path) => Tokenizer::open(path)?.with_context_length(context)?,
+    let tokenizer = match config.model.tokenizer_file() {
+        Some(path) => Tokenizer::open(&path)?.with_context_length(context)?,
         None => Tokenizer::train(captions(), config.model.vocab_size, context)?,
     };
     clip.text.vocab_size = tokenizer.vocab_size();
@@ -209,8 +210,7 @@ fn note_cut_captions<'a>(
 struct Run<'a> {
     config: &'a Config,
     loader: Loader,
-    /// Fingerprint of the loader.
-    data: String,
+    origin: Origin,
     monitor: Option<Monitor>,
     trainer: Trainer,
     /// The first rank's, once the run begins.
@@ -239,15 +239,23 @@ impl<'a> Run<'a> {
         let checkpoint = open_checkpoint(config, resume, watch)?;
         let monitor = if collective.is_first() { Monitor::open(config)? } else { None };
         let loader = open_loader(config, &**collective, watch)?;
-        let data = loader.fingerprint()?;
+        let pretrained = pretrained::sha256(config)?;
+        let mut origin = Origin { data: loader.fingerprint()?, pretrained };
         let model = match &checkpoint {
             Some(checkpoint) => {
-                checkpoint.check(folder, &data)?;
+                origin = checkpoint.check(folder, &origin)?;
                 Clip::from_weights(&loader.clip, &checkpoint.weights, device)?
             }
-            None => Clip::init(&loader.clip, config.seed, device)?,
+            None => {
+                let weights = pretrained::weights(config, &loader.clip)?;
+                Clip::from_weights(&loader.clip, &weights, device)?
+            }
         };
         let mut model = gpu::place(model, gpu.as_ref())?;
+        model.lock(config.model.lock);
+        if config.model.lock.is_some() && config.model.pretrained.is_none() {
+            watch.warn("`model.lock` without `model.pretrained`: that tower stays random".into());
+        }
         if ranks > 1 {
             model.join(collective.clone());
         }
@@ -259,6 +267,7 @@ impl<'a> Run<'a> {
             optimizer: Optimizer::new(&model, &config.optim),
             schedule: Schedule::new(config.optim.lr, config.optim.warmup_share, steps),
             logit_scale_max: config.optim.logit_scale_max.ln(),
+            micro_batch: config.optim.micro_batch,
             collective: collective.clone(),
             model,
             step: 0,
@@ -270,7 +279,7 @@ impl<'a> Run<'a> {
             checkpoint.restore(folder, &mut trainer)?;
         }
         let (journal, alarms) = (None, None);
-        Ok(Self { config, loader, data, monitor, trainer, journal, alarms, place, tally })
+        Ok(Self { config, loader, origin, monitor, trainer, journal, alarms, place, tally })
     }
 
     /// Makes the folder ready, on the first rank.
@@ -317,7 +326,7 @@ impl<'a> Run<'a> {
             self.record_epoch(epoch, loss, evaluation.as_ref(), similarity, watch)?;
             self.place = Place { epoch: epoch + 1, batches: 0, loss_sum: 0.0, ..self.place };
             let (place, tally) = (self.place, Tally::default());
-            checkpoint::write(self.config, &self.data, place, &tally, &self.trainer)?;
+            checkpoint::write(self.config, &self.origin, place, &tally, &self.trainer)?;
         }
         if evaluation.is_none() {
             evaluation = self.evaluate(self.config.optim.epochs)?; // a finished run was resumed
@@ -337,16 +346,14 @@ impl<'a> Run<'a> {
 
     /// One pass from where the run stands; the mean loss of the whole pass, in nats.
     fn epoch(&mut self, epoch: u32, watch: &dyn Watch) -> Result<f64> {
-        let Self { config, loader, data, trainer, journal, alarms, place, .. } = self;
+        let Self { config, loader, origin, trainer, journal, alarms, place, .. } = self;
         if place.batches == 0 {
             let began = Instant::now();
             let survey = &mut Survey::new(loader, &mut trainer.model, epoch);
-            let begun = trainer.method.begin_epoch(epoch, survey).map_err(|error| match error {
-                Error::NotFinite => Error::Diverged { epoch, step: trainer.step },
-                other => other,
-            })?;
-            checkpoint::check_same(config, data, *place, trainer)?; // what it selects, too
-            begun.into_iter().for_each(|line| watch.warn(line));
+            let begun = trainer.method.begin_epoch(epoch, survey);
+            let warning = begun.map_err(|error| trainer.diverged(epoch, error))?;
+            checkpoint::check_same(config, origin, *place, trainer)?; // what it selects, too
+            warning.into_iter().for_each(|line| watch.warn(line));
             place.seconds += began.elapsed().as_secs_f64();
         }
         let (selected, none) = (trainer.method.selected(), Tally::default());
@@ -376,7 +383,7 @@ impl<'a> Run<'a> {
             let due = |steps| within && place.step.is_multiple_of(steps);
             if config.output.checkpoint_every_steps.is_some_and(due) {
                 let tally = alarms.as_ref().map(Alarms::tally).unwrap_or(&none);
-                checkpoint::write(config, data, *place, tally, trainer)?;
+                checkpoint::write(config, origin, *place, tally, trainer)?;
             }
             watch.advance(1);
             last = Instant::now();

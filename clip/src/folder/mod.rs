@@ -30,6 +30,8 @@ pub mod names {
     pub const CONFIG: &str = "config.json";
     /// Image preprocessing, a `CLIPImageProcessor`.
     pub const PREPROCESSOR: &str = "preprocessor_config.json";
+    /// Where transformers 5 writes it, as the part `image_processor`; we read it and never write it.
+    pub const PROCESSOR: &str = "processor_config.json";
     /// The whole tokenizer.
     pub const TOKENIZER: &str = "tokenizer.json";
     /// What transformers asks beside [`TOKENIZER`].
@@ -72,7 +74,11 @@ impl ModelFolder {
             let problem = format!("it is a run's folder, its model is `{}`", inner.display());
             return Err(Error::File { path: path.to_owned(), problem });
         }
-        let (form, steps) = (read_json(&config_path)?, read_json(&steps_path)?);
+        let processor = path.join(names::PROCESSOR);
+        let (form, steps) = match processor.exists() && !steps_path.exists() {
+            true => (read_json(&config_path)?, read_json(&processor)?["image_processor"].take()),
+            false => (read_json(&config_path)?, read_json(&steps_path)?),
+        };
         let config = config_from_json(&form, &steps).map_err(|problem| {
             // A problem of the second file alone disappears when it says nothing.
             let first = config_from_json(&form, &Value::Object(Default::default())).is_err();
@@ -209,6 +215,20 @@ mod tests {
         check("tokenizer.json", "<|endoftext|>", "<|end|>", "not a CLIP tokenizer");
         check("tokenizer.json", "{", "[", "not a tokenizer");
         check("preprocessor_config.json", "\"resample\": 3", "\"resample\": 2", "`resample` is 2");
+    }
+
+    #[test]
+    fn preprocessing_is_found_where_transformers_5_writes_it() -> Result<()> {
+        let (folder, config) = folder();
+        let [old, new] =
+            [names::PREPROCESSOR, names::PROCESSOR].map(|name| folder.path().join(name));
+        let mut steps = read_json(&old)?;
+        steps["image_mean"] = serde_json::json!([0.5, 0.5, 0.5]);
+        write_json(&new, &serde_json::json!({ "image_processor": steps }))?;
+        assert_eq!(ModelFolder::open(folder.path())?.config, config, "ours comes first");
+        fs::remove_file(old).expect("there");
+        assert_eq!(ModelFolder::open(folder.path())?.config.mean, [0.5; 3]);
+        Ok(())
     }
 
     #[test]

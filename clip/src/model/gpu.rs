@@ -7,12 +7,58 @@ use std::{
 
 use candle_core::{Device, Result, Tensor};
 
-use super::{Image, LOGIT_SCALE, Mode, Parameter, text::Text};
+use super::{Clip, Image, LOGIT_SCALE, Mode, Parameter, text::Text};
 pub use crate::ops::cuda::Update;
 use crate::ops::{
     Graph,
     cuda::{CudaTape, CudaValue, Machine, Moments, Precision, Store, bytes, floats},
 };
+
+/// The first NVIDIA GPU.
+#[cfg(feature = "cuda")]
+#[derive(Debug, Clone)]
+pub struct Gpu(Arc<crate::ops::cuda::Card>);
+
+#[cfg(feature = "cuda")]
+impl Gpu {
+    /// Opens it, with CUDA's libraries out of `folder` or from where the system finds them.
+    ///
+    /// # Errors
+    /// One line about what is missing.
+    pub fn open(folder: Option<&std::path::Path>) -> crate::Result<Self, String> {
+        crate::ops::cuda::Card::open(folder).map(Self)
+    }
+
+    /// As its driver names it.
+    pub fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    /// Floating-point operations per second in products of `[size, size]` matrices of bf16: the
+    /// best of `turns`.
+    ///
+    /// # Errors
+    /// If the GPU fails.
+    pub fn product_rate(&self, size: usize, turns: usize) -> crate::Result<f64> {
+        Ok(crate::ops::cuda::product_rate(&self.0, size, turns)?)
+    }
+}
+
+impl Clip {
+    /// Copies the parameters of trainable f32 towers to a GPU, where they are from now on: in bf16
+    /// for steps of training, in f32 for evaluation. The logit scale stays.
+    #[cfg(feature = "cuda")]
+    pub fn onto(mut self, gpu: &Gpu) -> crate::Result<Self> {
+        let towers = OnMachine::new(gpu.0.clone(), &self.parameters, Precision::Bf16)?;
+        self.gpu = Some(Arc::new(towers));
+        Ok(self)
+    }
+
+    /// The parameters on the GPU, if that is where they live.
+    pub fn resident(&self) -> Option<&dyn Resident> {
+        self.gpu.as_deref().map(|towers| towers as &dyn Resident)
+    }
+}
 
 /// Parameters on a GPU, for whoever moves them.
 pub trait Resident: fmt::Debug + Send + Sync {
@@ -26,8 +72,19 @@ pub trait Resident: fmt::Debug + Send + Sync {
     /// asks the wrong one.
     fn is_reached(&self, parameter: &Parameter) -> bool;
 
-    /// Moves parameters; returns the Euclidean norm of the whole gradient. If that is not finite,
-    /// nothing has moved.
+    /// The Euclidean norm of the whole gradient.
+    ///
+    /// # Errors
+    /// If the GPU fails.
+    fn norm(&self) -> Result<f64>;
+
+    /// The gradient of a parameter, row-major.
+    ///
+    /// # Errors
+    /// If the GPU fails, or the parameter does not live there.
+    fn gradient(&self, parameter: &Parameter) -> Result<Vec<f32>>;
+
+    /// Moves parameters; returns [`Resident::norm`]. If that is not finite, nothing has moved.
     ///
     /// # Errors
     /// If the GPU fails, or a parameter does not live there.
@@ -54,6 +111,15 @@ pub(super) trait WayBack: fmt::Debug + Send {
 /// `[B, D]` unit rows on the CPU, and the way back from them.
 pub(super) type Rows = (Tensor, Box<dyn WayBack>);
 
+/// What rows without a way back are for.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Purpose {
+    /// To be the rows of a step, in its precision
+    Training,
+    /// To be exact, in f32
+    Evaluation,
+}
+
 /// What a model asks of the machine that its towers live on.
 pub(super) trait Towers: Resident {
     /// Rows of a step of training, in bf16.
@@ -62,11 +128,17 @@ pub(super) trait Towers: Resident {
     /// Rows of a step of training, in bf16.
     fn text_pass(&self, tower: &Text, ids: &Tensor) -> Result<Rows>;
 
-    /// Rows in f32.
-    fn image_rows(&self, tower: &Image, pixels: &Tensor, mode: Mode) -> Result<Tensor>;
+    /// Rows without a way back.
+    fn image_rows(
+        &self,
+        tower: &Image,
+        pixels: &Tensor,
+        mode: Mode,
+        purpose: Purpose,
+    ) -> Result<Tensor>;
 
-    /// Rows in f32.
-    fn text_rows(&self, tower: &Text, ids: &Tensor) -> Result<Tensor>;
+    /// Rows without a way back.
+    fn text_rows(&self, tower: &Text, ids: &Tensor, purpose: Purpose) -> Result<Tensor>;
 
     /// The values of a parameter.
     fn values(&self, tensor: &Tensor) -> Result<Vec<f32>>;
@@ -99,8 +171,17 @@ impl<M: Machine> OnMachine<M> {
         CudaTape::new(self.store.clone(), self.training)
     }
 
-    fn forgetful(&self) -> CudaTape<M> {
-        CudaTape::forgetful(self.store.clone(), Precision::F32)
+    fn forgetful(&self, purpose: Purpose) -> CudaTape<M> {
+        let precision = match purpose {
+            Purpose::Training => self.training,
+            Purpose::Evaluation => Precision::F32,
+        };
+        CudaTape::forgetful(self.store.clone(), precision)
+    }
+
+    /// The root of a square on the machine.
+    fn root(&self, square: &M::Memory) -> Result<f64> {
+        Ok(f64::from(floats(&**self.store.machine(), square, 0, 1)?[0]).sqrt())
     }
 
     fn download(&self, tape: &CudaTape<M>, rows: &CudaValue<M>) -> Result<Tensor> {
@@ -145,13 +226,19 @@ impl<M: Machine> Towers for OnMachine<M> {
         self.pass(tape, rows)
     }
 
-    fn image_rows(&self, tower: &Image, pixels: &Tensor, mode: Mode) -> Result<Tensor> {
-        let tape = self.forgetful();
+    fn image_rows(
+        &self,
+        tower: &Image,
+        pixels: &Tensor,
+        mode: Mode,
+        purpose: Purpose,
+    ) -> Result<Tensor> {
+        let tape = self.forgetful(purpose);
         self.download(&tape, &tower.rows(&tape, pixels, mode)?)
     }
 
-    fn text_rows(&self, tower: &Text, ids: &Tensor) -> Result<Tensor> {
-        let tape = self.forgetful();
+    fn text_rows(&self, tower: &Text, ids: &Tensor, purpose: Purpose) -> Result<Tensor> {
+        let tape = self.forgetful(purpose);
         self.download(&tape, &tower.rows(&tape, ids)?)
     }
 
@@ -169,14 +256,21 @@ impl<M: Machine> Resident for OnMachine<M> {
         self.store.is_reached(&parameter.var)
     }
 
+    fn norm(&self) -> Result<f64> {
+        self.root(&self.store.square_norm()?)
+    }
+
+    fn gradient(&self, parameter: &Parameter) -> Result<Vec<f32>> {
+        self.store.gradient_values(&parameter.var)
+    }
+
     fn update(&self, updates: &[(&Parameter, Update)]) -> Result<f64> {
         let moments = self.moments.lock().unwrap_or_else(PoisonError::into_inner);
         let norm = self.store.square_norm()?;
         let updates =
             updates.iter().map(|(parameter, update)| (parameter.var.as_tensor(), *update));
         self.store.update(&moments, &norm, updates)?;
-        let square = floats(&**self.store.machine(), &norm, 0, 1)?;
-        Ok(f64::from(square[0]).sqrt())
+        self.root(&norm)
     }
 
     fn moments(&self, parameter: &Parameter) -> Result<[Vec<f32>; 2]> {

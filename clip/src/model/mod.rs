@@ -5,7 +5,7 @@
 //! | `params` | where a tower's tensors come from, and their names; running statistics |
 //! | `init` | seeded initial weights |
 //! | `blocks` | attention, MLP, pre-norm block |
-//! | `pass` | embeddings of a step and the way back from them |
+//! | `pass` · `rows` | embeddings of a step and the way back from them · those without one |
 //! | `projections` | image embeddings with the length that they had |
 //! | `gpu` | towers whose parameters live on a GPU, behind feature `cuda` |
 //! | `resnet` · `vit` · `text` | one tower each |
@@ -18,6 +18,7 @@ mod params;
 mod pass;
 mod projections;
 mod resnet;
+mod rows;
 mod text;
 mod vit;
 
@@ -27,15 +28,17 @@ use candle_core::{DType, Device, Tensor, Var};
 
 use crate::{
     ClipConfig, Encoder, Result, UnitRows,
-    config::ImageTower,
+    config::{ImageTower, Tower},
     folder::ModelFolder,
     image::PixelBatch,
-    ops::{Arena, Composed, Gradients, Graph, Peers, Tape, is_fused},
+    ops::{Arena, Gradients, Graph, Peers},
     text::TokenBatch,
     weights::{Array, Weights},
 };
 use params::{Running, Source};
 
+#[cfg(feature = "cuda")]
+pub use gpu::Gpu;
 #[cfg(any(test, feature = "cuda"))]
 pub use gpu::{Resident, Update};
 pub use init::init;
@@ -130,39 +133,11 @@ pub struct Clip {
     arena: Arc<Arena>,
     /// Who else trains it.
     peers: Option<Arc<dyn Peers>>,
+    /// The tower that is not trained.
+    locked: Option<Tower>,
     /// Where the parameters live, if it is a GPU; the tensors then stand for them.
     #[cfg(any(test, feature = "cuda"))]
     gpu: Option<Arc<dyn gpu::Towers>>,
-}
-
-/// The first NVIDIA GPU.
-#[cfg(feature = "cuda")]
-#[derive(Debug, Clone)]
-pub struct Gpu(Arc<crate::ops::cuda::Card>);
-
-#[cfg(feature = "cuda")]
-impl Gpu {
-    /// Opens it, with CUDA's libraries out of `folder` or from where the system finds them.
-    ///
-    /// # Errors
-    /// One line about what is missing.
-    pub fn open(folder: Option<&std::path::Path>) -> Result<Self, String> {
-        crate::ops::cuda::Card::open(folder).map(Self)
-    }
-
-    /// As its driver names it.
-    pub fn name(&self) -> &str {
-        self.0.name()
-    }
-
-    /// Floating-point operations per second in products of `[size, size]` matrices of bf16: the
-    /// best of `turns`.
-    ///
-    /// # Errors
-    /// If the GPU fails.
-    pub fn product_rate(&self, size: usize, turns: usize) -> Result<f64> {
-        Ok(crate::ops::cuda::product_rate(&self.0, size, turns)?)
-    }
 }
 
 impl Clip {
@@ -221,6 +196,7 @@ impl Clip {
             device,
             arena: Arc::default(),
             peers: None,
+            locked: None,
             #[cfg(any(test, feature = "cuda"))]
             gpu: None,
         })
@@ -235,23 +211,15 @@ impl Clip {
         self.peers = Some(peers);
     }
 
-    /// Copies the parameters of trainable f32 towers to a GPU, where they are from now on: in bf16
-    /// for steps of training, in f32 for evaluation. The logit scale stays.
-    #[cfg(feature = "cuda")]
-    pub fn onto(mut self, gpu: &Gpu) -> Result<Self> {
-        let towers = gpu::OnMachine::new(
-            gpu.0.clone(),
-            &self.parameters,
-            crate::ops::cuda::Precision::Bf16,
-        )?;
-        self.gpu = Some(Arc::new(towers));
-        Ok(self)
+    /// From now on this tower is a constant of training: its passes have no way back and take
+    /// nothing that one would need, and batch normalisation has its running statistics, which stay.
+    pub fn lock(&mut self, tower: Option<Tower>) {
+        self.locked = tower;
     }
 
-    /// The parameters on the GPU, if that is where they live.
-    #[cfg(any(test, feature = "cuda"))]
-    pub fn resident(&self) -> Option<&dyn Resident> {
-        self.gpu.as_deref().map(|towers| towers as &dyn Resident)
+    /// The tower that [`Clip::lock`] has made a constant.
+    pub fn locked(&self) -> Option<Tower> {
+        self.locked
     }
 
     /// Sizes of the towers.
@@ -282,63 +250,6 @@ impl Clip {
             return Gradients::new([&self.logit_scale]);
         }
         Gradients::new(self.parameters.iter().map(|parameter| parameter.var.as_tensor()))
-    }
-
-    /// `[B, 3, H, W]` normalised pixels -> `[B, D]` unit rows, for a step of training.
-    pub fn image_pass(&self, pixels: &Tensor, mode: Mode) -> Result<Pass> {
-        #[cfg(any(test, feature = "cuda"))]
-        if let Some(gpu) = &self.gpu {
-            return Ok(Pass::on_gpu(gpu.image_pass(&self.image, pixels, mode)?)?);
-        }
-        if !is_fused(pixels) {
-            assert!(self.peers.is_none(), "peers join f32 models on the CPU");
-            return Ok(Pass::composed(self.image.rows(&Composed, pixels, mode)?)?);
-        }
-        let tape = Tape::new(self.arena.clone()).among(self.peers.clone());
-        let rows = self.image.rows(&tape, pixels, mode)?;
-        Ok(Pass::taped(tape, rows, self.config.dim)?)
-    }
-
-    /// `[B, T]` token ids (u32), any length up to the context -> `[B, D]` unit rows, for a step of
-    /// training.
-    pub fn text_pass(&self, ids: &Tensor) -> Result<Pass> {
-        #[cfg(any(test, feature = "cuda"))]
-        if let Some(gpu) = &self.gpu {
-            return Ok(Pass::on_gpu(gpu.text_pass(&self.text, ids)?)?);
-        }
-        if !is_fused(&self.logit_scale) {
-            return Ok(Pass::composed(self.text.rows(&Composed, ids)?)?);
-        }
-        let tape = Tape::new(self.arena.clone());
-        let rows = self.text.rows(&tape, ids)?;
-        Ok(Pass::taped(tape, rows, self.config.dim)?)
-    }
-
-    /// `[B, 3, H, W]` normalised pixels -> `[B, D]` unit rows, differentiable at the pixels; to
-    /// train, take [`Clip::image_pass`].
-    pub fn image_rows(&self, pixels: &Tensor, mode: Mode) -> Result<Tensor> {
-        #[cfg(any(test, feature = "cuda"))]
-        if let Some(gpu) = &self.gpu {
-            return Ok(gpu.image_rows(&self.image, pixels, mode)?); // a constant
-        }
-        match is_fused(pixels) {
-            true => Ok(pass::image_rows(&self.image, pixels, mode, &self.arena)?),
-            false => Ok(self.image.rows(&Composed, pixels, mode)?),
-        }
-    }
-
-    /// `[B, T]` token ids -> `[B, D]` unit rows, without a way back.
-    fn evaluated_texts(&self, ids: &Tensor) -> Result<Tensor> {
-        #[cfg(any(test, feature = "cuda"))]
-        if let Some(gpu) = &self.gpu {
-            return Ok(gpu.text_rows(&self.text, ids)?);
-        }
-        if !is_fused(&self.logit_scale) {
-            return Ok(self.text.rows(&Composed, ids)?.detach());
-        }
-        let rows = self.text.rows(&Tape::forgetful(Arc::default()), ids)?;
-        let shape = (ids.dim(0)?, self.config.dim);
-        Ok(Tensor::from_slice(rows.values(), shape, &self.device)?)
     }
 
     /// All parameters and running statistics under OpenAI's names.

@@ -4,22 +4,25 @@
 //! so that whoever computes the tower need not be who computes the loss (GradCache, Gao et al.
 //! 2021, section 3).
 
-use std::sync::{Arc, Mutex, PoisonError};
+use candle_core::{Result, Tensor, Var, backprop::GradStore};
 
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, Var, backprop::GradStore};
-
-use super::{Clip, Image, Mode};
-use crate::ops::{Arena, Gradients, Tape, Value, is_out_of_memory, values};
+use super::{Clip, Mode};
+use crate::{
+    config::Tower,
+    ops::{Composed, Gradients, Tape, Value, is_fused, is_out_of_memory},
+};
 
 /// Rows that a tower has computed, and what it takes to go back through it.
 #[derive(Debug)]
 pub struct Pass {
-    rows: Var,
+    rows: Tensor,
     way: Way,
 }
 
 #[derive(Debug)]
 enum Way {
+    /// There is none.
+    Locked,
     Tape(Tape, Value),
     Candle(Tensor),
     #[cfg(any(test, feature = "cuda"))]
@@ -27,34 +30,43 @@ enum Way {
 }
 
 impl Pass {
-    pub(super) fn composed(rows: Tensor) -> Result<Self> {
-        Ok(Self { rows: Var::from_tensor(&rows.detach().copy()?)?, way: Way::Candle(rows) })
+    fn composed(rows: Tensor) -> Result<Self> {
+        let leaf = Var::from_tensor(&rows.detach().copy()?)?;
+        Ok(Self { rows: leaf.into_inner(), way: Way::Candle(rows) })
     }
 
-    pub(super) fn taped(tape: Tape, rows: Value, dim: usize) -> Result<Self> {
+    fn taped(tape: Tape, rows: Value, dim: usize) -> Result<Self> {
         let values = rows.values();
         let shape = (values.len() / dim, dim);
         let leaf = Var::from_slice(values, shape, &candle_core::Device::Cpu)?;
-        Ok(Self { rows: leaf, way: Way::Tape(tape, rows) })
+        Ok(Self { rows: leaf.into_inner(), way: Way::Tape(tape, rows) })
     }
 
     #[cfg(any(test, feature = "cuda"))]
-    pub(super) fn on_gpu((rows, way): super::gpu::Rows) -> Result<Self> {
-        Ok(Self { rows: Var::from_tensor(&rows)?, way: Way::Gpu(way) })
+    fn on_gpu((rows, way): super::gpu::Rows) -> Result<Self> {
+        Ok(Self { rows: Var::from_tensor(&rows)?.into_inner(), way: Way::Gpu(way) })
     }
 
-    /// `[B, D]`, unit rows: a leaf.
+    /// `[B, D]`, unit rows: a leaf, of a locked tower a constant.
     pub fn rows(&self) -> &Tensor {
-        self.rows.as_tensor()
+        &self.rows
     }
 
     /// Carries the gradient of the rows, which `loss` holds, on through the tower, and adds what its
     /// parameters get to `gradients`. A loss that does not depend on the rows leaves the tower at
     /// rest. Where the parameters live on a GPU, their gradients are there, too.
     pub fn backward(self, loss: &GradStore, gradients: &mut Gradients) -> Result<()> {
-        let Some(gradient) = loss.get(self.rows()) else { return Ok(()) };
+        match loss.get(self.rows()) {
+            Some(gradient) => self.backward_from(gradient, gradients),
+            None => Ok(()),
+        }
+    }
+
+    /// [`Pass::backward`] from the gradient of the rows itself, `[B, D]`.
+    pub fn backward_from(self, gradient: &Tensor, gradients: &mut Gradients) -> Result<()> {
         let gradient = gradient.detach(); // candle would go back through what made it, too
         match self.way {
+            Way::Locked => Ok(()),
             Way::Tape(tape, rows) => {
                 let gradient = gradient.flatten_all()?.to_vec1::<f32>()?;
                 tape.backward(&rows, &gradient, gradients)
@@ -67,6 +79,42 @@ impl Pass {
 }
 
 impl Clip {
+    /// `[B, 3, H, W]` normalised pixels -> `[B, D]` unit rows, for a step of training.
+    pub fn image_pass(&self, pixels: &Tensor, mode: Mode) -> crate::Result<Pass> {
+        if self.locked == Some(Tower::Image) {
+            return Ok(Pass { rows: self.constant_images(pixels, mode)?, way: Way::Locked });
+        }
+        #[cfg(any(test, feature = "cuda"))]
+        if let Some(gpu) = &self.gpu {
+            return Ok(Pass::on_gpu(gpu.image_pass(&self.image, pixels, mode)?)?);
+        }
+        if !is_fused(pixels) {
+            assert!(self.peers.is_none(), "peers join f32 models on the CPU");
+            return Ok(Pass::composed(self.image.rows(&Composed, pixels, mode)?)?);
+        }
+        let tape = Tape::new(self.arena.clone()).among(self.peers.clone());
+        let rows = self.image.rows(&tape, pixels, mode)?;
+        Ok(Pass::taped(tape, rows, self.config.dim)?)
+    }
+
+    /// `[B, T]` token ids (u32), any length up to the context -> `[B, D]` unit rows, for a step of
+    /// training.
+    pub fn text_pass(&self, ids: &Tensor) -> crate::Result<Pass> {
+        if self.locked == Some(Tower::Text) {
+            return Ok(Pass { rows: self.constant_texts(ids)?, way: Way::Locked });
+        }
+        #[cfg(any(test, feature = "cuda"))]
+        if let Some(gpu) = &self.gpu {
+            return Ok(Pass::on_gpu(gpu.text_pass(&self.text, ids)?)?);
+        }
+        if !is_fused(&self.logit_scale) {
+            return Ok(Pass::composed(self.text.rows(&Composed, ids)?)?);
+        }
+        let tape = Tape::new(self.arena.clone());
+        let rows = self.text.rows(&tape, ids)?;
+        Ok(Pass::taped(tape, rows, self.config.dim)?)
+    }
+
     /// The greatest power of two below B of `[B, 3, H, W]` pixels and `[B, T]` ids that both towers
     /// have memory for, found by trial; 0 if there is none. The loss is left out.
     pub fn largest_fit(&self, pixels: &Tensor, ids: &Tensor) -> crate::Result<usize> {
@@ -88,55 +136,5 @@ impl Clip {
         let mut gradients = self.gradients();
         text.backward(&sums, &mut gradients)?;
         Ok(image.backward(&sums, &mut gradients)?)
-    }
-}
-
-/// `[B, 3, H, W]` -> `[B, D]` unit rows, f32 on the CPU, with a way back to the pixels.
-pub(super) fn image_rows(
-    tower: &Arc<Image>,
-    pixels: &Tensor,
-    mode: Mode,
-    arena: &Arc<Arena>,
-) -> Result<Tensor> {
-    let (tower, kept) = (tower.clone(), Mutex::default());
-    let arena = pixels.track_op().then(|| arena.clone());
-    pixels.contiguous()?.apply_op1(ImageRows { tower, mode, arena, kept })
-}
-
-/// A whole tower as one operator of candle.
-struct ImageRows {
-    tower: Arc<Image>,
-    mode: Mode,
-    /// Where the way back is kept, if the pixels ask for a gradient.
-    arena: Option<Arc<Arena>>,
-    kept: Mutex<Option<(Tape, Value)>>,
-}
-
-impl CustomOp1 for ImageRows {
-    fn name(&self) -> &'static str {
-        "image_rows"
-    }
-
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let pixels = values(self.name(), storage, layout)?;
-        let pixels = Tensor::from_slice(pixels, layout.shape(), &candle_core::Device::Cpu)?;
-        let tape = match &self.arena {
-            Some(arena) => Tape::to_pixels(arena.clone()),
-            None => Tape::forgetful(Arc::default()),
-        };
-        let rows = self.tower.rows(&tape, &pixels, self.mode)?;
-        let values = rows.values().to_vec();
-        let batch = pixels.dim(0)?;
-        let shape = Shape::from((batch, values.len() / batch));
-        *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some((tape, rows));
-        Ok((CpuStorage::F32(values), shape))
-    }
-
-    fn bwd(&self, pixels: &Tensor, _rows: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some((tape, rows)) = kept else { candle_core::bail!("one way back for each pass") };
-        let gradient = gradient.flatten_all()?.to_vec1::<f32>()?;
-        let gradient = tape.backward_to_pixels(&rows, &gradient)?;
-        Tensor::from_vec(gradient, pixels.shape(), pixels.device()).map(Some)
     }
 }

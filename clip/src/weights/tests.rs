@@ -88,20 +88,6 @@ fn a_vit_has_the_names_of_hugging_face() {
 }
 
 #[test]
-fn rn50_has_the_published_size() {
-    let count = |prefix: &str| {
-        let config = ClipConfig::preset("RN50").expect("a preset");
-        let trained = |name: &str| !name.contains("running_");
-        let all = expected(&config);
-        let chosen = all.iter().filter(|(name, _)| name.starts_with(prefix) && trained(name));
-        chosen.map(|(_, shape)| shape.iter().product::<usize>()).sum::<usize>()
-    };
-    assert_eq!(count(""), 102_007_137);
-    let vit = expected(&ClipConfig::preset("ViT-B-32").expect("a preset"));
-    assert_eq!(vit.values().map(|s| s.iter().product::<usize>()).sum::<usize>(), 151_277_313);
-}
-
-#[test]
 fn a_wrong_parameter_is_named() {
     let config = small("rn-micro");
     let check = |expected: &str, change: &dyn Fn(&mut Vec<Tensor>)| {

@@ -89,6 +89,7 @@ pub(crate) fn trainer(
     Ok(Trainer {
         method,
         collective: Arc::new(Single),
+        micro_batch: None,
         gradients: model.gradients(),
         optimizer: Optimizer::new(&model, &Optim::default()),
         schedule: Schedule::new(LR, 0.0, u64::MAX), // as good as constant

@@ -99,6 +99,7 @@ impl Optimizer {
             schedule: Schedule::new(self.lr, 0.0, u64::MAX), // as good as constant
             logit_scale_max: self.logit_scale_max,
             collective: Arc::new(Single),
+            micro_batch: None,
             model,
             step: 0,
         })

@@ -2,13 +2,18 @@
 
 mod augment;
 mod method;
+mod model;
 mod monitor;
+mod optim;
 mod problems;
 mod resolve;
 
 use std::path::PathBuf;
 
-use clip::ClipConfig;
+use clip::{
+    ClipConfig,
+    config::{ImageTower, Tower},
+};
 use serde::{Deserialize, Serialize};
 
 pub use augment::{Augment, TextForm};
@@ -16,7 +21,9 @@ pub use method::{
     Duplicates, Enqueue, Fate, Fill, LastEpoch, Method, MethodName, Retrieval, Roclip, Score,
     Sieve, Split, TextTower, Wrap,
 };
+pub use model::Model;
 pub use monitor::{Alarms, Monitor};
+pub use optim::Optim;
 pub use problems::Problems;
 pub use resolve::open;
 
@@ -84,44 +91,6 @@ pub struct Data {
     pub cache_mib: usize,
 }
 
-/// `[model]`
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Model {
-    /// `rn-micro`, `vit-micro`, `RN50` or `ViT-B-32`
-    pub preset: String,
-    /// Side of the input in pixels, in place of the preset's
-    pub image_size: Option<usize>,
-    /// Tokens per caption, in place of the preset's
-    pub context_length: Option<usize>,
-    /// A `tokenizer.json` whose end token has the highest id; without, one is learnt
-    pub tokenizer: Option<PathBuf>,
-    /// Greatest vocabulary of a learnt tokenizer
-    pub vocab_size: usize,
-}
-
-/// `[optim]`
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Optim {
-    /// Passes over the data, at least 1
-    pub epochs: u32,
-    /// Highest learning rate
-    pub lr: f64,
-    /// Share of all steps over which the learning rate rises, 0 to 1
-    pub warmup_share: f64,
-    /// Decoupled weight decay of matrices and kernels
-    pub weight_decay: f64,
-    /// Decay of the gradient's mean
-    pub beta1: f64,
-    /// Decay of the gradient's square
-    pub beta2: f64,
-    /// Added to the root of the square
-    pub epsilon: f64,
-    /// Greatest factor on cosines
-    pub logit_scale_max: f64,
-}
-
 /// `[output]`
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -145,33 +114,6 @@ impl Default for Data {
     }
 }
 
-impl Default for Model {
-    fn default() -> Self {
-        Self {
-            preset: "rn-micro".into(),
-            image_size: None,
-            context_length: None,
-            tokenizer: None,
-            vocab_size: 4096,
-        }
-    }
-}
-
-impl Default for Optim {
-    fn default() -> Self {
-        Self {
-            epochs: 20,
-            lr: 2e-3,
-            warmup_share: 0.05,
-            weight_decay: 0.05,
-            beta1: 0.9,
-            beta2: 0.98,
-            epsilon: 1e-8,
-            logit_scale_max: 100.0,
-        }
-    }
-}
-
 impl Default for Output {
     fn default() -> Self {
         Self {
@@ -191,26 +133,16 @@ const BATCH_MAX: usize = 1 << 20;
 const CUDA_BATCH_MAX: usize = (1 << 16) - 1;
 
 impl Config {
-    /// The towers that `[model]` describes; the vocabulary is the tokenizer's, known later.
+    /// The towers that `[model]` describes; the vocabulary is the tokenizer's, known later. `None`
+    /// for an unknown preset, and for a pre-trained model until [`open`] has read its sizes.
     pub fn clip(&self) -> Option<ClipConfig> {
-        let mut clip = ClipConfig::preset(&self.model.preset)?;
-        if let Some(side) = self.model.image_size {
-            match &mut clip.image {
-                clip::config::ImageTower::Resnet(tower) => tower.image_size = side,
-                clip::config::ImageTower::Vit(tower) => tower.image_size = side,
-            }
-        }
-        if let Some(length) = self.model.context_length {
-            clip.text.context_length = length;
-        }
-        Some(clip)
+        self.model.clip()
     }
 
     /// Adds everything that is wrong, each with its key and its limits.
     pub fn check(&self, problems: &mut Problems) {
         let share = |value: f64| (0.0..=1.0).contains(&value); // false for NaN
-        let positive = |value: f64| value.is_finite() && value > 0.0;
-        let Self { data, model, augment, optim, .. } = self;
+        let data = &self.data;
         problems.require(!data.manifest.as_os_str().is_empty(), "data.manifest", "given");
         let batch = (2..=BATCH_MAX).contains(&data.batch_size);
         problems.require(batch, "data.batch_size", "between 2 and 1048576");
@@ -221,34 +153,30 @@ impl Config {
         let workers = (1..=WORKERS_MAX).contains(&data.workers);
         problems.require(workers, "data.workers", "between 1 and 256");
         problems.require(share(data.bad_rows_max), "data.bad_rows_max", "between 0 and 1");
-        match self.clip().map(|clip| clip.check()) {
-            None => {
-                let names = ClipConfig::PRESETS.join("`, `");
-                problems.require(false, "model.preset", &format!("one of `{names}`"));
-            }
-            Some(Err(error)) => problems.add(format!("`model`: {error}")),
-            Some(Ok(())) => {}
-        }
-        let vocabulary = (600..=1 << 20).contains(&model.vocab_size);
-        problems.require(vocabulary, "model.vocab_size", "between 600 and 1048576");
-        augment.check(self.clip().map(|clip| clip.image.image_size()), problems);
-        problems.require(share(optim.warmup_share), "optim.warmup_share", "between 0 and 1");
-        problems.require(optim.epochs >= 1, "optim.epochs", "at least 1");
-        problems.require(positive(optim.lr), "optim.lr", "above 0");
-        let decay = optim.weight_decay.is_finite() && optim.weight_decay >= 0.0;
-        problems.require(decay, "optim.weight_decay", "at least 0");
-        for (beta, key) in [(optim.beta1, "optim.beta1"), (optim.beta2, "optim.beta2")] {
-            problems.require((0.0..1.0).contains(&beta), key, "at least 0, below 1");
-        }
-        problems.require(positive(optim.epsilon), "optim.epsilon", "above 0");
-        let scale = optim.logit_scale_max.is_finite() && optim.logit_scale_max >= 1.0;
-        problems.require(scale, "optim.logit_scale_max", "at least 1");
-        self.method.check(optim.epochs, problems);
+        self.model.check(problems);
+        self.augment.check(self.clip().map(|clip| clip.image.image_size()), problems);
+        self.optim.check(problems);
+        self.check_towers(problems);
+        self.method.check(self.optim.epochs, problems);
         self.monitor.check(problems);
         let output = &self.output;
         let steps = output.checkpoint_every_steps != Some(0);
         problems.require(steps, "output.checkpoint_every_steps", "at least 1");
         problems.require(output.record_every_steps >= 1, "output.record_every_steps", "at least 1");
+    }
+
+    /// What the towers, the method and the way to train them do not allow together.
+    fn check_towers(&self, problems: &mut Problems) {
+        let Self { model, method, optim, .. } = self;
+        let learns = model.lock != Some(Tower::Image) || !method.is_roclip();
+        let limits = "`text` or left out for `roclip`, whose matching epochs train the image tower";
+        problems.require(learns, "model.lock", limits);
+        let clip = self.clip();
+        let is_resnet = clip.is_some_and(|clip| matches!(clip.image, ImageTower::Resnet(_)));
+        let whole = is_resnet && model.lock != Some(Tower::Image);
+        let limits = "left out for a ResNet that is trained: its batch normalisation takes the \
+                      statistics of the whole batch";
+        problems.require(optim.micro_batch.is_none() || !whole, "optim.micro_batch", limits);
     }
 }
 

@@ -39,8 +39,6 @@ pub fn open(file: &Path, settings: &[String], out: Option<&Path>) -> Result<Conf
     let is_augmented = config.method.name != MethodName::Clip; // a part of the defences
     config.augment.image.get_or_insert(is_augmented);
     config.augment.text.get_or_insert(is_augmented);
-    let clip = config.clip().expect("`check` refused an unknown preset");
-    config.augment.resolve_blur(clip.image.image_size());
     // Resolved, a run does not change when a default does.
     match config.method.name {
         MethodName::Clip => {}
@@ -59,6 +57,13 @@ pub fn open(file: &Path, settings: &[String], out: Option<&Path>) -> Result<Conf
     for path in config.paths() {
         *path = absolute(&folder.join(&*path))?;
     }
+    config.model.resolve()?;
+    let of_sizes = mistakes(&config, None, &[]); // of a pre-trained model, known only now
+    if !of_sizes.is_empty() {
+        return Err(refuse(of_sizes.into_iter().map(told).collect()));
+    }
+    let clip = config.clip().expect("`check` refused an unknown preset");
+    config.augment.resolve_blur(clip.image.image_size());
     Ok(config)
 }
 
@@ -106,6 +111,7 @@ impl Config {
         let Self { model, augment, monitor, output, .. } = self;
         let optional = [
             manifest,
+            model.pretrained.as_mut(),
             model.tokenizer.as_mut(),
             augment.thesaurus.as_mut(),
             monitor.test.as_mut(),

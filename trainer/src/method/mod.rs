@@ -6,6 +6,7 @@ mod sieve;
 
 use std::sync::Arc;
 
+use ::clip::config::Tower;
 use candle_core::{Device, Tensor};
 use serde::Serialize;
 
@@ -52,6 +53,13 @@ impl Towers {
     pub const BOTH: Self = Self { image: true, text: true };
     /// The image tower alone learns.
     pub const IMAGE: Self = Self { image: true, text: false };
+
+    /// These but one that is locked.
+    pub fn without(self, locked: Option<Tower>) -> Self {
+        let learns = |tower| locked != Some(tower);
+        let Self { image, text } = self;
+        Self { image: image && learns(Tower::Image), text: text && learns(Tower::Text) }
+    }
 }
 
 /// What a method makes of a batch.

@@ -12,6 +12,7 @@ use crate::{
     config::Optim,
     error::{Error, Result},
     method::Towers,
+    not_finite::NotFinite,
 };
 
 /// Running means of a parameter's gradient and of its square, and its updates so far.
@@ -56,7 +57,7 @@ impl AdamW {
         self.moments = moments;
     }
 
-    /// One update; returns the Euclidean norm of the whole gradient.
+    /// One update; returns the Euclidean norm of the whole gradient, before it is clipped.
     ///
     /// A parameter of a trained tower without a gradient, or one of a resting tower with one, is
     /// an error of the method: nothing is updated then. A non-finite gradient is
@@ -68,24 +69,44 @@ impl AdamW {
         trained: Towers,
         lr: f64,
     ) -> Result<f64> {
-        let mut square = 0.0;
-        for (number, parameter) in parameters.iter().enumerate() {
+        let squares = parameters.iter().enumerate().map(|(number, parameter)| {
             moves(parameter, trained, gradients.get(number).is_some())?;
-            square += gradients.parts(number).into_iter().map(square_sum).sum::<f64>();
+            Ok(gradients.parts(number).into_iter().map(square_sum).sum::<f64>())
+        });
+        let squares = squares.collect::<Result<Vec<f64>>>()?;
+        let norm = squares.iter().sum::<f64>().sqrt();
+        if !norm.is_finite() {
+            let squares = parameters.iter().zip(squares);
+            return Err(Error::NotFinite(NotFinite::of_gradients(squares)));
         }
-        if !square.is_finite() {
-            return Err(Error::NotFinite);
-        }
+        self.apply(parameters, gradients, lr, scale(&self.settings, norm))?;
+        Ok(norm)
+    }
+
+    /// Moves what has a gradient, by `scale` of it.
+    pub(super) fn apply(
+        &mut self,
+        parameters: &[Parameter],
+        gradients: &Gradients,
+        lr: f64,
+        scale: f64,
+    ) -> Result<()> {
         for (number, (parameter, moments)) in parameters.iter().zip(&mut self.moments).enumerate() {
             if let Some(gradient) = gradients.get(number) {
                 let Moments { mean, square, updates } = moments;
                 *updates += 1;
-                let step = Step::new(&self.settings, parameter, *updates, lr);
+                let step = Step::new(&self.settings, parameter, *updates, lr, scale);
                 change(&parameter.var, |weight| step.all(weight, mean, square, gradient))?;
             }
         }
-        Ok(square.sqrt())
+        Ok(())
     }
+}
+
+/// Factor on a whole gradient of this norm, so that it is no longer than `optim.grad_clip_norm`
+/// (Pascanu et al. 2013, algorithm 1).
+pub(super) fn scale(settings: &Optim, norm: f64) -> f64 {
+    settings.grad_clip_norm.map_or(1.0, |longest| if norm > longest { longest / norm } else { 1.0 })
 }
 
 /// Whether a parameter is moved by a step that trains these towers; refuses one of a trained tower
@@ -110,9 +131,11 @@ fn square_sum(values: &[f32]) -> f64 {
     chunks.collect::<Vec<f64>>().iter().sum()
 }
 
-/// One update: `mean = b1 mean + (1 - b1) grad`, `square = b2 square + (1 - b2) grad^2`,
+/// One update, with `grad` for `scale` times the gradient: `mean = b1 mean + (1 - b1) grad`,
+/// `square = b2 square + (1 - b2) grad^2`,
 /// `weight = kept weight - size mean / (sqrt(factor square) + epsilon)`.
 pub(super) struct Step {
+    pub(super) scale: f64,
     pub(super) betas: [f64; 2],
     pub(super) size: f64,
     pub(super) factor: f64,
@@ -123,10 +146,17 @@ pub(super) struct Step {
 impl Step {
     /// The update of a parameter that has `updates` of them, this one included: both moments begin
     /// at zero, and what they lack of a mean is made up for.
-    pub(super) fn new(settings: &Optim, parameter: &Parameter, updates: u32, lr: f64) -> Self {
+    pub(super) fn new(
+        settings: &Optim,
+        parameter: &Parameter,
+        updates: u32,
+        lr: f64,
+        scale: f64,
+    ) -> Self {
         let Optim { beta1, beta2, epsilon, weight_decay, .. } = *settings;
         let has = |beta: f64| 1.0 - beta.powi(updates as i32);
         Self {
+            scale,
             betas: [beta1, beta2],
             size: lr / has(beta1),
             factor: 1.0 / has(beta2),
@@ -163,9 +193,10 @@ impl pulp::NullaryFnOnce for Chunk<'_> {
         let Self { step, weight, mean, square, grad } = self;
         let [b1, b2] = step.betas.map(|beta| beta as f32);
         let (size, factor) = (step.size as f32, step.factor as f32);
-        let (epsilon, kept) = (step.epsilon as f32, step.kept as f32);
+        let (epsilon, kept, scale) = (step.epsilon as f32, step.kept as f32, step.scale as f32);
         let moments = mean.iter_mut().zip(square);
         for ((weight, (mean, square)), grad) in weight.iter_mut().zip(moments).zip(grad) {
+            let grad = scale * grad; // by 1 to the bit
             *mean = b1 * *mean + (1.0 - b1) * grad;
             *square = b2 * *square + (1.0 - b2) * grad * grad;
             *weight = kept * *weight - size * *mean / ((*square * factor).sqrt() + epsilon);
@@ -272,6 +303,55 @@ mod tests {
         let gradients = gradients(&parameters, &parameters[0].var.sqr()?.sum_all()?)?;
         let norm = optimizer.update(&parameters, &gradients, Towers::BOTH, 0.1)?;
         assert!((norm - 2.0 * 14.25f64.sqrt()).abs() < 1e-5, "{norm}");
+        Ok(())
+    }
+
+    /// Two updates by clipped gradients are two by gradients that were as short before, and no
+    /// gradient is made longer.
+    #[test]
+    fn a_long_gradient_is_clipped_as_a_whole() -> Result<()> {
+        let moved = |clip: Option<f64>, factors: [f64; 2]| -> Result<(f64, Vec<f32>)> {
+            let parameters = [
+                parameter("visual.proj", &[[3.0, -2.0]], DType::F32)?,
+                parameter("text_projection", &[[1.0, 0.5]], DType::F32)?,
+            ];
+            let settings = Optim { grad_clip_norm: clip, epsilon: 1.0, ..Optim::default() };
+            let mut optimizer = AdamW::new(&parameters, &settings);
+            let mut norm = 0.0;
+            for factor in factors {
+                let [image, text] = [0, 1].map(|number| parameters[number].var.as_tensor());
+                let loss = ((image * 12.0)?.sum_all()? + (text * 5.0)?.sum_all()?)?;
+                let gradients = gradients(&parameters, &(loss * factor)?)?;
+                norm = optimizer.update(&parameters, &gradients, Towers::BOTH, 0.1)?;
+            }
+            let values = |number: usize| parameters[number].var.flatten_all()?.to_vec1::<f32>();
+            Ok((norm, [values(0)?, values(1)?].concat()))
+        };
+        let length = 13.0 * 2f64.sqrt(); // of (12, 12, 5, 5)
+        let close = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-6);
+        let (norm, clipped) = moved(Some(length / 4.0), [1.0, 0.125])?;
+        assert!((norm - length / 8.0).abs() < 1e-5, "{norm} is that before it is clipped");
+        assert!(close(&clipped, &moved(None, [0.25, 0.125])?.1), "{clipped:?}");
+        assert!(!close(&clipped, &moved(None, [1.0, 0.125])?.1), "{clipped:?}");
+        assert_eq!(moved(Some(2.0 * length), [1.0, 1.0])?, moved(None, [1.0, 1.0])?);
+        Ok(())
+    }
+
+    #[test]
+    fn a_gradient_that_is_not_finite_is_named_and_moves_nothing() -> Result<()> {
+        let parameters = [
+            parameter("visual.proj", &[[1.0, 2.0]], DType::F32)?,
+            parameter("text_projection", &[[1.0, 2.0]], DType::F32)?,
+        ];
+        let mut optimizer = AdamW::new(&parameters, &Optim::default());
+        let sums = [0, 1].map(|number| parameters[number].var.sum_all());
+        let [image, text] = sums;
+        let gradients = gradients(&parameters, &((image? * f64::NAN)? + (text? * 1e30)?)?)?;
+        let error = optimizer.update(&parameters, &gradients, Towers::BOTH, 0.1);
+        let error = error.expect_err("not finite").to_string();
+        // Both are: the square of the text's overflows.
+        assert_eq!(error, "the gradient of `text_projection` is not finite");
+        assert_eq!(parameters[1].var.to_vec2::<f32>()?, [[1.0, 2.0]]);
         Ok(())
     }
 

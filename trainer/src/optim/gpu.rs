@@ -7,12 +7,13 @@ use clip::{
 
 use super::{
     AdamW, Moments,
-    adamw::{Step, moves},
+    adamw::{self, Step, moves},
 };
 use crate::{
     config::Optim,
     error::{Error, Result},
     method::Towers,
+    not_finite::NotFinite,
 };
 
 /// The optimizer of a model on a GPU.
@@ -39,9 +40,24 @@ fn scale(parameters: &[Parameter]) -> &[Parameter] {
     &parameters[at..=at]
 }
 
+/// Which gradient is not finite.
+fn not_finite(
+    moving: &[(usize, &Parameter)],
+    gpu: &dyn Resident,
+    scale: &Parameter,
+    of_scale: f64,
+) -> Result<Error> {
+    let mut squares = vec![(scale, of_scale * of_scale)];
+    for &(_, parameter) in moving {
+        let gradient = gpu.gradient(parameter)?;
+        squares.push((parameter, gradient.iter().map(|&g| f64::from(g) * f64::from(g)).sum()));
+    }
+    Ok(Error::NotFinite(NotFinite::of_gradients(squares)))
+}
+
 impl From<Step> for Update {
-    fn from(Step { betas, size, factor, epsilon, kept }: Step) -> Self {
-        Self { betas, size, factor, epsilon, kept }
+    fn from(Step { scale, betas, size, factor, epsilon, kept }: Step) -> Self {
+        Self { scale, betas, size, factor, epsilon, kept }
     }
 }
 
@@ -72,22 +88,29 @@ impl GpuAdamW {
                 moving.push((at, parameter));
             }
         }
-        let of_scale = gradients.get(0).map_or(0.0, |gradient| f64::from(gradient[0]));
+        let of_scale = gradients.get(0).map(|gradient| f64::from(gradient[0]));
+        moves(&scale(parameters)[0], trained, of_scale.is_some())?;
+        let of_scale = of_scale.unwrap_or(0.0);
+        let factor = match self.settings.grad_clip_norm {
+            None => 1.0, // the update need not wait for the norm
+            Some(_) => adamw::scale(&self.settings, gpu.norm()?.hypot(of_scale)),
+        };
         if !of_scale.is_finite() {
-            return Err(Error::NotFinite);
+            return Err(not_finite(&moving, gpu, &scale(parameters)[0], of_scale)?);
         }
         let updates: Vec<_> = moving
             .iter()
             .map(|&(at, parameter)| {
-                (parameter, Step::new(&self.settings, parameter, self.updates[at] + 1, lr).into())
+                let updates = self.updates[at] + 1;
+                (parameter, Step::new(&self.settings, parameter, updates, lr, factor).into())
             })
             .collect();
         let norm = gpu.update(&updates)?;
         if !norm.is_finite() {
-            return Err(Error::NotFinite);
+            return Err(not_finite(&moving, gpu, &scale(parameters)[0], of_scale)?);
         }
         moving.iter().for_each(|&(at, _)| self.updates[at] += 1);
-        self.scale.update(scale(parameters), gradients, trained, lr)?;
+        self.scale.apply(scale(parameters), gradients, lr, factor)?;
         Ok(norm.hypot(of_scale))
     }
 

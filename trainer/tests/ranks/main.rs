@@ -6,6 +6,7 @@ mod threads;
 
 use trainer::{
     Error,
+    not_finite::NotFinite,
     parallel::{Collective, Single},
 };
 
@@ -49,9 +50,9 @@ fn agrees(collective: &dyn Collective) {
     let last = ranks - 1;
     assert!(collective.all(true) && !collective.all(false));
     assert!(!collective.all(rank != last), "the last rank says no");
-    let outcome = if rank == last { Err(Error::NotFinite) } else { Ok(()) };
+    let outcome = if rank == last { Err(Error::NotFinite(NotFinite::Loss)) } else { Ok(()) };
     match collective.agree(outcome) {
-        Err(Error::NotFinite) => assert_eq!(rank, last),
+        Err(Error::NotFinite(NotFinite::Loss)) => assert_eq!(rank, last),
         Err(Error::Elsewhere { rank: failed }) => assert_eq!((failed, rank < last), (last, true)),
         other => panic!("{other:?}"),
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 use clip::{
     ClipConfig,
-    config::{Activation, ImageTower, Resnet, TextTower, Vit},
+    config::{Activation, ImageTower, Resnet, TextTower, Tower, Vit},
     model::{self, Clip},
     text::TokenBatch,
     weights::Weights,
@@ -17,6 +17,7 @@ use trainer::{
     config::{Config, MethodName, Optim, Roclip},
     data::Batch,
     method::{self, Method, MethodLoss, Pairs},
+    not_finite::NotFinite,
     optim::{Optimizer, Schedule},
     parallel::{Collective, Single},
     state::State,
@@ -115,6 +116,14 @@ fn reversed(batch: Batch) -> Batch {
     Batch { pixels, tokens: TokenBatch::from_ids(ids, length), rows, captions, epoch }
 }
 
+/// How the towers are trained, beside the plain way.
+#[derive(Clone, Copy, Default)]
+struct Way {
+    micro_batch: Option<usize>,
+    lock: Option<Tower>,
+    grad_clip_norm: Option<f64>,
+}
+
 /// `[loss, gradient norm]` of each step.
 type Steps = Vec<[f32; 2]>;
 
@@ -124,16 +133,20 @@ fn trained(
     method: Box<dyn Method>,
     collective: Arc<dyn Collective>,
     order: fn(Batch) -> Batch,
+    way: Way,
 ) -> trainer::Result<(Steps, Weights)> {
     let mut model = Clip::from_weights(config, &weights(config), &Device::Cpu)?;
     model.join(collective.clone());
-    let settings = Optim { epsilon: EPSILON, ..Optim::default() };
+    model.lock(way.lock);
+    let grad_clip_norm = way.grad_clip_norm;
+    let settings = Optim { epsilon: EPSILON, grad_clip_norm, ..Optim::default() };
     let mut trainer = Trainer {
         method,
         gradients: model.gradients(),
         optimizer: Optimizer::new(&model, &settings),
         schedule: Schedule::new(LR, 0.0, u64::MAX), // as good as constant
         collective: collective.clone(),
+        micro_batch: way.micro_batch,
         logit_scale_max: 100f64.ln(),
         model,
         step: 0,
@@ -186,18 +199,75 @@ impl Method for Overflows {
 }
 
 fn check(config: &ClipConfig, method: fn() -> Box<dyn Method>) {
-    let single = |order| trained(config, method(), Arc::new(Single), order).expect("a step");
+    let single =
+        |order| trained(config, method(), Arc::new(Single), order, Way::default()).expect("a step");
     let alone = single(|batch| batch);
     assert!(alone.0[..3].iter().all(|&[loss, _]| loss > 0.1), "{:?}", alone.0); // matched too
     assert!(distance(&weights(config), &alone.1).0 > 100.0 * TOLERANCE, "nothing was learnt");
     check_near("another order", &single(reversed), &alone);
     for ranks in [2, 3, 4] {
-        let work = |collective| trained(config, method(), collective, |batch| batch);
-        let all = Threads::run(ranks, work);
-        let all: Vec<_> = all.into_iter().map(|one| one.expect("a step")).collect();
-        assert!(all.iter().all(|one| *one == all[0]), "ranks have the same bits");
-        check_near(&format!("{ranks} ranks"), &all[0], &alone);
+        let together = together(config, method, ranks, Way::default());
+        check_near(&format!("{ranks} ranks"), &together, &alone);
     }
+}
+
+/// What several ranks come to, all of them to the same.
+fn together(
+    config: &ClipConfig,
+    method: fn() -> Box<dyn Method>,
+    ranks: usize,
+    way: Way,
+) -> (Steps, Weights) {
+    let work = |collective| trained(config, method(), collective, |batch| batch, way);
+    let all = Threads::run(ranks, work);
+    let mut all: Vec<_> = all.into_iter().map(|one| one.expect("a step")).collect();
+    assert!(all.iter().all(|one| *one == all[0]), "ranks have the same bits");
+    all.remove(0)
+}
+
+/// Parts of a batch, on however many ranks, learn what the whole batch does.
+#[test]
+fn a_vit_learns_from_parts_of_a_batch_as_from_the_whole() {
+    for method in [roclip, || Box::new(method::Clip)] as [fn() -> Box<dyn Method>; 2] {
+        let alone = together(&vit(), method, 1, Way::default());
+        for (ranks, size) in [(1, 5), (1, 1), (2, 4)] {
+            let parts =
+                together(&vit(), method, ranks, Way { micro_batch: Some(size), ..Way::default() });
+            check_near(&format!("parts of {size} on {ranks} ranks"), &parts, &alone);
+        }
+        let one = together(&vit(), method, 1, Way { micro_batch: Some(BATCH), ..Way::default() });
+        assert!(one == alone, "one part is the whole batch, to the bit");
+    }
+}
+
+/// Neither gradient nor decay, momentum or statistics move a locked tower; parts of a batch are as
+/// good as the whole, also for a ResNet.
+#[test]
+fn a_locked_tower_stays_to_the_bit_and_the_other_learns() {
+    for (config, lock) in [(vit(), Tower::Image), (vit(), Tower::Text), (resnet(), Tower::Image)] {
+        let way = Way { lock: Some(lock), ..Way::default() };
+        let alone = together(&config, || Box::new(method::Clip), 1, way);
+        for (name, before) in &weights(&config) {
+            let is_image = name.starts_with("visual.");
+            let rests = name != "logit_scale" && is_image == (lock == Tower::Image);
+            assert_eq!(alone.1[name] == *before, rests, "`{name}`");
+        }
+        for (ranks, micro_batch) in [(2, None), (1, Some(5)), (2, Some(4))] {
+            let parts =
+                together(&config, || Box::new(method::Clip), ranks, Way { micro_batch, ..way });
+            check_near(&format!("{micro_batch:?} on {ranks} ranks"), &parts, &alone);
+        }
+    }
+}
+
+#[test]
+fn ranks_clip_the_same_gradient() {
+    let way = Way { grad_clip_norm: Some(0.05), ..Way::default() };
+    let alone = together(&vit(), roclip, 1, way);
+    assert!(alone.0.iter().all(|&[_, norm]| norm > 0.05), "{:?}", alone.0);
+    check_near("2 ranks", &together(&vit(), roclip, 2, way), &alone);
+    let free = together(&vit(), roclip, 1, Way::default());
+    assert!(distance(&free.1, &alone.1).0 > 10.0 * TOLERANCE, "it is clipped");
 }
 
 #[test]
@@ -221,10 +291,12 @@ fn a_loss_that_one_rank_alone_finds_infinite_ends_all() {
                 true => Box::new(Overflows),
                 false => Box::new(method::Clip),
             };
-            trained(&config, method, collective, |batch| batch).map(|(steps, _)| steps)
+            let done = trained(&config, method, collective, |batch| batch, Way::default());
+            done.map(|(steps, _)| steps)
         });
         for (rank, found) in found.iter().enumerate() {
-            let has_ended = matches!(found, Err(Error::Diverged { epoch: 1, step: 0 }));
+            let has_ended =
+                matches!(found, Err(Error::Diverged { what: NotFinite::Loss, epoch: 1, step: 0 }));
             assert!(has_ended, "rank {rank} of {ranks}: {found:?}");
         }
     }

@@ -9,10 +9,13 @@ use super::{Launch, Machine, Precision, Store};
 /// Blocks among which the sum of squares is divided.
 const BLOCKS: usize = 256;
 
-/// What becomes of a parameter: `mean = b1 mean + (1 - b1) g`, `square = b2 square + (1 - b2) g^2`,
+/// What becomes of a parameter, with g for `scale` times its gradient:
+/// `mean = b1 mean + (1 - b1) g`, `square = b2 square + (1 - b2) g^2`,
 /// `weight = kept weight - size mean / (sqrt(factor square) + epsilon)`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Update {
+    /// Factor on the gradient
+    pub scale: f64,
     /// b1 and b2
     pub betas: [f64; 2],
     /// Learning rate over what the mean lacks
@@ -82,14 +85,15 @@ impl<M: Machine> Store<M> {
             joins
         });
         for (room, update) in runs {
-            let Update { betas: [b1, b2], size, factor, epsilon, kept } = update;
+            let Update { scale, betas: [b1, b2], size, factor, epsilon, kept } = update;
             let (start, count) = (room.start as u64, room.len());
             let launch = Launch::each("adamw", count).pointer(self.masters() + 4 * start);
             let launch = launch.pointer(self.copies() + 2 * start);
             let launch = launch.pointer(M::address(&moments.means) + 4 * start);
             let launch = launch.pointer(M::address(&moments.squares) + 4 * start);
             let launch = launch.pointer(self.gradients() + 4 * start).pointer(M::address(norm));
-            let launch = launch.count(count).float(b1).float(b2).float(size).float(factor);
+            let launch = launch.count(count).float(scale).float(b1).float(b2);
+            let launch = launch.float(size).float(factor);
             self.machine().launch(Precision::F32, &launch.float(epsilon).float(kept))?;
         }
         Ok(())

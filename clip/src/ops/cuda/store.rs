@@ -116,8 +116,7 @@ impl<M: Machine> Store<M> {
         self.read_from(&self.masters, tensor)
     }
 
-    /// The gradient of a parameter.
-    #[cfg(test)]
+    /// The gradient of a parameter; waits for it.
     pub(crate) fn gradient_values(&self, tensor: &Tensor) -> Result<Vec<f32>> {
         self.read_from(&self.gradients, tensor)
     }

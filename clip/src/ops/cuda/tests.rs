@@ -306,7 +306,7 @@ fn updates_agree_with_the_formula_and_wait_for_finite_gradients() -> Result<()> 
         let lacks = |beta: f64| 1.0 - beta.powi(step);
         let updates = tensors[..2].iter().zip(kept).map(|(tensor, kept)| {
             let (size, factor) = (0.1 / lacks(0.9), 1.0 / lacks(0.98));
-            (tensor, Update { betas: [0.9, 0.98], size, factor, epsilon: 1e-8, kept })
+            (tensor, Update { scale: 0.5, betas: [0.9, 0.98], size, factor, epsilon: 1e-8, kept })
         });
         let norm = store.square_norm()?;
         let sum: f64 = expected.iter().flatten().map(|w| 4.0 * w * w).sum::<f64>() + 36.0;
@@ -316,7 +316,7 @@ fn updates_agree_with_the_formula_and_wait_for_finite_gradients() -> Result<()> 
             let (group, at) = (at / 2, at % 2);
             let (w, m, s) =
                 (&mut expected[group][at], &mut mean[group][at], &mut square[group][at]);
-            let gradient = 2.0 * *w;
+            let gradient = 0.5 * 2.0 * *w;
             *m = 0.9 * *m + 0.1 * gradient;
             *s = 0.98 * *s + 0.02 * gradient * gradient;
             let moved = 0.1 * (*m / lacks(0.9)) / ((*s / lacks(0.98)).sqrt() + 1e-8);
@@ -332,7 +332,8 @@ fn updates_agree_with_the_formula_and_wait_for_finite_gradients() -> Result<()> 
     close(&store.read(&tensors[1])?, &expected[1]);
     assert_eq!(store.read(&tensors[2])?, [3.0]); // rests
     let infinite = upload(store.machine(), &bytes(&[f32::INFINITY]))?;
-    let update = Update { betas: [0.9; 2], size: 1.0, factor: 1.0, epsilon: 1e-8, kept: 0.5 };
+    let (betas, size, factor) = ([0.9; 2], 1.0, 1.0);
+    let update = Update { scale: 1.0, betas, size, factor, epsilon: 1e-8, kept: 0.5 };
     store.update(&moments, &infinite, [(&tensors[2], update)])?;
     assert_eq!(store.read(&tensors[2])?, [3.0]);
     Ok(())

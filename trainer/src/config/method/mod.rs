@@ -64,7 +64,7 @@ impl Method {
     }
 
     /// Whether the method has a pool.
-    fn is_roclip(&self) -> bool {
+    pub(super) fn is_roclip(&self) -> bool {
         matches!(self.name, MethodName::Roclip | MethodName::RoclipAsPublished)
     }
 

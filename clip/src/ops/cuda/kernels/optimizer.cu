@@ -14,12 +14,12 @@ KERNEL(norm_sums)(const float *gradient, float *parts, index_t count) {
 // weight = kept weight - size mean / (sqrt(factor square) + epsilon). Nothing moves if the gradient
 // is not finite, which nobody waits here to hear.
 KERNEL(adamw)(float *weight, bf16 *copy, float *mean, float *square, const float *gradient,
-              const float *norm, index_t count, float b1, float b2, float size, float factor,
-              float epsilon, float kept) {
+              const float *norm, index_t count, float scale, float b1, float b2, float size,
+              float factor, float epsilon, float kept) {
     index_t at = place();
     if (at >= count || !isfinite(*norm))
         return;
-    float g = gradient[at];
+    float g = scale * gradient[at];
     float m = b1 * mean[at] + (1 - b1) * g, s = b2 * square[at] + (1 - b2) * g * g;
     float w = kept * weight[at] - size * m / (sqrtf(s * factor) + epsilon);
     mean[at] = m;
