@@ -9,13 +9,13 @@
 //! |---|---|
 //! | `cli` · [`commands`] | what may be typed · one subcommand each |
 //! | [`config`] | run.toml: types, defaults, presets, all problems at once |
-//! | [`data`] | manifests; order, threads and batches of training |
+//! | [`data`] · `input` | manifests and shards; order, threads and batches · what a run reads |
 //! | [`augment`] | one augmentation each, seeded by (seed, epoch, row) |
 //! | [`poison`] | which rows are poisoned and with what, written as a whole |
 //! | [`step`] · [`train`] | one optimizer step for any method · epochs around it |
 //! | [`method`] · [`pool`] | CLIP, RoCLIP and the sieve · FIFO of caption embeddings |
 //! | [`survey`] · [`mixture`] | pairs embedded without training · two groups in a row of numbers |
-//! | [`doubted`] | the pairs that a method does not trust, for people |
+//! | [`doubted`] · [`skipped`] | the pairs that a method does not trust · that cannot be read |
 //! | [`parallel`] | several processes, each with its part of every batch |
 //! | [`optim`] · [`gpu`] | AdamW with its state, schedule · the GPU of a run |
 //! | [`checkpoint`] · [`state`] · [`journal`] | what makes a resumed run the same run · step records |
@@ -37,6 +37,7 @@ pub mod doubted;
 pub mod error;
 pub mod evaluate;
 pub mod gpu;
+mod input;
 pub mod journal;
 pub mod method;
 pub mod mixture;
@@ -45,6 +46,7 @@ pub mod optim;
 pub mod parallel;
 pub mod poison;
 pub mod pool;
+pub mod skipped;
 pub mod state;
 pub mod step;
 pub mod survey;

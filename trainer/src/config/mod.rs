@@ -1,5 +1,6 @@
 //! `run.toml`: types, defaults, and what makes a configuration refuse to start.
 
+mod data;
 mod method;
 mod problems;
 mod resolve;
@@ -9,6 +10,7 @@ use std::path::PathBuf;
 use clip::ClipConfig;
 use serde::{Deserialize, Serialize};
 
+pub use data::Data;
 pub use method::{Method, MethodName, Roclip, Sieve};
 pub use problems::Problems;
 pub use resolve::open;
@@ -59,22 +61,6 @@ pub enum Parallel {
     Single,
     /// All of an MPI job, in a build with the feature `mpi`, on processors
     Mpi,
-}
-
-/// `[data]`
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Data {
-    /// CSV with the columns `path,caption`
-    pub manifest: PathBuf,
-    /// Pairs in one update of all ranks together, at least 2
-    pub batch_size: usize,
-    /// Threads that decode, augment and tokenize, at least 1
-    pub workers: usize,
-    /// Share of unreadable images that is still trained without, 0 to 1
-    pub bad_rows_max: f64,
-    /// Decoded images are kept in memory up to this many MiB; the rest is decoded in each epoch
-    pub cache_mib: usize,
 }
 
 /// `[model]`
@@ -149,8 +135,8 @@ pub struct Optim {
 #[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Monitor {
-    /// CSV of test images with the column `class`, evaluated after epochs; without, the rest of
-    /// the table is refused
+    /// Manifest of test images with classes, read as `data.manifest` is and evaluated after epochs;
+    /// without, the rest of the table is refused
     pub test: Option<PathBuf>,
     /// Class names, one per line
     pub classes: Option<PathBuf>,
@@ -172,15 +158,6 @@ pub struct Output {
     pub checkpoint_every_steps: Option<u64>,
     /// Steps from one line of `metrics.jsonl` to the next
     pub record_every_steps: u64,
-}
-
-impl Default for Data {
-    fn default() -> Self {
-        let workers =
-            std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2));
-        let manifest = PathBuf::new();
-        Self { manifest, batch_size: 64, workers, bad_rows_max: 0.01, cache_mib: 2048 }
-    }
 }
 
 impl Default for Model {
@@ -234,10 +211,6 @@ impl Default for Output {
     }
 }
 
-/// Most threads that a loader may start.
-const WORKERS_MAX: usize = 256;
-/// Most pairs of one batch.
-const BATCH_MAX: usize = 1 << 20;
 /// Most pairs of one batch on a GPU: a launch counts them in its third axis.
 const CUDA_BATCH_MAX: usize = (1 << 16) - 1;
 
@@ -262,16 +235,11 @@ impl Config {
         let share = |value: f64| (0.0..=1.0).contains(&value); // false for NaN
         let positive = |value: f64| value.is_finite() && value > 0.0;
         let Self { data, model, augment, optim, .. } = self;
-        problems.require(!data.manifest.as_os_str().is_empty(), "data.manifest", "given");
-        let batch = (2..=BATCH_MAX).contains(&data.batch_size);
-        problems.require(batch, "data.batch_size", "between 2 and 1048576");
+        data.check(problems);
         let fits = self.device != Device::Cuda || data.batch_size <= CUDA_BATCH_MAX;
         problems.require(fits, "data.batch_size", "at most 65535 when `device` is `cuda`");
         let device = self.parallel == Parallel::Single || self.device == Device::Cpu;
         problems.require(device, "device", "`cpu` when `parallel` is `mpi`");
-        let workers = (1..=WORKERS_MAX).contains(&data.workers);
-        problems.require(workers, "data.workers", "between 1 and 256");
-        problems.require(share(data.bad_rows_max), "data.bad_rows_max", "between 0 and 1");
         match self.clip().map(|clip| clip.check()) {
             None => {
                 let names = ClipConfig::PRESETS.join("`, `");
