@@ -291,9 +291,11 @@ fn a_killed_run_on_shards_ends_as_one_on_files() {
     write_shards(&place.path("data"), "train", 3);
     place.whole(CONFIG, "whole", "");
     let words = "--resume --set data.manifest=data/train-{0..2}.tar --set data.cache_mib=0";
+    let begun = Moment { from: 0, step: CHECKPOINT_STEPS + 1, torn: false };
+    place.killed("killed", "", begun); // on files
     let step = STEPS / EPOCHS as u64 + CHECKPOINT_STEPS + 1; // within the second epoch
-    let moment = Moment { from: 0, step, torn: false };
-    assert!(place.killed("killed", words, moment), "it was faster than we looked");
+    let within = Moment { from: 0, step, torn: false };
+    assert!(place.killed("killed", words, within), "it was faster than we looked");
     place.whole(CONFIG, "killed", words);
     place.check_same("whole", "killed");
 }
