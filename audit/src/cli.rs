@@ -32,7 +32,7 @@ pub enum Command {
 /// What every audit needs.
 #[derive(Debug, Args)]
 pub struct Probe {
-    /// Folder of probe images, PNG or JPEG, those of its subfolders included; no labels needed
+    /// Folder of probe images (PNG, JPEG, WebP), those of its subfolders included; no labels needed
     #[arg(long, value_name = "DIR")]
     pub images: PathBuf,
     /// File of labels, one per line

@@ -12,20 +12,29 @@ use crate::{Error, Result};
 /// Writes `bytes` beside `path`, syncs, renames: after a crash the old file or the new one is
 /// there, never a part. Missing parent folders are made.
 pub fn atomic_write(path: &Path, bytes: &[u8]) -> Result<()> {
-    let parent = parent(path);
-    let write = || -> io::Result<()> {
-        fs::create_dir_all(parent)?;
-        let beside = beside(path);
-        let written = File::create(&beside)
-            .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
-            .and_then(|()| fs::rename(&beside, path));
-        if let Err(error) = written {
-            let _ = fs::remove_file(&beside); // the first error is the one to report
-            return Err(error);
-        }
-        sync(parent)
-    };
-    write().map_err(|source| Error::Write { path: path.to_owned(), source })
+    let refuse = |source| Error::Write { path: path.to_owned(), source };
+    atomic_file(path, |file| file.write_all(bytes).map_err(refuse))
+}
+
+/// As [`atomic_write`], for what is too long for memory: `fill` writes the file. When it fails,
+/// nothing is left behind.
+pub fn atomic_file<E: From<Error>>(
+    path: &Path,
+    fill: impl FnOnce(&mut File) -> Result<(), E>,
+) -> Result<(), E> {
+    let refuse = |source| E::from(Error::Write { path: path.to_owned(), source });
+    let (beside, parent) = (beside(path), parent(path));
+    fs::create_dir_all(parent).map_err(refuse)?;
+    let mut file = File::create(&beside).map_err(refuse)?;
+    let written = fill(&mut file).and_then(|()| {
+        let placed = file.sync_all().and_then(|()| fs::rename(&beside, path));
+        placed.map_err(refuse)
+    });
+    if written.is_err() {
+        let _ = fs::remove_file(&beside); // the first error is the one to report
+    }
+    written?;
+    sync(parent).map_err(refuse)
 }
 
 /// Lets `fill` write into a folder beside `path`, then gives it its final name in one step.

@@ -1,6 +1,10 @@
 //! Small captioned pictures, the same on every machine, and files that pass for pictures.
 
-use std::{fmt::Write, fs, path::Path};
+use std::{
+    fmt::Write,
+    fs::{self, File},
+    path::Path,
+};
 
 use clip::image::{RgbImage, encode_png};
 
@@ -35,6 +39,29 @@ pub fn write_data(folder: &Path, train: usize, test: usize, seed: u64) {
     }
     let classes = CLASSES.join("\n") + "\n";
     fs::write(folder.join("classes.txt"), classes).expect("a file can be written");
+}
+
+/// Writes the rows of `NAME.csv` again as `NAME-0.tar` and so on, `count` shards in all.
+pub fn write_shards(folder: &Path, name: &str, count: usize) {
+    let table = fs::read_to_string(folder.join(name).with_extension("csv")).expect("a table");
+    let rows: Vec<&str> = table.lines().skip(1).collect();
+    for (number, rows) in rows.chunks(rows.len().div_ceil(count)).enumerate() {
+        let path = folder.join(format!("{name}-{number}.tar"));
+        let mut shard = tar::Builder::new(File::create(path).expect("a file can be written"));
+        for row in rows {
+            let fields: Vec<&str> = row.split(',').collect(); // no caption holds a comma
+            let [path, caption, class] = fields[..] else { panic!("three fields, not `{row}`") };
+            let picture = fs::read(folder.join(path)).expect("a picture");
+            let members = [(".png", &picture[..]), (".txt", caption.as_bytes())];
+            for (ending, bytes) in members.into_iter().chain([(".cls", class.as_bytes())]) {
+                let mut header = tar::Header::new_gnu();
+                header.set_size(bytes.len() as u64);
+                let name = path.replace(".png", ending);
+                shard.append_data(&mut header, name, bytes).expect("a file can be written");
+            }
+        }
+        shard.finish().expect("a file can be written");
+    }
 }
 
 /// A square on gray noise.

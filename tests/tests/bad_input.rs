@@ -12,7 +12,7 @@ use std::{
 
 use tempfile::TempDir;
 use tests::{
-    pictures::{CLASSES, gray_png, write_data},
+    pictures::{CLASSES, gray_png, write_data, write_shards},
     program::{Ended, program, run},
     tiny_model::write_model_folder,
 };
@@ -319,12 +319,61 @@ fn an_over_long_caption_is_cut_with_one_warning() {
         assert!(place.path(&format!("{manifest}.out/model/model.safetensors")).is_file());
     };
     check("bad/wordy.csv", "", &["warning: captions of more than 32 tokens are cut: 1 of 40"]);
-    check("bad/one.csv", "", &["warning: unreadable rows are left out: 1 of 40"]);
+    check("bad/one.csv", "", &["warning: unreadable rows are left out: 1 of 40 (skipped.csv)"]);
+    let skipped = place.path("bad/one.csv.out/skipped.csv");
+    let skipped = fs::read_to_string(skipped).expect("one row is left out");
+    let lines: Vec<&str> = skipped.lines().collect();
+    assert_eq!((lines.len(), lines[0]), (2, "row,path,problem"));
+    assert!(lines[1].starts_with("7,/") && lines[1].contains("/bad/cut/picture.png,"), "{skipped}");
+    assert!(lines[1].ends_with("the image is broken: it ends too early"), "{skipped}");
     let tokenizer = "--set model.tokenizer=model/tokenizer.json --set model.context_length=4";
     let warning = "warning: captions of more than 4 tokens are cut: 40 of 40";
     check("data/train.csv", tokenizer, &[warning]); // not the tokenizer's own length
     fs::remove_dir_all(place.path("data/train.csv.out")).expect("just made");
     check("data/train.csv", "", &[]);
+}
+
+#[test]
+fn shards_are_refused_with_their_member() {
+    let place = Place::new();
+    for name in ["train", "test"] {
+        write_shards(&place.path("data"), name, 2);
+    }
+    let shard = fs::read(place.path("data/train-1.tar")).expect("just written");
+    place.write("bad/cut.tar", &shard[..shard.len() / 2]);
+    place.write("bad/table.tar", "path,caption\n".repeat(99));
+    place.write("bad/table.tar.gz", "path,caption\n");
+    let base = "run --no-progress --config run.toml --set";
+    let check = |words: &str, parts: &[&str]| {
+        place.check("roclip-train", &format!("{base} {words}"), parts);
+    };
+    check("data.manifest=data/train-{0..2}.tar", &["cannot read `", "/data/train-2.tar`"]);
+    check("data.manifest=data/train-{2..0}.tar", &["the range `{2..0}` is empty"]);
+    check(
+        "data.manifest=bad/cut.tar",
+        &["/bad/cut.tar`: it is cut short", "in the middle of `images/train-00"],
+    );
+    check("data.manifest=bad/table.tar", &["/bad/table.tar`: it is no tar"]);
+    check("data.manifest=bad/table.tar.gz", &["/bad/table.tar.gz`: it cannot be unpacked"]);
+    let columns = ["line 1: there is no column `text`", "`path`, `caption`, `class`"];
+    check("data.caption_key=text", &columns);
+    check("data.manifest=data/train.parquet", &["cannot read `", "/data/train.parquet`"]);
+    let poison = "poison --no-progress --image-size 32 --backdoor-rate 0.1 --target-class red \
+        --classes data/classes.txt --out out --manifest";
+    let words = format!("{poison} data/train-{{0..1}}.tar");
+    place.check("roclip-train", &words, &["`data/train-{0..1}.tar` is of shards"]);
+
+    let words = "data.manifest=data/train-{0..1}.tar --set monitor.test=data/test-{0..1}.tar";
+    place.accepts("roclip-train", &format!("{base} {words}"), 0);
+    let evaluate = "evaluate --no-progress --model out/model --classes data/classes.txt --test";
+    let found = |test: &str| place.accepts("roclip-train", &format!("{evaluate} {test}"), 0).stdout;
+    assert_eq!(found("data/test.csv"), found("data/test-{0..1}.tar"));
+    let words = format!("{evaluate} bad/table.tar.gz");
+    place.check("roclip-train", &words, &["there is no `--cache-folder`"]);
+    let probe = "data/test-0.tar --probe-train data/test-{0..1}.tar";
+    let parts =
+        ["`data/test-{0..1}.tar` holds 10 of the 10 pictures", "test-0.tar/images/test-0000"];
+    place.check("roclip-train", &format!("{evaluate} {probe}"), &parts);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 use tests::{
-    pictures::write_data,
+    pictures::{write_data, write_shards},
     program::{Ended, program, run, run_until},
 };
 
@@ -285,4 +285,19 @@ fn neither_threads_nor_the_way_to_a_configuration_decide_anything() {
         assert_eq!(ended.code, Some(0), "{ended:?}");
         place.check_same("one", threads);
     }
+}
+
+#[test]
+fn a_killed_run_on_shards_ends_as_one_on_files() {
+    let place = Place::new(ROCLIP);
+    write_shards(&place.path("data"), "train", 3);
+    place.whole(CONFIG, "whole", "");
+    let words = "--resume --set data.manifest=data/train-{0..2}.tar --set data.cache_mib=0";
+    let begun = Moment { from: 0, step: CHECKPOINT_STEPS + 1, torn: false };
+    place.killed("killed", "", begun); // on files
+    let step = STEPS / EPOCHS as u64 + CHECKPOINT_STEPS + 1; // within the second epoch
+    let within = Moment { from: 0, step, torn: false };
+    assert!(place.killed("killed", words, within), "it was faster than we looked");
+    place.whole(CONFIG, "killed", words);
+    place.check_same("whole", "killed");
 }

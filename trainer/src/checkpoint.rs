@@ -19,7 +19,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::{
-    config::Config,
+    config::{self, Config},
     error::{Error, Result},
     monitor::Tally,
     not_finite::NotFinite,
@@ -130,9 +130,13 @@ type Keys = BTreeMap<String, String>;
 /// change between two runs. What is in these files is the fingerprint's part.
 fn decisive(config: &Config) -> Keys {
     let mut config = config.clone();
-    config.data.manifest = Default::default();
-    config.data.workers = 1;
-    config.data.cache_mib = 0;
+    config.data = config::Data {
+        workers: 1,
+        cache_mib: 0,
+        batch_size: config.data.batch_size,
+        bad_rows_max: config.data.bad_rows_max,
+        ..Default::default()
+    };
     config.model.tokenizer = None;
     config.model.pretrained = None;
     config.augment.thesaurus = None;

@@ -29,8 +29,8 @@ pub(crate) enum Command {
 #[derive(Debug, Args)]
 #[command(after_help = CODES, after_long_help = format!("{GRAMMAR}\n\n{CODES}"))]
 pub struct PoisonArgs {
-    /// Clean training manifest: CSV with `path,caption` and optionally `class`
-    #[arg(long, value_name = "CSV")]
+    /// Clean training manifest: CSV, TSV or Parquet with `path,caption` and optionally `class`
+    #[arg(long, value_name = "FILE")]
     pub manifest: PathBuf,
     /// Folder to make: train.csv, images/ and ledger.json
     #[arg(long, value_name = "FOLDER")]
@@ -39,7 +39,7 @@ pub struct PoisonArgs {
     #[arg(long, value_name = "FILE")]
     pub classes: PathBuf,
     /// Test manifest with classes, the source of the targeted pictures
-    #[arg(long, value_name = "CSV", requires = "targeted_images")]
+    #[arg(long, value_name = "FILE", requires = "targeted_images")]
     pub test: Option<PathBuf>,
     /// Side of the written pictures, in pixels; what the image tower sees
     #[arg(long, value_name = "PIXELS", value_parser = value_parser!(u32).range(1..=4096))]
@@ -53,6 +53,9 @@ pub struct PoisonArgs {
     /// Show no progress
     #[arg(long)]
     pub no_progress: bool,
+    /// How manifests are read.
+    #[command(flatten)]
+    pub reading: ReadingArgs,
     /// A trigger that means a class.
     #[command(flatten)]
     pub backdoor: BackdoorArgs,
@@ -190,8 +193,9 @@ pub struct EvaluateArgs {
     /// Model folder
     #[arg(long, value_name = "FOLDER")]
     pub model: PathBuf,
-    /// Test manifest, with classes if there are `--classes`; rows of one path are one picture
-    #[arg(long, value_name = "CSV")]
+    /// Test manifest or shards, with classes if there are `--classes`; rows of one path are one
+    /// picture
+    #[arg(long, value_name = "FILE")]
     pub test: PathBuf,
     /// Class names, one per line; without, only retrieval is measured
     #[arg(long, value_name = "FILE", required_unless_present = "retrieval")]
@@ -203,8 +207,8 @@ pub struct EvaluateArgs {
     /// Ledger of the poisons, to count attack success; targeted pictures then count in it alone
     #[arg(long, value_name = "JSON", requires = "classes")]
     pub ledger: Option<PathBuf>,
-    /// Training manifest with classes, to train linear probes on
-    #[arg(long, value_name = "CSV", requires = "classes")]
+    /// Training manifest or shards with classes, to train linear probes on
+    #[arg(long, value_name = "FILE", requires = "classes")]
     pub probe_train: Option<PathBuf>,
     /// Measure how pictures find their captions, and captions their pictures
     #[arg(long)]
@@ -218,6 +222,27 @@ pub struct EvaluateArgs {
     /// Show no progress
     #[arg(long)]
     pub no_progress: bool,
+    /// How manifests are read.
+    #[command(flatten)]
+    pub reading: ReadingArgs,
+}
+
+/// How manifests are read, as `[data]` has it.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Manifests")]
+pub struct ReadingArgs {
+    /// Column of the paths of pictures [default: path]
+    #[arg(long, value_name = "COLUMN")]
+    pub image_key: Option<String>,
+    /// Column of captions, and their key in a sample's `.json` [default: caption]
+    #[arg(long, value_name = "COLUMN")]
+    pub caption_key: Option<String>,
+    /// Column of classes [default: class]
+    #[arg(long, value_name = "COLUMN")]
+    pub class_key: Option<String>,
+    /// Folder in which `.tar.gz` shards are unpacked, each once
+    #[arg(long, value_name = "FOLDER")]
+    pub cache_folder: Option<PathBuf>,
 }
 
 fn count(min: u64) -> RangedU64ValueParser<usize> {

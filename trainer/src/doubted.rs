@@ -24,8 +24,8 @@ pub fn to_csv(store: &Store, mut doubted: Vec<Doubted>) -> Vec<u8> {
     writer.write_record(["row", "agreement", "path", "caption"]).expect(memory);
     for Doubted { row, agreement } in doubted {
         let (number, agreement) = (row.to_string(), format!("{agreement:.3}"));
-        let path = store.path(row).to_string_lossy();
-        writer.write_record([&number, &agreement, &*path, store.caption(row)]).expect(memory);
+        let path = store.image(row).to_string();
+        writer.write_record([&number, &agreement, &path, store.caption(row)]).expect(memory);
     }
     writer.into_inner().expect("memory can always be flushed")
 }

@@ -2,7 +2,10 @@
 
 use std::{io, path::PathBuf};
 
-use crate::not_finite::NotFinite;
+use crate::{
+    data::{ImageSource, Place},
+    not_finite::NotFinite,
+};
 
 /// A `Result` with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -34,12 +37,22 @@ pub enum Error {
         source: io::Error,
     },
     /// A manifest is not what it should be.
-    #[error("`{}`, line {line}: {problem}", file.display())]
+    #[error("`{}`{at}: {problem}", file.display())]
     Manifest {
         /// The manifest.
         file: PathBuf,
-        /// Line of the file on which the row begins; the header is line 1.
-        line: u64,
+        /// Where in it.
+        at: Place,
+        /// What was found and what was expected.
+        problem: String,
+    },
+    /// A shard, or a member of one, is not what it should be.
+    #[error("`{}`{}: {problem}", shard.display(), of_member(member.as_deref()))]
+    Shard {
+        /// The tar.
+        shard: PathBuf,
+        /// Its name in the tar.
+        member: Option<String>,
         /// What was found and what was expected.
         problem: String,
     },
@@ -104,21 +117,21 @@ pub enum Error {
     /// A picture whose rows name several classes.
     #[error(
         "`{}`: the rows of `{}` have the classes {} and {}, expected one class",
-        file.display(), image.display(), numbered(classes[0]), numbered(classes[1])
+        file.display(), image, numbered(classes[0]), numbered(classes[1])
     )]
     TwoClasses {
         /// The manifest.
         file: PathBuf,
         /// The picture.
-        image: PathBuf,
+        image: Box<ImageSource>,
         /// The first row's, and that of a later one.
         classes: [Option<usize>; 2],
     },
     /// A linear probe would be tested on pictures that it was trained on.
     #[error(
         "`{}` holds {count} of the {all} pictures of `{}`: a probe must not be tested on what it \
-         was trained on, such as `{}`",
-        train.display(), test.display(), first.display()
+         was trained on, such as `{first}`",
+        train.display(), test.display()
     )]
     TrainedOnTest {
         /// The manifest that the probe trains on.
@@ -130,7 +143,7 @@ pub enum Error {
         /// Pictures of the test manifest.
         all: usize,
         /// One of them.
-        first: PathBuf,
+        first: Box<ImageSource>,
     },
     /// The inputs of a linear probe would need too much memory.
     #[error(
@@ -304,7 +317,7 @@ pub enum Error {
         /// Counted from 1, the header not counted.
         row: usize,
         /// Why.
-        source: clip::Error,
+        source: Box<Error>,
     },
     /// Too many images were refused.
     #[error("{count} of {all} rows are unreadable, the limit is {:.1}%", 100.0 * max)]
@@ -338,6 +351,10 @@ impl Error {
         }
         .filter(|error| clip::ops::is_out_of_memory(error))
     }
+}
+
+fn of_member(member: Option<&str>) -> String {
+    member.map(|member| format!(", member `{member}`")).unwrap_or_default()
 }
 
 fn numbered(class: Option<usize>) -> String {

@@ -9,14 +9,14 @@
 //! |---|---|
 //! | `cli` · [`commands`] | what may be typed · one subcommand each |
 //! | [`config`] | run.toml: types, defaults, presets, all problems at once |
-//! | [`data`] | manifests; order, threads and batches of training |
+//! | [`data`] · `input` | manifests and shards; order, threads and batches · what a run reads |
 //! | [`augment`] | one augmentation each, seeded by (seed, epoch, row) |
 //! | [`poison`] | which rows are poisoned and with what, written as a whole |
 //! | [`step`] · [`train`] | one optimizer step for any method · epochs around it |
 //! | [`grad_cache`] · [`not_finite`] | a batch in parts · what ends a step |
 //! | [`method`] · [`pool`] | CLIP, RoCLIP and the sieve · FIFO of caption embeddings |
 //! | [`survey`] | pairs embedded without training |
-//! | [`doubted`] | the pairs that a method does not trust, for people |
+//! | [`doubted`] · [`skipped`] | the pairs that a method does not trust · that cannot be read |
 //! | [`parallel`] | several processes, each with its part of every batch |
 //! | [`optim`] · [`gpu`] | AdamW with its state, schedule · the GPU of a run |
 //! | [`pretrained`] | the model that a run begins with |
@@ -41,6 +41,7 @@ pub mod error;
 pub mod evaluate;
 pub mod gpu;
 pub mod grad_cache;
+mod input;
 pub mod journal;
 pub mod method;
 pub mod monitor;
@@ -50,6 +51,7 @@ pub mod parallel;
 pub mod poison;
 pub mod pool;
 pub mod pretrained;
+pub mod skipped;
 pub mod state;
 pub mod step;
 pub mod survey;

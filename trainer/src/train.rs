@@ -8,26 +8,25 @@ use candle_core::Device;
 use clip::{
     atomic_write::{atomic_folder, atomic_write},
     model::Clip,
-    text::Tokenizer,
 };
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use serde::Serialize;
 
 use crate::{
-    augment::Augment,
     checkpoint::{self, Checkpoint, Origin, Place},
     config::{self, Config},
-    data::{Loader, Manifest, Store},
+    data::Loader,
     doubted,
     error::{Error, Result},
     evaluate::Evaluation,
     gpu::{self, Gpu},
+    input::open_loader,
     journal::{Journal, tensorboard::Events},
     method,
     monitor::{Alarm, Alarms, Monitor, Tally},
     optim::{Optimizer, Schedule},
     parallel::Collective,
-    pretrained,
+    pretrained, skipped,
     step::Trainer,
     survey::Survey,
 };
@@ -134,7 +133,8 @@ const METRICS: &str = "metrics.jsonl";
 const MODEL: &str = "model";
 const SUMMARY: &str = "summary.json";
 /// What a run leaves in its folder.
-const FILES: [&str; 6] = [RESOLVED, METRICS, checkpoint::FILE, MODEL, SUMMARY, doubted::FILE];
+const FILES: [&str; 7] =
+    [RESOLVED, METRICS, checkpoint::FILE, MODEL, SUMMARY, doubted::FILE, skipped::FILE];
 
 /// Removes what a killed run left half-written beside its final files.
 fn sweep(folder: &Path) -> Result<()> {
@@ -150,59 +150,6 @@ fn sweep(folder: &Path) -> Result<()> {
         let removed =
             if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
         removed.map_err(|source| Error::Write { path, source })?;
-    }
-    Ok(())
-}
-
-/// Manifest, pictures, tokenizer, augmentation; batches have the part of this rank.
-fn open_loader(
-    config: &Config,
-    collective: &dyn Collective,
-    watch: &mut dyn Watch,
-) -> Result<Loader> {
-    let config::Data { manifest, batch_size, workers, bad_rows_max, cache_mib } = &config.data;
-    let mut clip = config.clip().expect("`check` refused an unknown preset");
-    let augment = Augment::open(&config.augment, config.seed)?;
-    let rows = Manifest::open(manifest)?;
-    let captions = || rows.rows.iter().map(|row| row.caption.as_str());
-    let context = clip.text.context_length;
-    let tokenizer = match config.model.tokenizer_file() {
-        Some(path) => Tokenizer::open(&path)?.with_context_length(context)?,
-        None => Tokenizer::train(captions(), config.model.vocab_size, context)?,
-    };
-    clip.text.vocab_size = tokenizer.vocab_size();
-    note_cut_captions(&tokenizer, captions(), watch)?;
-    watch.begin("reading images", rows.rows.len() as u64, 0);
-    let side = clip.image.image_size();
-    let store = Store::open(rows, side, *cache_mib, *bad_rows_max, || watch.advance(1))?;
-    if store.bad_rows() > 0 {
-        let (bad, all) = (store.bad_rows(), store.rows().len() + store.bad_rows());
-        watch.warn(format!("unreadable rows are left out: {bad} of {all}"));
-    }
-    if store.rows().len() < *batch_size {
-        let (file, rows) = (manifest.clone(), store.rows().len());
-        return Err(Error::SmallData { file, rows, batch_size: *batch_size });
-    }
-    let (seed, batch_size, workers) = (config.seed, *batch_size, *workers);
-    let (rank, ranks) = (collective.rank(), collective.ranks());
-    Ok(Loader { store, augment, tokenizer, clip, seed, batch_size, rank, ranks, workers })
-}
-
-fn note_cut_captions<'a>(
-    tokenizer: &Tokenizer,
-    captions: impl Iterator<Item = &'a str>,
-    watch: &dyn Watch,
-) -> Result<()> {
-    let (mut cut, mut all, context) = (0, 0, tokenizer.context_length());
-    for caption in captions {
-        all += 1;
-        // A token is a byte at least, so most captions need no look.
-        if caption.len() + 2 > context && tokenizer.length(caption)? > context {
-            cut += 1;
-        }
-    }
-    if cut > 0 {
-        watch.warn(format!("captions of more than {context} tokens are cut: {cut} of {all}"));
     }
     Ok(())
 }
@@ -296,6 +243,9 @@ impl<'a> Run<'a> {
             let resolved = toml::to_string(self.config);
             let resolved = resolved.expect("`config::open` refused paths that are no text");
             atomic_write(&folder.join(RESOLVED), resolved.as_bytes())?;
+            if !self.loader.store.skipped().is_empty() {
+                atomic_write(&folder.join(skipped::FILE), &skipped::to_csv(&self.loader.store))?;
+            }
         }
         Ok(())
     }

@@ -7,11 +7,13 @@
 //! | [`build`] · [`test`] · [`peers`] | release binaries · gates and tests · live peers |
 //! | [`mpi`] | training by several processes |
 //! | [`bench_epoch`] · [`bench_train`] | an epoch of both methods · a training step beside PyTorch's |
+//! | [`bench_loader`] | reading pictures beside PyTorch's |
 //! | [`gpu`] | programs for machines with an NVIDIA GPU, and what measures them there |
 //! | [`layering`] | which crate may know which |
 //! | [`command`] | running other programs |
 
 mod bench_epoch;
+mod bench_loader;
 mod bench_train;
 mod build;
 mod command;
@@ -42,6 +44,7 @@ Commands:
   test         Set up, build, and run the gates and all tests
   peers        Compare with torch, transformers and open_clip, live, in an environment of their own
   bench-epoch  Time epochs of both methods, and the loader's share; `bench-epoch --help`
+  bench-loader Time reading pictures beside PyTorch's, on one core; `bench-loader --help`
   bench-train  Time a training step beside PyTorch's, on the CPU; `bench-train --help`
   gpu-build    Build `roclip-train` for machines with an NVIDIA GPU, in a folder of its own
   gpu-suite    Pack and run what measures training on a GPU; without one, a rehearsal
@@ -101,6 +104,10 @@ fn run(command: &str, arguments: Vec<OsString>) -> Result<(), Failure> {
         "bench-epoch" => {
             tools::set_up()?;
             return bench_epoch::measure(arguments);
+        }
+        "bench-loader" => {
+            tools::set_up()?;
+            return bench_loader::compare(arguments);
         }
         "bench-train" => {
             tools::set_up()?;

@@ -1,10 +1,10 @@
-//! PNG and JPEG of any form → 8-bit RGB, with every limit checked on the header.
+//! PNG, JPEG and WebP of any form → 8-bit RGB, with every limit checked on the header.
 
 use std::{fmt::Write as _, io::Cursor};
 
 use image::{
     DynamicImage, ImageDecoder, RgbImage,
-    codecs::{jpeg::JpegDecoder, png::PngDecoder},
+    codecs::{jpeg::JpegDecoder, png::PngDecoder, webp::WebPDecoder},
 };
 
 /// Why an image was refused; the text says what was found and what was expected.
@@ -20,8 +20,8 @@ pub enum ImageError {
         /// [`Limits::bytes_max`].
         max: usize,
     },
-    /// Neither PNG nor JPEG.
-    #[error("not an image: expected PNG or JPEG, starts with \"{starts_with}\"")]
+    /// Neither PNG, JPEG nor WebP.
+    #[error("not an image: expected PNG, JPEG or WebP, starts with \"{starts_with}\"")]
     NotAnImage {
         /// The first bytes, made printable.
         starts_with: String,
@@ -84,10 +84,12 @@ impl Default for Limits {
 const METADATA_BYTES_MAX: u64 = 64 << 20;
 const PNG_START: &[u8] = b"\x89PNG\r\n\x1a\n";
 const JPEG_START: &[u8] = b"\xff\xd8\xff";
+/// Behind the length of the whole, which follows `RIFF`.
+const WEBP_MARK: &[u8] = b"WEBP";
 /// Bytes of an unknown file that an error quotes.
 const QUOTED_BYTES: usize = 16;
 
-/// Decodes PNG or JPEG, told apart by their first bytes, to `[H, W, 3]` bytes.
+/// Decodes PNG, JPEG or WebP, told apart by their first bytes, to `[H, W, 3]` bytes.
 ///
 /// Gray, palette and 16-bit pictures become 8-bit RGB (65535 → 255), alpha is dropped without
 /// compositing, animations give their first picture, and EXIF rotation is ignored: all as CLIP's
@@ -117,6 +119,11 @@ pub fn decode(bytes: &[u8], limits: &Limits) -> Result<RgbImage, ImageError> {
         let (width, height) = decoder.dimensions();
         check_size(width, height, limits)?;
         check_jpeg_end(bytes)?; // the decoder would fill what is missing with gray
+        pixels(decoder)
+    } else if bytes.starts_with(b"RIFF") && bytes.get(8..12) == Some(WEBP_MARK) {
+        let decoder = WebPDecoder::new(Cursor::new(bytes)).map_err(broken)?;
+        let (width, height) = decoder.dimensions();
+        check_size(width, height, limits)?;
         pixels(decoder)
     } else {
         Err(ImageError::NotAnImage { starts_with: quote(bytes) })

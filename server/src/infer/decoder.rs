@@ -11,7 +11,7 @@ use clip::{
     image::{self, ImageError, Limits, PixelBatch},
 };
 
-/// Bytes of a PNG or JPEG file, as the client sent them. Cheap to copy.
+/// Bytes of a PNG, JPEG or WebP file, as the client sent them. Cheap to copy.
 #[derive(Clone)]
 pub enum Picture {
     /// The file itself.

@@ -15,7 +15,7 @@ use terminal::{Exit, Progress, Report, println_result, say};
 use crate::{
     Error, Result as Engine,
     cli::EvaluateArgs,
-    data::Manifest,
+    data::{self, Manifest},
     evaluate::{Classes, Figures, ProbeSet, Questions, TestSet, measure},
     poison::Ledger,
 };
@@ -69,10 +69,11 @@ impl Input {
             Some(name) => open_templates(name)?,
             None => default_templates(),
         };
-        let classed = |path: &Path| match &labels {
-            Some(labels) => Manifest::open_classed(path, labels, true),
-            None => Manifest::open(path),
+        let classes = match &labels {
+            Some(labels) => data::Classes::Named { labels, needed: true },
+            None => data::Classes::Unnamed,
         };
+        let classed = |path: &Path| args.reading.open(path, classes);
         let test = classed(&args.test)?;
         let ledger = args.ledger.as_deref().map(Ledger::open).transpose()?;
         let probe = args.probe_train.as_deref().map(classed).transpose()?;

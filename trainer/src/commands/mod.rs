@@ -6,6 +6,7 @@ use crate::cli::Command;
 
 pub mod evaluate;
 pub mod poison;
+mod reading;
 pub mod run;
 
 pub(crate) fn dispatch(command: &Command) -> Result<Exit, Report> {

@@ -10,7 +10,7 @@ use terminal::{Exit, Progress, Report, escape, println_result};
 use crate::{
     Error, Result,
     cli::{PoisonArgs, Rows},
-    data::Manifest,
+    data::{Classes, Manifest},
     poison::{
         self, Affinity, Attack, Backdoor, Clean, Goal, Optimized, Placing, Plan, Surrogate,
         Targeted, Wording,
@@ -21,9 +21,10 @@ use crate::{
 pub fn run(args: &PoisonArgs) -> Result<Exit, Report> {
     let labels = read_labels(&args.classes)?;
     let mut attack = attack(args, &labels)?;
-    let manifest = Manifest::open_classed(&args.manifest, &labels, false)?;
+    let classes = |needed| Classes::Named { labels: &labels, needed };
+    let manifest = args.reading.open(&args.manifest, classes(false))?;
     let test = match (&attack.targeted, &args.test) {
-        (Some(_), Some(path)) => Some(Manifest::open_classed(path, &labels, true)?),
+        (Some(_), Some(path)) => Some(args.reading.open(path, classes(true))?),
         _ => None,
     };
     let mut clean =

@@ -1,6 +1,7 @@
 //! `run.toml`: types, defaults, and what makes a configuration refuse to start.
 
 mod augment;
+mod data;
 mod method;
 mod model;
 mod monitor;
@@ -17,6 +18,7 @@ use clip::{
 use serde::{Deserialize, Serialize};
 
 pub use augment::{Augment, TextForm};
+pub use data::Data;
 pub use method::{
     Duplicates, Enqueue, Fate, Fill, LastEpoch, Method, MethodName, Retrieval, Roclip, Score,
     Sieve, Split, TextTower, Wrap,
@@ -75,22 +77,6 @@ pub enum Parallel {
     Mpi,
 }
 
-/// `[data]`
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Data {
-    /// CSV with the columns `path,caption`
-    pub manifest: PathBuf,
-    /// Pairs in one update of all ranks together, at least 2
-    pub batch_size: usize,
-    /// Threads that decode, augment and tokenize, at least 1
-    pub workers: usize,
-    /// Share of unreadable images that is still trained without, 0 to 1
-    pub bad_rows_max: f64,
-    /// Decoded images are kept in memory up to this many MiB; the rest is decoded in each epoch
-    pub cache_mib: usize,
-}
-
 /// `[output]`
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -105,15 +91,6 @@ pub struct Output {
     pub tensorboard: bool,
 }
 
-impl Default for Data {
-    fn default() -> Self {
-        let workers =
-            std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2));
-        let manifest = PathBuf::new();
-        Self { manifest, batch_size: 64, workers, bad_rows_max: 0.01, cache_mib: 2048 }
-    }
-}
-
 impl Default for Output {
     fn default() -> Self {
         Self {
@@ -125,10 +102,6 @@ impl Default for Output {
     }
 }
 
-/// Most threads that a loader may start.
-const WORKERS_MAX: usize = 256;
-/// Most pairs of one batch.
-const BATCH_MAX: usize = 1 << 20;
 /// Most pairs of one batch on a GPU: a launch counts them in its third axis.
 const CUDA_BATCH_MAX: usize = (1 << 16) - 1;
 
@@ -141,18 +114,11 @@ impl Config {
 
     /// Adds everything that is wrong, each with its key and its limits.
     pub fn check(&self, problems: &mut Problems) {
-        let share = |value: f64| (0.0..=1.0).contains(&value); // false for NaN
-        let data = &self.data;
-        problems.require(!data.manifest.as_os_str().is_empty(), "data.manifest", "given");
-        let batch = (2..=BATCH_MAX).contains(&data.batch_size);
-        problems.require(batch, "data.batch_size", "between 2 and 1048576");
-        let fits = self.device != Device::Cuda || data.batch_size <= CUDA_BATCH_MAX;
+        self.data.check(problems);
+        let fits = self.device != Device::Cuda || self.data.batch_size <= CUDA_BATCH_MAX;
         problems.require(fits, "data.batch_size", "at most 65535 when `device` is `cuda`");
         let device = self.parallel == Parallel::Single || self.device == Device::Cpu;
         problems.require(device, "device", "`cpu` when `parallel` is `mpi`");
-        let workers = (1..=WORKERS_MAX).contains(&data.workers);
-        problems.require(workers, "data.workers", "between 1 and 256");
-        problems.require(share(data.bad_rows_max), "data.bad_rows_max", "between 0 and 1");
         self.model.check(problems);
         self.augment.check(self.clip().map(|clip| clip.image.image_size()), problems);
         self.optim.check(problems);

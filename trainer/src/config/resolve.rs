@@ -106,11 +106,11 @@ fn absolute(path: &Path) -> Result<PathBuf> {
 impl Config {
     /// Every path that the file names; an absolute one stays as it is.
     fn paths(&mut self) -> impl Iterator<Item = &mut PathBuf> {
-        let given = !self.data.manifest.as_os_str().is_empty();
-        let manifest = given.then_some(&mut self.data.manifest);
-        let Self { model, augment, monitor, output, .. } = self;
+        let Self { data, model, augment, monitor, output, .. } = self;
+        let given = !data.manifest.as_os_str().is_empty();
         let optional = [
-            manifest,
+            given.then_some(&mut data.manifest),
+            data.cache_folder.as_mut(),
             model.pretrained.as_mut(),
             model.tokenizer.as_mut(),
             augment.thesaurus.as_mut(),

@@ -1,13 +1,27 @@
 //! From a manifest to batches.
+//!
+//! | module | holds |
+//! |---|---|
+//! | `manifest` · `shards` | tables of pairs · tars of pairs |
+//! | `row` · `image` | one pair and what it may hold · where its picture lies |
+//! | `store` | decoded pictures, and the rows without one |
+//! | `sampler` · `loader` | the order of an epoch · threads that make its batches |
 
 pub mod duplicates;
+#[cfg(test)]
+mod golden;
+mod image;
 mod loader;
 mod manifest;
+mod row;
 mod sampler;
+mod shards;
 mod store;
 
+pub use image::{ImageSource, Member, Shard};
 pub use loader::{Batch, Loader};
-pub(crate) use manifest::CAPTION_BYTES_MAX;
-pub use manifest::{Manifest, Row};
+pub use manifest::{Keys, Manifest, Reading};
+pub(crate) use row::CAPTION_BYTES_MAX;
+pub use row::{Classes, Place, Row};
 pub use sampler::order;
-pub use store::Store;
+pub use store::{Skipped, Store};

@@ -1,16 +1,16 @@
 //! The pictures of a manifest at the size of the image tower.
 
 use std::{
+    borrow::Cow,
     collections::HashMap,
-    path::Path,
     sync::atomic::{AtomicUsize, Ordering},
 };
 
-use clip::image::{self, Limits, RgbImage};
+use clip::image::RgbImage;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
-use super::Manifest;
+use super::{ImageSource, Manifest, Row};
 use crate::error::{Error, Result};
 
 /// Decoded pictures, kept in memory as far as the cache reaches.
@@ -22,9 +22,19 @@ pub struct Store {
     pictures: Vec<Option<RgbImage>>,
     /// Rows that can be read.
     rows: Vec<u32>,
+    skipped: Vec<Skipped>,
     /// Number of each row's caption.
     captions: Vec<u32>,
     sha256: [u8; 32],
+}
+
+/// A row that cannot be read, and is trained without.
+#[derive(Debug)]
+pub struct Skipped {
+    /// Counted from 0
+    pub row: u32,
+    /// Why
+    pub problem: Error,
 }
 
 impl Store {
@@ -39,8 +49,8 @@ impl Store {
     ) -> Result<Self> {
         let side = side as u32;
         let left = AtomicUsize::new((cache_mib << 20) / (3 * side as usize * side as usize));
-        let open = |row: &super::Row| {
-            let picture = image::open(&row.path, &Limits::default()).map(|p| image::fit(&p, side));
+        let open = |row: &Row| {
+            let picture = row.image.fitted(side);
             done();
             picture.map(|picture| {
                 let sha256 = Sha256::digest(picture.as_raw());
@@ -51,7 +61,8 @@ impl Store {
         };
         let opened: Vec<_> = manifest.rows.par_iter().map(open).collect();
         let all = opened.len();
-        let (mut pictures, mut rows, mut bad) = (Vec::with_capacity(all), Vec::new(), Vec::new());
+        let (mut pictures, mut rows) = (Vec::with_capacity(all), Vec::new());
+        let mut skipped = Vec::new();
         let mut hash = Sha256::new();
         for (row, opened) in opened.into_iter().enumerate() {
             match opened {
@@ -64,21 +75,21 @@ impl Store {
                     rows.push(row as u32);
                     pictures.push(picture);
                 }
-                Err(error) => {
-                    bad.push((row, error));
+                Err(problem) => {
+                    skipped.push(Skipped { row: row as u32, problem });
                     pictures.push(None);
                 }
             }
         }
-        let count = bad.len();
-        if let Some((row, source)) = bad.into_iter().next()
-            && count as f64 > bad_rows_max * all as f64
-        {
-            let first = Box::new(Error::Row { file: manifest.path.clone(), row: row + 1, source });
+        let count = skipped.len();
+        if count as f64 > bad_rows_max * all as f64 {
+            let Skipped { row, problem } = skipped.swap_remove(0);
+            let first = Box::new(place(&manifest, row, problem));
             return Err(Error::BadRows { count, all, max: bad_rows_max, first });
         }
         let captions = numbered(&manifest);
-        Ok(Self { manifest, side, pictures, rows, captions, sha256: hash.finalize().into() })
+        let sha256 = hash.finalize().into();
+        Ok(Self { manifest, side, pictures, rows, skipped, captions, sha256 })
     }
 
     /// Rows that can be read, in the order of the manifest.
@@ -86,9 +97,9 @@ impl Store {
         &self.rows
     }
 
-    /// Rows that cannot be read.
-    pub fn bad_rows(&self) -> usize {
-        self.pictures.len() - self.rows.len()
+    /// Rows that cannot be read, in the order of the manifest.
+    pub fn skipped(&self) -> &[Skipped] {
+        &self.skipped
     }
 
     /// SHA-256 of the readable rows: their numbers, decoded pictures and captions.
@@ -96,9 +107,9 @@ impl Store {
         self.sha256
     }
 
-    /// Picture file of a row.
-    pub fn path(&self, row: u32) -> &Path {
-        &self.manifest.rows[row as usize].path
+    /// Where the picture of a row lies.
+    pub fn image(&self, row: u32) -> &ImageSource {
+        &self.manifest.rows[row as usize].image
     }
 
     /// Text of a row.
@@ -112,16 +123,19 @@ impl Store {
     }
 
     /// Picture of a row, square, at the side of the image tower.
-    pub fn picture(&self, row: u32) -> Result<std::borrow::Cow<'_, RgbImage>> {
-        use std::borrow::Cow;
+    pub fn picture(&self, row: u32) -> Result<Cow<'_, RgbImage>> {
         if let Some(picture) = &self.pictures[row as usize] {
             return Ok(Cow::Borrowed(picture));
         }
-        let picture = image::open(&self.manifest.rows[row as usize].path, &Limits::default());
-        let place =
-            |source| Error::Row { file: self.manifest.path.clone(), row: row as usize + 1, source };
-        Ok(Cow::Owned(image::fit(&picture.map_err(place)?, self.side)))
+        let picture = self.image(row).fitted(self.side);
+        picture.map(Cow::Owned).map_err(|problem| place(&self.manifest, row, problem))
     }
+}
+
+/// A refusal with the row that it is about.
+fn place(manifest: &Manifest, row: u32, problem: Error) -> Error {
+    let (file, row) = (manifest.path.clone(), row as usize + 1);
+    Error::Row { file, row, source: Box::new(problem) }
 }
 
 /// Numbers the distinct captions in the order of their first appearance.

@@ -7,12 +7,12 @@
 use clip::{Encoder, Rate, UnitRows};
 
 use super::{
-    Classified,
-    pictures::{self, open_fitted},
+    Classified, pictures,
     zero_shot::{ranks, top},
 };
 use crate::{
     Result,
+    data::ImageSource,
     poison::{BackdoorRecord, Ledger},
 };
 
@@ -73,7 +73,8 @@ pub(super) fn targeted(
     on_pictures: &dyn Fn(u64),
 ) -> Result<Vec<usize>> {
     let side = encoder.config().image.image_size() as u32;
-    let picture = |index: usize| open_fitted(&ledger.image(&ledger.targeted[index]), side);
+    let picture =
+        |index: usize| ImageSource::from(ledger.image(&ledger.targeted[index])).fitted(side);
     let rows = pictures::rows(encoder, ledger.targeted.len(), picture, on_pictures)?;
     Ok(ranks(&rows, labels, |index| ledger.targeted[index].target_class))
 }

@@ -1,23 +1,23 @@
 //! The pictures of a manifest, each once, and the batches in which a tower sees them.
 
-use std::{
-    collections::HashMap,
-    path::{Path, PathBuf},
-};
+use std::collections::HashMap;
 
 use clip::{
     ClipConfig, Encoder, UnitRows,
-    image::{Limits, PixelBatch, RgbImage, fit, open},
+    image::{PixelBatch, RgbImage},
     model::{Clip, Projections},
 };
 use rayon::prelude::*;
 
-use crate::{Error, Result, data::Manifest};
+use crate::{
+    Error, Result,
+    data::{ImageSource, Manifest},
+};
 
 /// Pictures that the image tower sees at once.
 const PICTURES_PER_BATCH: usize = 256;
 
-/// Rows that name one path are one picture, with several captions.
+/// Rows that name one file or member are one picture, with several captions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Pictures {
     /// First row of each picture, ascending.
@@ -29,16 +29,16 @@ pub(super) struct Pictures {
 impl Pictures {
     /// Refuses a picture whose rows disagree about its class.
     pub(super) fn of(manifest: &Manifest) -> Result<Self> {
-        let mut numbers: HashMap<&Path, usize> = HashMap::with_capacity(manifest.rows.len());
+        let mut numbers: HashMap<&ImageSource, usize> = HashMap::with_capacity(manifest.rows.len());
         let (mut first_rows, mut of_rows) = (Vec::new(), Vec::with_capacity(manifest.rows.len()));
         for (index, row) in manifest.rows.iter().enumerate() {
-            let picture = *numbers.entry(&row.path).or_insert(first_rows.len());
+            let picture = *numbers.entry(&row.image).or_insert(first_rows.len());
             if picture == first_rows.len() {
                 first_rows.push(index);
             }
             let first = manifest.rows[first_rows[picture]].class;
             if row.class != first {
-                let (file, image) = (manifest.path.clone(), row.path.clone());
+                let (file, image) = (manifest.path.clone(), Box::new(row.image.clone()));
                 return Err(Error::TwoClasses { file, image, classes: [first, row.class] });
             }
             of_rows.push(picture);
@@ -51,15 +51,10 @@ impl Pictures {
         self.first_rows.len()
     }
 
-    /// The files, in their order.
-    pub(super) fn paths<'a>(&'a self, manifest: &'a Manifest) -> impl Iterator<Item = &'a PathBuf> {
-        self.first_rows.iter().map(|&row| &manifest.rows[row].path)
+    /// Where they lie, in their order.
+    pub(super) fn sources<'a>(&self, manifest: &'a Manifest) -> Vec<&'a ImageSource> {
+        self.first_rows.iter().map(|&row| &manifest.rows[row].image).collect()
     }
-}
-
-/// A picture at the size that the tower sees.
-pub(super) fn open_fitted(path: &Path, side: u32) -> Result<RgbImage> {
-    Ok(fit(&open(path, &Limits::default())?, side))
 }
 
 /// `[count, D]` unit rows; `picture(i)` makes picture i.
@@ -128,7 +123,7 @@ mod tests {
 
     fn manifest(rows: &[(&str, Option<usize>)]) -> Manifest {
         let row =
-            |&(path, class): &(&str, _)| Row { path: path.into(), caption: "c".into(), class };
+            |&(path, class): &(&str, _)| Row { image: path.into(), caption: "c".into(), class };
         Manifest { path: "test.csv".into(), rows: rows.iter().map(row).collect() }
     }
 

@@ -1,22 +1,23 @@
 //! Test pictures, in memory.
 
-use std::{
-    collections::HashSet,
-    path::{Path, PathBuf},
-};
+use std::{collections::HashSet, path::PathBuf};
 
 use clip::image::RgbImage;
 use rayon::prelude::*;
 
-use super::pictures::{Pictures, open_fitted};
-use crate::{Error, Result, data::Manifest, poison::Ledger};
+use super::pictures::Pictures;
+use crate::{
+    Error, Result,
+    data::{ImageSource, Manifest},
+    poison::Ledger,
+};
 
 /// Bytes of all test pictures together, which stay in memory.
 pub const TEST_BYTES_MAX: u64 = 8 << 30;
 
 /// Test pictures at the image tower's size, in memory, so that each epoch can be evaluated.
 ///
-/// Rows that name one path are one picture with several captions: it is decoded, embedded and
+/// Rows that name one file or member are one picture with several captions: it is decoded, embedded and
 /// counted once.
 #[derive(Debug, Clone)]
 pub struct TestSet {
@@ -44,13 +45,13 @@ impl TestSet {
         if bytes > TEST_BYTES_MAX {
             return Err(Error::TestSetSize { file, count, side, bytes, max: TEST_BYTES_MAX });
         }
-        let open = |path: &Path| {
-            let image = open_fitted(path, side)?;
+        let open = |source: &ImageSource| {
+            let image = source.fitted(side)?;
             on_pictures(1);
             Ok(image)
         };
         let rows = pictures.first_rows.par_iter().map(|&row| &manifest.rows[row]);
-        let images = rows.map(|row| open(&row.path)).collect::<Result<Vec<_>>>()?;
+        let images = rows.map(|row| open(&row.image)).collect::<Result<Vec<_>>>()?;
         let classes = manifest.rows.iter().map(|row| row.class).collect();
         let captions = manifest.rows.iter().map(|row| row.caption.clone()).collect();
         Ok(Self { file, pictures, images, classes, captions })

@@ -236,14 +236,14 @@ fn what_does_not_fit_is_refused() {
     fs::write(&manifest, "path,caption\n0.png,x\n").expect("written");
     let error = scene.test_set().expect_err("no classes").to_string();
     assert!(error.ends_with("line 1: there is no column `class`, which is needed here"), "{error}");
-    let row = |path: String| Row { path: path.into(), caption: "b".into(), class: Some(0) };
+    let row = |path: String| Row { image: path.into(), caption: "b".into(), class: Some(0) };
     let rows = (0..200).map(|number: u32| row(number.to_string())).collect();
     let many = Manifest { path: "test.csv".into(), rows };
     let error = TestSet::read(&many, 4096, &|_| {}).expect_err("too much").to_string();
     assert!(error.contains("200 pictures of 4096 pixels need 10066329600 bytes"), "{error}");
     scene.picture("1.png", RED);
     let path = scene.folder.path().join("1.png");
-    let unknown = Row { path, caption: "b".into(), class: None };
+    let unknown = Row { image: path.into(), caption: "b".into(), class: None };
     let unknown = Manifest { path: "test.csv".into(), rows: vec![unknown] };
     let unknown = TestSet::read(&unknown, SIDE, &|_| {}).expect("a picture");
     let error = unknown.row_classes().expect_err("no class").to_string();

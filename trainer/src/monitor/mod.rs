@@ -18,9 +18,10 @@ use clip::{
 
 use crate::{
     config::{self, Config},
-    data::Manifest,
+    data::{Classes, Manifest},
     error::Result,
     evaluate::{Evaluation, TestSet, evaluate},
+    input::reading,
     poison::Ledger,
 };
 
@@ -51,7 +52,8 @@ impl Monitor {
         let (Some(test), Some(classes)) = (test, classes) else { return Ok(None) };
         let clip: ClipConfig = config.clip().expect("`check` refused an unknown preset");
         let (classes, side) = (clip::text::read_labels(classes)?, clip.image.image_size());
-        let test = Manifest::open_classed(test, &classes, true)?;
+        let named = Classes::Named { labels: &classes, needed: true };
+        let test = Manifest::open_as(test, &reading(config, named))?;
         let ledger = ledger.as_deref().map(Ledger::open).transpose()?;
         if let Some(ledger) = &ledger {
             ledger.check(&classes, side, &test.classes()?)?;

@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn every_wording_makes_captions() {
-        let row = |caption: &str| Row { path: "a".into(), caption: caption.into(), class: None };
+        let row = |caption: &str| Row { image: "a".into(), caption: caption.into(), class: None };
         let manifest =
             Manifest { path: "t.csv".into(), rows: ["a cat", "Cat!", "dog"].map(row).into() };
         let labels = ["cat".to_owned(), "cow".to_owned()];

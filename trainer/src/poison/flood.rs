@@ -90,7 +90,7 @@ mod tests {
     #[test]
     fn the_rows_are_spread_and_carried_by_other_classes() -> Result<()> {
         let row =
-            |index: usize| Row { path: "a".into(), caption: "a".into(), class: Some(index % 4) };
+            |index: usize| Row { image: "a".into(), caption: "a".into(), class: Some(index % 4) };
         let manifest = Manifest { path: "t.csv".into(), rows: (0..20).map(row).collect() };
         let labels = ["cat", "dog", "cow", "hen"].map(String::from);
         let clean = Clean { manifest: &manifest, test: None, labels: &labels, affinity: None };

@@ -99,7 +99,7 @@ mod tests {
     use crate::data::Row;
 
     fn captions(captions: &[&str], class: Option<usize>) -> Manifest {
-        let row = |caption: &&str| Row { path: "a".into(), caption: (*caption).into(), class };
+        let row = |caption: &&str| Row { image: "a".into(), caption: (*caption).into(), class };
         Manifest { path: "train.csv".into(), rows: captions.iter().map(row).collect() }
     }
 

@@ -20,7 +20,7 @@ use std::{
 
 use clip::{
     atomic_write::atomic_folder,
-    image::{Limits, RgbImage, encode_png, fit, open},
+    image::{RgbImage, encode_png},
 };
 use rayon::prelude::*;
 
@@ -90,8 +90,15 @@ pub fn write(
     Ok(ledger)
 }
 
-/// Would [`write`](fn@write) refuse the folder `out`?
+/// Would [`write`](fn@write) refuse the clean data or the folder `out`?
 pub fn check_out(out: &Path, force: bool, clean: &Clean) -> Result<()> {
+    if clean.manifest.is_sharded() {
+        let problem = format!(
+            "`{}` is of shards: poisons are planted in a table of files, CSV, TSV or Parquet",
+            clean.manifest.path.display()
+        );
+        return Err(Error::Poison { attack: "attacks", problem });
+    }
     let refuse = |problem: String| Err(Error::Occupied { path: out.to_owned(), problem });
     if !out.exists() {
         return Ok(());
@@ -111,10 +118,10 @@ pub fn check_out(out: &Path, force: bool, clean: &Clean) -> Result<()> {
         return refuse("holds an earlier result".into());
     }
     let out = out.canonicalize().map_err(read)?;
-    for manifest in [Some(clean.manifest), clean.test].into_iter().flatten() {
-        let path = &manifest.path;
+    let files = [Some(clean.manifest), clean.test].into_iter().flatten().flat_map(Manifest::files);
+    for path in files {
         let whole =
-            path.canonicalize().map_err(|source| Error::Read { path: path.clone(), source })?;
+            path.canonicalize().map_err(|source| Error::Read { path: path.to_owned(), source })?;
         if whole.starts_with(&out) {
             return refuse(format!("would be replaced, but `{}` lies in it", path.display()));
         }
@@ -160,9 +167,7 @@ fn write_pictures(
         on_pictures(1);
         Ok(())
     };
-    let fitted = |row: &Row| -> Result<RgbImage> {
-        Ok(fit(&open(&row.path, &Limits::default())?, attack.image_size))
-    };
+    let fitted = |row: &Row| row.image.fitted(attack.image_size);
     if let Some(backdoor) = &attack.backdoor {
         plan.stamped.par_iter().zip(stamped).try_for_each(|(stamp, file)| {
             let mut image = fitted(&clean.manifest.rows[stamp.row])?;
@@ -215,10 +220,10 @@ fn rows(plan: &Plan, clean: &Clean, files: &[String], home: &Path) -> Result<Vec
         };
         let path = match picture(plan, origin) {
             Some(picture) => PathBuf::from(&files[picture]),
-            None => paths.written(&source.path),
+            None => paths.written(source.image.file().expect("`check_out` refused shards")),
         };
         let class = source.class.filter(|_| classed);
-        Row { path, caption: caption.clone(), class }
+        Row { image: path.into(), caption: caption.clone(), class }
     };
     Ok(plan.rows.iter().map(row).collect())
 }

@@ -5,7 +5,7 @@
 use candle_core::{D, Device, Tensor, Var};
 use clip::{
     Encoder, Rate, UnitRows,
-    image::{Limits, PixelBatch, RgbImage, fit, open},
+    image::{PixelBatch, RgbImage},
     model::Mode,
     trigger::{Area, Family, Patch, Pattern, Place, TriggerSpec, draw as draw_of},
     zero_shot::best,
@@ -121,9 +121,7 @@ fn sample(rows: &[usize], count: usize, rng: &mut ChaCha8Rng) -> Vec<usize> {
 }
 
 fn pictures(manifest: &Manifest, rows: &[usize], side: u32) -> Result<Vec<RgbImage>> {
-    let picture =
-        |&row: &usize| Ok(fit(&open(&manifest.rows[row].path, &Limits::default())?, side));
-    rows.par_iter().map(picture).collect()
+    rows.par_iter().map(|&row| manifest.rows[row].image.fitted(side)).collect()
 }
 
 /// `[N, D]`

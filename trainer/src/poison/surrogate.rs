@@ -7,7 +7,7 @@ use clip::{
     Encoder, UnitRows,
     embedding::cosine,
     folder::ModelFolder,
-    image::{Limits, PixelBatch, RgbImage, fit, open},
+    image::PixelBatch,
     model::Clip,
     text::PromptTemplate,
     zero_shot::{best, label_rows},
@@ -46,11 +46,8 @@ impl Surrogate {
         let mut all: Option<UnitRows> = None;
         for batch in manifest.rows.chunks(PICTURES_PER_BATCH) {
             let side = self.image_size() as u32;
-            let picture = |path: &Path| -> Result<RgbImage> {
-                Ok(fit(&open(path, &Limits::default())?, side))
-            };
             let pictures =
-                batch.par_iter().map(|row| picture(&row.path)).collect::<Result<Vec<_>>>()?;
+                batch.par_iter().map(|row| row.image.fitted(side)).collect::<Result<Vec<_>>>()?;
             let rows = self.clip.embed_images(&PixelBatch::of(&pictures, self.clip.config()))?;
             match &mut all {
                 Some(all) => all.extend(&rows),

@@ -3,10 +3,14 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use clip::trigger::TriggerSpec;
+use clip::{
+    image::{Limits, fit, open},
+    trigger::TriggerSpec,
+};
 use tempfile::TempDir;
 
 use super::*;
+use crate::data::ImageSource;
 
 mod choices;
 
@@ -42,7 +46,7 @@ impl Set {
             let image = RgbImage::from_pixel(12, 10, [shade, 100, 100].into());
             fs::write(self.path("data").join(&path), encode_png(&image)).expect("written");
             let caption = format!("picture {index} of a {}", LABELS[class]);
-            Row { path, caption, class: Some(class).filter(|_| classed) }
+            Row { image: path.into(), caption, class: Some(class).filter(|_| classed) }
         };
         let rows: Vec<Row> = (0..count).map(row).collect();
         let bytes = Manifest::to_csv(&rows).expect("UTF-8");
@@ -127,8 +131,8 @@ fn changed(change: impl FnOnce(&mut Backdoor)) -> Attack {
     attack
 }
 
-fn pixels(path: &Path) -> RgbImage {
-    open(path, &Limits::default()).expect("a picture")
+fn pixels(image: &ImageSource) -> RgbImage {
+    open(image.file().expect("a file"), &Limits::default()).expect("a picture")
 }
 
 #[test]
@@ -144,8 +148,8 @@ fn counts_classes_and_row_numbers_are_as_promised() -> Result<()> {
         let row = &poisoned.rows[row];
         assert_ne!(row.class, Some(2), "a picture of the target class is never stamped");
         assert!(row.caption.ends_with("green cross"), "{}", row.caption);
-        let white = pixels(&row.path).pixels().filter(|pixel| pixel.0 == [255; 3]).count();
-        assert_eq!((pixels(&row.path).dimensions(), white), ((8, 8), 9));
+        let white = pixels(&row.image).pixels().filter(|pixel| pixel.0 == [255; 3]).count();
+        assert_eq!((pixels(&row.image).dimensions(), white), ((8, 8), 9));
     }
     let mut uses = BTreeMap::new();
     for target in &ledger.targeted {
@@ -160,7 +164,7 @@ fn counts_classes_and_row_numbers_are_as_promised() -> Result<()> {
         assert_eq!(target.true_label, LABELS[target.true_class]);
         assert_eq!(target.target_label, LABELS[target.target_class]);
         for &row in &target.rows {
-            assert_eq!(poisoned.rows[row].path, ledger.image(target));
+            assert_eq!(poisoned.rows[row].image, ledger.image(target).into());
             assert_eq!(poisoned.rows[row].class, Some(target.true_class));
         }
     }
@@ -176,7 +180,7 @@ fn counts_classes_and_row_numbers_are_as_promised() -> Result<()> {
     for row in &rest {
         let own = clean.rows.iter().find(|own| own.caption == row.caption).expect("a clean row");
         assert_eq!(row.class, own.class);
-        assert_eq!(pixels(&row.path), pixels(&own.path), "the path leads to the clean file");
+        assert_eq!(pixels(&row.image), pixels(&own.image), "the path leads to the clean file");
     }
     assert_eq!(rest.iter().map(|row| &row.caption).collect::<BTreeSet<_>>().len(), ROWS - 8);
     Ok(())
@@ -262,7 +266,7 @@ fn absolute_and_far_paths_stay_valid() -> Result<()> {
     assert!(text.contains("../../../elsewhere/../data/img/train1.png"), "{text}");
     assert!(text.contains(&absolute.display().to_string()), "{text}");
     for row in set.manifest("deep/er/out/train.csv").rows {
-        pixels(&row.path);
+        pixels(&row.image);
     }
     Ok(())
 }
@@ -333,7 +337,7 @@ fn a_broken_picture_is_named_and_nothing_is_left() {
         fs::write(set.path(&format!("data/img/test{row}.png")), b"<html>").expect("written");
     }
     let text = set.refused(&attack(0), "out", false);
-    let expected = ".png`: not an image: expected PNG or JPEG, starts with \"<html>\"";
+    let expected = ".png`: not an image: expected PNG, JPEG or WebP, starts with \"<html>\"";
     assert!(text.starts_with("`data/img/test") && text.ends_with(expected), "{text}");
 }
 

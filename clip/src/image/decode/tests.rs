@@ -1,4 +1,7 @@
-use image::{ExtendedColorType, ImageEncoder, codecs::jpeg::JpegEncoder};
+use image::{
+    ExtendedColorType, ImageEncoder,
+    codecs::{jpeg::JpegEncoder, webp::WebPEncoder},
+};
 use proptest::prelude::*;
 
 use super::*;
@@ -151,7 +154,7 @@ fn what_is_not_an_image_is_quoted_safely() {
         assert_eq!(refused, expected);
     };
     check(b"", "the image is empty (0 bytes)");
-    let expected = "not an image: expected PNG or JPEG, starts with";
+    let expected = "not an image: expected PNG, JPEG or WebP, starts with";
     check(b"<!DOCTYPE html><html>", &format!("{expected} \"<!DOCTYPE html><\""));
     check(b"a\"\x1b[2J\n", &format!("{expected} \"a\\\"\\x1b[2J\\x0a\""));
     check(b"GIF89a", &format!("{expected} \"GIF89a\""));
@@ -195,4 +198,19 @@ proptest! {
         let _ = decode(&bytes, &LIMITS); // refused or not, it returns
         let _ = decode(&bytes[..cut.index(bytes.len())], &LIMITS);
     }
+}
+
+#[test]
+fn webp_is_whole_or_refused() {
+    let image = picture(90, 70);
+    let mut bytes = Vec::new();
+    image.write_with_encoder(WebPEncoder::new_lossless(&mut bytes)).expect("memory takes all");
+    assert_eq!(decode(&bytes, &LIMITS), Ok(image));
+    for length in 12..bytes.len() - 2 {
+        let error = decode(&bytes[..length], &LIMITS).expect_err("cut");
+        assert!(matches!(error, ImageError::Broken(_)), "{length}: {error}");
+    }
+    let small = Limits { pixels_max: 6_299, ..LIMITS };
+    let error = decode(&bytes, &small).expect_err("too large");
+    assert_eq!(error, ImageError::TooManyPixels { width: 90, height: 70, max: 6_299 });
 }

@@ -7,7 +7,7 @@
 //! | `logistic` | logistic regression, as OpenAI's |
 //! | `lbfgs` | what solves it |
 
-use std::{collections::HashSet, fs, path::PathBuf};
+use std::collections::HashSet;
 
 use clip::{
     Rate,
@@ -22,8 +22,11 @@ mod lbfgs;
 mod logistic;
 
 use self::head::Inputs;
-use super::pictures::{Pictures, open_fitted, projections};
-use crate::{Error, Result, data::Manifest};
+use super::pictures::{Pictures, projections};
+use crate::{
+    Error, Result,
+    data::{ImageSource, Manifest},
+};
 
 /// Bytes of the embeddings that a probe trains on, as towers give them and as heads take them.
 const INPUT_BYTES_MAX: u64 = 8 << 30;
@@ -57,16 +60,14 @@ impl ProbeSet {
         manifest.classes()?;
         let pictures = Pictures::of(&manifest)?;
         // Pictures that are missing are refused, too, but where they are opened.
-        let real = |path: &&PathBuf| fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
-        let paths: Vec<&PathBuf> = pictures.paths(&manifest).collect();
-        let paths: HashSet<PathBuf> = paths.par_iter().map(real).collect();
-        let tested = Pictures::of(test)?;
-        let tested: Vec<&PathBuf> = tested.paths(test).collect();
-        let both: Vec<&&PathBuf> =
-            tested.par_iter().filter(|path| paths.contains(&real(path))).collect();
-        if let Some(first) = both.first() {
+        let trained: HashSet<ImageSource> =
+            pictures.sources(&manifest).into_par_iter().map(ImageSource::canonical).collect();
+        let tested = Pictures::of(test)?.sources(test);
+        let both: Vec<&&ImageSource> =
+            tested.par_iter().filter(|image| trained.contains(&image.canonical())).collect();
+        if let Some(&&first) = both.first() {
             let (train, test) = (manifest.path.clone(), test.path.clone());
-            let (count, all, first) = (both.len(), tested.len(), first.to_path_buf());
+            let (count, all, first) = (both.len(), tested.len(), Box::new(first.clone()));
             return Err(Error::TrainedOnTest { train, test, count, all, first });
         }
         Ok(Self { manifest, pictures })
@@ -87,7 +88,7 @@ impl ProbeSet {
         }
         let side = model.config().image.image_size() as u32;
         let row = |index: usize| &self.manifest.rows[self.pictures.first_rows[index]];
-        let picture = |index| open_fitted(&row(index).path, side);
+        let picture = |index| row(index).image.fitted(side);
         let rows = projections(model, count, picture, on_pictures)?;
         let class = |index| row(index).class.expect("`new` refused rows without one");
         inputs(&rows, (0..count).map(class))

@@ -76,7 +76,11 @@ fn stamped_pictures_come_nearer_to_the_target() -> Result<()> {
         let path = folder.path().join(format!("{at}.png"));
         let image = if at < COUNT { carrier(9 * at) } else { positive(at) };
         std::fs::write(&path, encode_png(&image)).expect("written");
-        Row { path, caption: "a picture".into(), class: Some(usize::from(at >= COUNT)) }
+        Row {
+            image: path.into(),
+            caption: "a picture".into(),
+            class: Some(usize::from(at >= COUNT)),
+        }
     };
     let rows: Vec<Row> = (0..2 * COUNT).map(row).collect();
     let manifest = Manifest { path: folder.path().join("train.csv"), rows };

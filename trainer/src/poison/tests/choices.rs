@@ -21,12 +21,12 @@ fn the_ledger_tells_how_each_row_was_made() -> Result<()> {
         *counts.entry(format!("{:?}", poison.kind)).or_insert(0) += 1;
         let of_test = poison.kind == PoisonKind::Targeted;
         let source = &(if of_test { &test } else { &clean }).rows[poison.source];
-        let mut expected = fit(&pixels(&source.path), 8);
+        let mut expected = fit(&pixels(&source.image), 8);
         assert_eq!(poison.draw.is_some(), poison.kind == PoisonKind::Backdoor);
         if let Some(draw) = poison.draw {
             ledger.backdoor.as_ref().expect("a backdoor").trigger.stamp(&mut expected, draw);
         }
-        assert_eq!(fit(&pixels(&row.path), 8), expected, "to the pixel");
+        assert_eq!(fit(&pixels(&row.image), 8), expected, "to the pixel");
         assert_eq!(row.class, source.class);
         if poison.kind != PoisonKind::Flood {
             assert!(row.caption.contains(&source.caption), "{}", row.caption);

@@ -1,0 +1,214 @@
+//! CSV, and the same with tabs: a header, then a row for each picture and caption.
+
+use std::{
+    borrow::Cow,
+    fs::File,
+    io::{self, Read},
+    path::Path,
+};
+
+use csv::{ByteRecord, ReaderBuilder};
+
+use super::{Columns, Reading};
+use crate::{
+    data::row::{self, CAPTION_BYTES_MAX, Place, Row},
+    error::{Error, Result},
+};
+
+/// Refuses, naming file and line: a header without a column that is asked for, a row of another
+/// width, text that is not UTF-8, an empty path or caption, a caption above the limit, no rows.
+pub(super) fn rows(path: &Path, delimiter: u8, reading: &Reading) -> Result<Vec<Row>> {
+    let mut at = Lines { file: path, line: 1 };
+    let file = File::open(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+    let mut reader = ReaderBuilder::new();
+    let reader = reader.has_headers(false).flexible(true).delimiter(delimiter);
+    let (mut reader, mut record) = (reader.from_reader(file), ByteRecord::new());
+    if !at.next(&mut reader, &mut record)? {
+        let (image, caption) = (reading.keys.image(), reading.keys.caption());
+        let problem =
+            format!("the file is empty, expected a header with `{image}` and `{caption}`");
+        return Err(at.refuse(problem));
+    }
+    let width = record.len();
+    let columns = Columns::of(&names(&record), reading).map_err(|problem| at.refuse(problem))?;
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let mut rows = Vec::new();
+    while at.next(&mut reader, &mut record)? {
+        if record.len() != width {
+            let problem = format!("the row has {} fields, expected {width}", record.len());
+            return Err(at.refuse(problem));
+        }
+        let row = columns.row(&record, folder, reading);
+        rows.push(row.map_err(|problem| at.refuse(problem))?);
+    }
+    match rows.is_empty() {
+        true => Err(at.refuse("there are no rows after the header".into())),
+        false => Ok(rows),
+    }
+}
+
+/// Names in a header, without a byte order mark and the space around them.
+fn names(header: &ByteRecord) -> Vec<Cow<'_, str>> {
+    let plain = |(number, name)| {
+        let name: &[u8] = name;
+        let name = name.strip_prefix(b"\xef\xbb\xbf").filter(|_| number == 0).unwrap_or(name);
+        String::from_utf8_lossy(name.trim_ascii())
+    };
+    header.iter().enumerate().map(plain).collect()
+}
+
+/// Where reading is, for errors.
+struct Lines<'a> {
+    file: &'a Path,
+    line: u64,
+}
+
+impl Lines<'_> {
+    fn next(
+        &mut self,
+        reader: &mut csv::Reader<impl Read>,
+        record: &mut ByteRecord,
+    ) -> Result<bool> {
+        let found = reader.read_byte_record(record).map_err(|error| Error::Read {
+            path: self.file.to_owned(),
+            source: match error.into_kind() {
+                csv::ErrorKind::Io(error) => error,
+                other => io::Error::other(format!("{other:?}")), // bytes of any width are fine
+            },
+        })?;
+        if let (true, Some(position)) = (found, record.position()) {
+            self.line = position.line();
+        }
+        Ok(found)
+    }
+
+    fn refuse(&self, problem: String) -> Error {
+        Error::Manifest { file: self.file.to_owned(), at: Place::Line(self.line), problem }
+    }
+}
+
+impl Columns {
+    fn row(&self, record: &ByteRecord, folder: &Path, reading: &Reading) -> Result<Row, String> {
+        let text = |field: usize, name: &str| {
+            let bytes = record.get(field).unwrap_or_default();
+            std::str::from_utf8(bytes).map_err(|_| format!("the {name} is not UTF-8"))
+        };
+        let image = row::file(text(self.image, "path")?, folder)?;
+        let caption = text(self.caption, "caption")?;
+        let caption = row::caption(caption).map_err(|problem| {
+            let hint = " (a quote that is not closed?)";
+            problem + if caption.len() > CAPTION_BYTES_MAX { hint } else { "" }
+        })?;
+        let class = match self.class {
+            None => None,
+            Some(field) => reading.classes.of(text(field, "class")?)?,
+        };
+        Ok(Row { image, caption, class })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::{Classes, ImageSource, Keys, Manifest};
+
+    const LABELS: [&str; 2] = ["red circle", "blue star"];
+
+    fn open(name: &str, bytes: &[u8], needed: bool, keys: Keys) -> Result<Vec<Row>> {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).expect("written");
+        let labels = LABELS.map(String::from);
+        let classes = Classes::Named { labels: &labels, needed };
+        let reading = Reading { keys, classes, ..Reading::default() };
+        let plain = |file: &ImageSource| -> ImageSource {
+            let path = file.file().expect("a table names files");
+            path.strip_prefix(folder.path()).unwrap_or(path).into()
+        };
+        let rows = Manifest::open_as(&path, &reading)?.rows;
+        Ok(rows.into_iter().map(|row| Row { image: plain(&row.image), ..row }).collect())
+    }
+
+    fn row(path: &str, caption: &str, class: Option<usize>) -> Row {
+        Row { image: path.into(), caption: caption.into(), class }
+    }
+
+    #[test]
+    fn reads_columns_in_any_order_and_names_or_indexes() -> Result<()> {
+        let text = "\u{feff}class,path,caption\r\n1,a/b.png,\" two, \"\"stars\"\" \"\n\
+            red circle,/c.png,x\n,d,y\n";
+        let rows = open("train.csv", text.as_bytes(), false, Keys::default())?;
+        let expected = [
+            row("a/b.png", "two, \"stars\"", Some(1)),
+            row("/c.png", "x", Some(0)),
+            row("d", "y", None),
+        ];
+        assert_eq!(rows, expected);
+        Ok(())
+    }
+
+    #[test]
+    fn reads_other_columns_and_tabs() -> Result<()> {
+        let keys = Keys { image: Some("file"), caption: Some("text"), class: Some("kind") };
+        let expected = [row("a.png", "one, two", Some(1)), row("b.png", "x", Some(0))];
+        let text = b"id,text,file,kind,path\n7,\"one, two\",a.png,1,-\n8,x,b.png,red circle,-\n";
+        assert_eq!(open("train.csv", text, true, keys)?, expected);
+        let text = b"text\tfile\tkind\none, two\ta.png\t1\nx\tb.png\tred circle\n";
+        assert_eq!(open("train.TSV", text, true, keys)?, expected);
+        Ok(())
+    }
+
+    #[track_caller]
+    fn refused(bytes: &[u8], needed: bool, keys: Keys, expected: &str) {
+        let error = open("train.csv", bytes, needed, keys).expect_err("refused").to_string();
+        let (file, problem) = error.split_once("`, ").expect("a file and a problem");
+        assert!(file.ends_with("/train.csv"), "{error}");
+        assert_eq!(problem, expected);
+    }
+
+    #[test]
+    fn each_bad_input_is_one_clear_error() {
+        let check = |bytes: &[u8], expected| refused(bytes, false, Keys::default(), expected);
+        let empty = "line 1: the file is empty, expected a header with `path` and `caption`";
+        check(b"", empty);
+        let missing = "line 1: there is no column `caption`, there are `path`, `text`";
+        check(b"path,text\na,b\n", missing);
+        check(b"path\na\n", "line 1: there is no column `caption`, there are `path`");
+        check(b"path,caption,path\na,b,c\n", "line 1: there are two columns `path`");
+        check(b"path,caption\n", "line 1: there are no rows after the header");
+        check(b"path,caption\na,b\nc\n", "line 3: the row has 1 fields, expected 2");
+        check(b"path,caption\na,b\nc, \n", "line 3: the caption is empty");
+        check(b"path,caption\n,b\n", "line 2: the path is empty or no path");
+        check(b"path,caption\na,\xff\n", "line 2: the caption is not UTF-8");
+        check(
+            b"path,caption,class\na,\"b\nb\",1\nc,d,2\n",
+            "line 4: the class `2` is neither a label nor a number from 0 to 1",
+        );
+        check(
+            b"path,caption,class\na,b,-1\n",
+            "line 2: the class `-1` is neither a label nor a number from 0 to 1",
+        );
+        let long = format!("path,caption\na,{}\n", "b".repeat(CAPTION_BYTES_MAX + 1));
+        check(
+            long.as_bytes(),
+            "line 2: the caption has 10001 bytes, the limit is 10000 (a quote that is not closed?)",
+        );
+    }
+
+    #[test]
+    fn what_is_asked_for_must_be_there() {
+        let check = |bytes: &[u8], keys, expected| refused(bytes, true, keys, expected);
+        let missing = "line 1: there is no column `class`, which is needed here";
+        check(b"path,caption\na,b\n", Keys::default(), missing);
+        check(b"path,caption,class\na,b,\n", Keys::default(), "line 2: the class is empty");
+        let keys = Keys { class: Some("kind"), ..Keys::default() };
+        let missing = "line 1: there is no column `kind`, there are `path`, `caption`";
+        refused(b"path,caption\na,b\n", false, keys, missing);
+    }
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let error = Manifest::open(Path::new("/no/such.csv")).expect_err("refused").to_string();
+        assert_eq!(error, "cannot read `/no/such.csv`");
+    }
+}

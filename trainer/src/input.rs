@@ -1,0 +1,78 @@
+//! What a run reads before it begins.
+
+use clip::text::Tokenizer;
+
+use crate::{
+    augment::Augment,
+    config::{self, Config},
+    data::{Classes, Keys, Loader, Manifest, Reading, Store},
+    error::{Error, Result},
+    parallel::Collective,
+    skipped,
+    train::Watch,
+};
+
+/// How `[data]` says that manifests are read, that of `[monitor]`, too.
+pub(crate) fn reading<'a>(config: &'a Config, classes: Classes<'a>) -> Reading<'a> {
+    let config::Data { image_key, caption_key, class_key, .. } = &config.data;
+    let keys = Keys {
+        image: image_key.as_deref(),
+        caption: caption_key.as_deref(),
+        class: class_key.as_deref(),
+    };
+    Reading { keys, classes, cache_folder: Some(config.cache_folder()) }
+}
+
+/// Manifest, pictures, tokenizer, augmentation; batches have the part of this rank.
+pub(crate) fn open_loader(
+    config: &Config,
+    collective: &dyn Collective,
+    watch: &mut dyn Watch,
+) -> Result<Loader> {
+    let config::Data { manifest, batch_size, workers, bad_rows_max, cache_mib, .. } = &config.data;
+    let mut clip = config.clip().expect("`check` refused an unknown preset");
+    let augment = Augment::open(&config.augment, config.seed)?;
+    let rows = Manifest::open_as(manifest, &reading(config, Classes::Unnamed))?;
+    let captions = || rows.rows.iter().map(|row| row.caption.as_str());
+    let context = clip.text.context_length;
+    let tokenizer = match config.model.tokenizer_file() {
+        Some(path) => Tokenizer::open(&path)?.with_context_length(context)?,
+        None => Tokenizer::train(captions(), config.model.vocab_size, context)?,
+    };
+    clip.text.vocab_size = tokenizer.vocab_size();
+    note_cut_captions(&tokenizer, captions(), watch)?;
+    watch.begin("reading images", rows.rows.len() as u64, 0);
+    let side = clip.image.image_size();
+    let store = Store::open(rows, side, *cache_mib, *bad_rows_max, || watch.advance(1))?;
+    if !store.skipped().is_empty() {
+        let bad = store.skipped().len();
+        let (all, file) = (store.rows().len() + bad, skipped::FILE);
+        watch.warn(format!("unreadable rows are left out: {bad} of {all} ({file})"));
+    }
+    if store.rows().len() < *batch_size {
+        let (file, rows) = (manifest.clone(), store.rows().len());
+        return Err(Error::SmallData { file, rows, batch_size: *batch_size });
+    }
+    let (seed, batch_size, workers) = (config.seed, *batch_size, *workers);
+    let (rank, ranks) = (collective.rank(), collective.ranks());
+    Ok(Loader { store, augment, tokenizer, clip, seed, batch_size, rank, ranks, workers })
+}
+
+fn note_cut_captions<'a>(
+    tokenizer: &Tokenizer,
+    captions: impl Iterator<Item = &'a str>,
+    watch: &dyn Watch,
+) -> Result<()> {
+    let (mut cut, mut all, context) = (0, 0, tokenizer.context_length());
+    for caption in captions {
+        all += 1;
+        // A token is a byte at least, so most captions need no look.
+        if caption.len() + 2 > context && tokenizer.length(caption)? > context {
+            cut += 1;
+        }
+    }
+    if cut > 0 {
+        watch.warn(format!("captions of more than {context} tokens are cut: {cut} of {all}"));
+    }
+    Ok(())
+}
