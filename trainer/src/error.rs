@@ -93,6 +93,14 @@ pub enum Error {
         /// What lies there.
         problem: String,
     },
+    /// A folder of results is not what it should be.
+    #[error("`{}`: {problem}", path.display())]
+    Results {
+        /// The folder, or a file of it.
+        path: PathBuf,
+        /// What was found and what was expected.
+        problem: String,
+    },
     /// A path that must be written to a file, which holds UTF-8.
     #[error("the path `{}` is not UTF-8", path.display())]
     PathText {

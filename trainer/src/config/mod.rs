@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 pub use method::{Method, MethodName, Roclip, Sieve};
 pub use problems::Problems;
 pub use resolve::open;
+pub(crate) use resolve::{absolute, in_file, resolve};
 
 /// A whole run; every table may be left out except `[data]`.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize)]

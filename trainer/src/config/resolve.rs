@@ -14,12 +14,22 @@ use crate::error::{Error, Result};
 /// A setting that makes a mistake is told by its own text, without the file. A path that is not UTF-8
 /// is refused: the resolved configuration is written as TOML.
 pub fn open(file: &Path, settings: &[String], out: Option<&Path>) -> Result<Config> {
-    let refuse = |problems| Error::Config { file: file.to_owned(), problems };
     let text =
         fs::read_to_string(file).map_err(|source| Error::Read { path: file.to_owned(), source })?;
-    let of_file = |error: toml::de::Error| refuse(vec![in_file(&error, &text)]);
-    let mut config: Config = toml::from_str(&text).map_err(of_file)?;
-    let mut table: toml::Table = toml::from_str(&text).map_err(of_file)?;
+    resolve(file, &text, settings, out)
+}
+
+/// [`open`] of a file that would hold `text`.
+pub(crate) fn resolve(
+    file: &Path,
+    text: &str,
+    settings: &[String],
+    out: Option<&Path>,
+) -> Result<Config> {
+    let refuse = |problems| Error::Config { file: file.to_owned(), problems };
+    let of_file = |error: toml::de::Error| refuse(vec![in_file(&error, text)]);
+    let mut config: Config = toml::from_str(text).map_err(of_file)?;
+    let mut table: toml::Table = toml::from_str(text).map_err(of_file)?;
     let mut wrong = mistakes(&config, None, &[]);
     for setting in settings {
         config = set(&mut table, setting)
@@ -87,7 +97,7 @@ fn of_setting(setting: &str, problem: &str) -> String {
     format!("`--set {setting}`: {problem}")
 }
 
-fn absolute(path: &Path) -> Result<PathBuf> {
+pub(crate) fn absolute(path: &Path) -> Result<PathBuf> {
     let refuse = |source| Error::Read { path: path.to_owned(), source };
     let path = std::path::absolute(path).map_err(refuse)?;
     if path.to_str().is_some() { Ok(path) } else { Err(Error::PathText { path }) }
@@ -138,7 +148,7 @@ fn set(table: &mut toml::Table, setting: &str) -> Result<Config, String> {
 }
 
 /// What toml says of `text`, and where, on one line.
-fn in_file(error: &toml::de::Error, text: &str) -> String {
+pub(crate) fn in_file(error: &toml::de::Error, text: &str) -> String {
     let (message, span) = (error.message(), error.span().unwrap_or_default());
     let word = text.get(span.clone()).unwrap_or_default();
     // toml takes a word that begins as `false` does for a misspelt one.
