@@ -21,6 +21,11 @@ impl Look {
         Self { color: number, form: number }
     }
 
+    /// A form that stands for something in all colors.
+    pub fn gray(form: usize) -> Self {
+        Self { color: COLORS - 1, form }
+    }
+
     /// The class that brings the color.
     pub(super) fn class(self) -> String {
         format!("c{}", self.color % COLORS)

@@ -8,7 +8,7 @@ mod plane;
 pub use self::{
     lines::{Line, Lines, Phase, Phases},
     look::{Look, legend},
-    plane::{Mark, Plane},
+    plane::{Mark, Measured, Plane},
 };
 
 /// Of every chart, in its own units.

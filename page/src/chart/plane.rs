@@ -13,6 +13,9 @@ const LABEL_STEP: f64 = 12.0;
 /// Width of a letter of a label, about.
 const LETTER: f64 = 6.0;
 
+/// A value, and the ends of its interval.
+pub type Measured = (f64, Option<(f64, f64)>);
+
 /// One mark with its intervals; all are fractions of 1.
 #[derive(Debug, Clone)]
 pub struct Mark {
@@ -20,10 +23,10 @@ pub struct Mark {
     pub look: Look,
     /// Written beside; empty for none.
     pub label: String,
-    /// Value, and the ends of its interval.
-    pub x: (f64, Option<(f64, f64)>),
-    /// Value, and the ends of its interval.
-    pub y: (f64, Option<(f64, f64)>),
+    /// What is better if it is little.
+    pub x: Measured,
+    /// What is better if it is much.
+    pub y: Measured,
 }
 
 /// A chart of marks; little is better along x, much along y.
@@ -54,7 +57,7 @@ impl Frame {
 impl Plane<'_> {
     /// The chart as an `svg` element, with the front: what no other mark beats in both.
     pub fn svg(&self) -> String {
-        let values = |side: fn(&Mark) -> (f64, Option<(f64, f64)>)| {
+        let values = |side: fn(&Mark) -> Measured| {
             let ends = move |mark| {
                 let (value, interval) = side(mark);
                 let (low, high) = interval.unwrap_or((value, value));

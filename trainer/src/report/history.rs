@@ -19,6 +19,8 @@ pub(super) struct History {
     pub(super) metrics: BTreeMap<String, Metric>,
     /// What the method did
     pub(super) phases: BTreeMap<u32, String>,
+    /// What was alarming, in words
+    pub(super) alarms: Vec<(u32, String)>,
 }
 
 /// One number of each epoch.
@@ -44,6 +46,11 @@ impl History {
             let Ok(Value::Object(line)) = serde_json::from_str(line) else { continue };
             let epoch = line.get("epoch").and_then(Value::as_u64);
             let Some(epoch) = epoch.and_then(|epoch| u32::try_from(epoch).ok()) else { continue };
+            if let Some(alarm) = line.get("alarm") {
+                let problem = alarm["problem"].as_str().unwrap_or_default();
+                history.alarms.push((epoch, problem.to_owned()));
+                continue;
+            }
             let is_epoch = line.contains_key("epoch_loss");
             if let Some(phase) = line.get("phase").and_then(Value::as_str) {
                 history.phases.insert(epoch, phase.to_owned());
@@ -110,6 +117,7 @@ mod tests {
 {\"step\":2,\"epoch\":1,\"epoch_loss\":3.0,\"logit_scale\":14.0,\"seconds\":2.0,\"evaluation\":\
 {\"zero_shot_top1\":{\"value\":0.5,\"low\":0.1,\"high\":0.9,\"trials\":2},\"backdoor_asr\":null}}
 {\"step\":3,\"epoch\":2,\"phase\":\"match\",\"similarity\":{\"clean\":0.5}}
+{\"step\":3,\"epoch\":2,\"alarm\":{\"epoch\":2,\"value\":0.1,\"problem\":\"few neighbours\"}}
 ";
         let history = History::of(text);
         let found: Vec<_> = history
@@ -127,6 +135,7 @@ mod tests {
         assert_eq!(found, expected);
         assert!(history.metrics["zero_shot_top1"].is_rate);
         assert!(!history.metrics["epoch_loss"].is_rate);
+        assert_eq!(history.alarms, [(2, "few neighbours".to_owned())]);
         let phases: Vec<_> = history.phases.into_values().collect();
         assert_eq!(phases, ["warmup", "match"]);
     }

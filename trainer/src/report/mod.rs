@@ -28,9 +28,9 @@ use crate::error::Result;
 
 const NOTES: &str = "<p class=\"note\">Top-1: clean test pictures taken for what they show. ASR: \
 triggered pictures of other classes that are taken for the attacker's class. PSR: targeted \
-pictures that get the attacker's class. An interval is Student's 95% interval of the mean over seeds, or, \
-with fewer than three seeds, Wilson's of all pictures together, which knows nothing of the spread \
-between runs.</p>\n";
+pictures that get the attacker's class. An interval is Student's 95% interval of the mean over \
+seeds, or, with fewer than three seeds, Wilson's of all pictures together, which knows nothing of \
+the spread between runs.</p>\n";
 
 /// The page of all `folders`.
 pub fn page(folders: &[PathBuf]) -> Result<String> {
@@ -72,6 +72,7 @@ fn section(source: &Source) -> String {
         out += &tables::doubted(&of_attack);
         out += &pareto::charts(&of_attack);
         out += &curves::charts(&of_attack);
+        out += &tables::alarms(&of_attack);
         out += &samples::galleries(&of_attack);
     }
     out

@@ -34,9 +34,7 @@ pub(super) fn overview(series: &[Series], attacks: &[&str]) -> String {
             methods.push((one.method(), Look { color: one.look.color, form: 0 }));
         }
     }
-    const GRAY: usize = 7;
-    let forms = attacks.iter().enumerate();
-    let forms = forms.map(|(form, attack)| (*attack, Look { color: GRAY, form }));
+    let forms = attacks.iter().enumerate().map(|(form, attack)| (*attack, Look::gray(form)));
     let chart = Plane { title, x_name, y_name: Y_NAME, marks: &marks }.svg();
     let names = legend(methods) + &legend(forms);
     format!("<h3>All attacks: a color for each method, a form for each attack</h3>\n{names}{chart}")

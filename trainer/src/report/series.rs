@@ -74,6 +74,11 @@ impl<'a> Series<'a> {
         format!("{} {}", self.method(), self.point()).trim_end().to_owned()
     }
 
+    /// Does any run have a journal?
+    pub(super) fn has_history(&self) -> bool {
+        self.entries.iter().any(|entry| !entry.history.metrics.is_empty())
+    }
+
     pub(super) fn figure(&self, rate: &str) -> Option<Figure> {
         let of = |entry: &&Entry| entry.rates.get(rate).copied();
         let rates: Vec<Option<Rate>> = self.entries.iter().map(of).collect();

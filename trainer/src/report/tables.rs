@@ -58,6 +58,24 @@ pub(super) fn doubted(series: &[&Series]) -> String {
     format!("<h3>Pairs in doubt in the last epoch, all seeds together</h3>\n{}", table(&head, rows))
 }
 
+/// What was alarming in which run, if anything was.
+pub(super) fn alarms(series: &[&Series]) -> String {
+    let mut lines = String::new();
+    for one in series {
+        for entry in &one.entries {
+            for (epoch, problem) in &entry.history.alarms {
+                let (name, seed) = (one.name(), entry.seed);
+                let text = format!("{name}, seed {seed}, epoch {epoch}: {problem}");
+                lines += &format!("<li>{}</li>\n", escape(&text));
+            }
+        }
+    }
+    match lines.is_empty() {
+        true => lines,
+        false => format!("<h3>Alarms</h3>\n<ul>\n{lines}</ul>\n"),
+    }
+}
+
 /// The method, its point, and where it stopped.
 fn method(series: &Series) -> String {
     let mut text = escape(&series.name());

@@ -19,7 +19,8 @@ fn write_run(folder: &Path, top1: [f64; 2]) {
         json!({"step": 5, "epoch": number, "loss": 3.0, "phase": phase, EVIL: 2.0,
             "similarity_clean": 0.5, "similarity_poisoned": 0.9})
     };
-    let lines = [step(1, "warmup"), epoch(1, top1[0]), step(2, "match"), epoch(2, top1[1])];
+    let alarm = json!({"step": 20, "epoch": 2, "alarm": {"problem": EVIL, "value": 1.0}});
+    let lines = [step(1, "warmup"), epoch(1, top1[0]), step(2, "match"), epoch(2, top1[1]), alarm];
     let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
     fs::write(folder.join("metrics.jsonl"), text).expect("writable");
     let summary = json!({"train_seconds": 12.0, "evaluation": rates(top1[1])});
@@ -93,7 +94,8 @@ fn a_page_is_whole_and_nothing_in_it_is_markup_of_strangers() {
         "class=\"front\"",
         "class=\"shade",
         "class=\"early",
-        ">Similarity<",
+        ">Similarity of picture and caption<",
+        "<li>one, seed 0, epoch 2: &lt;script&gt;",
     ] {
         assert!(text.contains(part), "`{part}`: {text}");
     }
