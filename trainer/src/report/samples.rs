@@ -19,9 +19,8 @@ const CAPTION_MAX: usize = 80;
 
 /// What the first poisoned set of these series holds; nothing without one.
 pub(super) fn galleries(series: &[&Series]) -> String {
-    let ledgers =
-        series.iter().flat_map(|one| one.entries.iter().filter_map(|e| e.ledger.as_deref()));
-    match { ledgers }.next().map(of_ledger) {
+    let mut entries = series.iter().flat_map(|one| &one.entries);
+    match entries.find_map(|entry| entry.ledger.as_deref()).map(of_ledger) {
         None => String::new(),
         Some(Ok(text)) => text,
         Some(Err(error)) => {

@@ -83,9 +83,9 @@ impl Poisoning {
             words.push(("target-class", drawn_class(&input.labels, seed)));
         }
         let own = words.into_iter().flat_map(|(key, value)| [format!("--{key}"), value]);
-        let more = given.into_iter().flat_map(|(key, value)| {
+        let more = given.into_iter().map(|(key, value)| {
             // With `=`, so that a value that starts with a dash is no option.
-            [value.map_or(format!("--{key}"), |value| format!("--{key}={value}"))]
+            value.map_or(format!("--{key}"), |value| format!("--{key}={value}"))
         });
         let words: Vec<String> = own.chain(more).chain(["--no-progress".into()]).collect();
         let args = cli::parse_poison(&words).map_err(refuse)?;

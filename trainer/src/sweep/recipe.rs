@@ -194,8 +194,8 @@ impl Recipe {
                     return Err(problem.into());
                 }
                 for (key, name) in [("stop_at_top1_of", target), ("epochs_of", epochs)] {
-                    let trained = |other: &&Method| other.name == *name && !other.stops();
-                    if self.methods.iter().find(trained).is_none() {
+                    let trained = |other: &Method| other.name == *name && !other.stops();
+                    if !self.methods.iter().any(trained) {
                         return Err(format!("`{key}`: `{name}` is no method that is trained"));
                     }
                 }
