@@ -1,6 +1,6 @@
 //! A share of trials, with its uncertainty.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// `hits` of `trials`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -62,9 +62,34 @@ impl Serialize for Rate {
     }
 }
 
+/// Reads that form; the interval follows from the rest.
+impl<'de> Deserialize<'de> for Rate {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Form {
+            value: f64,
+            trials: u64,
+        }
+        let Form { value, trials } = Form::deserialize(deserializer)?;
+        if !(0.0..=1.0).contains(&value) {
+            return Err(serde::de::Error::custom("the value of a rate is from 0 to 1"));
+        }
+        Ok(Self { hits: (value * trials as f64).round() as u64, trials })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_written_is_read() {
+        for rate in [Rate { hits: 0, trials: 0 }, Rate { hits: 1107, trials: 1109 }] {
+            let text = serde_json::to_string(&rate).expect("four numbers");
+            assert_eq!(serde_json::from_str::<Rate>(&text).expect("its own form"), rate);
+        }
+        assert!(serde_json::from_str::<Rate>("{\"value\": 1.5, \"trials\": 2}").is_err());
+    }
 
     #[test]
     fn wilson_against_published_figures() {

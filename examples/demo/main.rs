@@ -13,19 +13,18 @@
 //! | [`road`] · [`method`] | the steps that all methods share · the steps of one method |
 //! | [`programs`] · [`board`] · [`journal`] | child processes · what the terminal shows · metrics |
 //! | [`server`] | one running `roclip-serve` |
-//! | [`summary`] · [`table`] · [`page`] · [`chart`] | the results and their forms |
+//! | [`summary`] · [`table`] · [`report`] | the results and their forms |
 //! | [`null_models`] | clean models of the same family, for the audit's null statistics |
 
 mod board;
-mod chart;
 mod cli;
 mod data;
 mod journal;
 mod method;
 mod null_models;
-mod page;
 mod programs;
 mod recipe;
+mod report;
 mod road;
 mod server;
 mod shapes;

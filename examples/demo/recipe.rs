@@ -33,7 +33,6 @@ const MATCH_EVERY_EPOCHS: u32 = 2;
 /// Before the classes are known, matching costs accuracy; once the attack has begun, it no longer
 /// undoes it.
 const MATCH_FROM_EPOCH: u32 = 7;
-const SIEVE_FROM_EPOCH: u32 = 6;
 
 impl Method {
     /// Epochs of this method, `asked` or its own.
@@ -59,10 +58,7 @@ impl Method {
             );
         }
         if self.method == "sieve" {
-            words += &format!(
-                " up to epoch {}, pairs in doubt left out from {SIEVE_FROM_EPOCH}",
-                SIEVE_FROM_EPOCH + 1
-            );
+            words += " in the first half, pairs in doubt left out from epoch 2";
         }
         words + &format!(", batch {BATCH_SIZE}, learning rate {LEARNING_RATE})")
     }
@@ -99,9 +95,6 @@ impl Method {
                     Some(("match_from_epoch", scaled(MATCH_FROM_EPOCH))),
                 ],
             ),
-            "sieve" => {
-                table("method.sieve", &[Some(("from_epoch", scaled(SIEVE_FROM_EPOCH)))]);
-            }
             _ => {}
         }
         let augment = self.augment.to_string();
@@ -140,6 +133,6 @@ mod tests {
         assert!(clip.contains(r#"manifest = "a \"b\".csv""#), "{clip}");
         assert!(clip.starts_with("seed = 3\n") && !clip.contains("ledger"));
         assert!(!clip.contains("[method.roclip]") && roclip.contains("match_from_epoch = 7\n"));
-        assert!(sieve.contains("[method.sieve]\nfrom_epoch = 6\n"), "{sieve}");
+        assert!(sieve.contains("name = \"sieve\"\n"), "{sieve}");
     }
 }

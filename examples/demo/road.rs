@@ -18,9 +18,9 @@ use crate::{
     cli,
     data::{Data, Row, clear},
     method::{Outcome, Shared, work},
-    page,
     programs::{Job, Programs},
     recipe::METHODS,
+    report,
     summary::{SCHEMA, Summary},
     table,
 };
@@ -218,9 +218,9 @@ fn finish(
 ) -> Result<Exit, Report> {
     let json = serde_json::to_string_pretty(summary)?;
     atomic_write(&shared.out.join("summary.json"), format!("{json}\n").as_bytes())?;
-    let gallery = page::Gallery::open(clean, shared.data, shared.plan)?;
+    let gallery = report::Gallery::open(clean, shared.data, shared.plan)?;
     let report = shared.out.join("report.html");
-    atomic_write(&report, page::render(summary, outcomes, &gallery).as_bytes())?;
+    atomic_write(&report, report::render(summary, outcomes, &gallery).as_bytes())?;
     println_result(format!("\n{}\n", table::text(&summary.methods)))?;
     let shown = escape(shared.data.label(&shared.plan.example));
     println_result(format!(

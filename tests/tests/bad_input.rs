@@ -281,7 +281,7 @@ fn run_refuses() {
     check("--set method.sieve.views=1", &["method.sieve", "left out unless"]);
     let sieve = "--set method.name=sieve --set optim.epochs=9 --set method.sieve";
     check(&format!("{sieve}.views=3"), &["`method.sieve.views` must be 1 or 2"]);
-    check(&format!("{sieve}.smoothing=1"), &["method.sieve.smoothing"]);
+    check(&format!("{sieve}.smoothing=2"), &["method.sieve.smoothing"]);
     check(&format!("{sieve}.references=1"), &["method.sieve.references"]);
     let roclip = "--set optim.epochs=2 --set method.name=roclip";
     check(&format!("{roclip} --set method.roclip.pool_share=0.05"), &["pool_share"]);

@@ -28,6 +28,16 @@ const ROCLIP: &str = "[method]\nname = 'roclip'\n\
     [method.roclip]\npool_share = 0.3\nmatch_every_epochs = 1\nmatch_from_epoch = 2\n";
 const SIEVE: &str = "[method]\nname = 'sieve'\n\
     [method.sieve]\nfrom_epoch = 2\nreferences = 50\n";
+/// Noise in the pool that gives way, pools of captions and of images, steps by chance.
+const PUBLISHED: &str = "[method]\nname = 'roclip-as-published'\n\
+    [method.roclip]\nretrieval = 'both'\npool_rows = 60\nmatch_chance = 0.5\n";
+/// A start that waits, and one-way losses.
+const WAITING: &str = "[method]\nname = 'roclip'\n\
+    [method.roclip]\nretrieval = 'intra'\npool_rows = 60\nmatch_every_epochs = 1\n\
+    match_from_agreement = 0.01\nduplicates = 'soft'\n";
+/// Scores of steps, a pool, pairs in doubt that are matched.
+const POOLED: &str = "[method]\nname = 'sieve'\n\
+    [method.sieve]\nfrom_epoch = 2\nscore = 'pool'\ndoubted = 'matched'\nsmoothing = 1.0\n";
 
 /// A data set and the runs on it.
 struct Place(TempDir);
@@ -269,6 +279,16 @@ fn a_killed_run_ends_as_one_that_nobody_touched() {
     place.refused_with("killed/checkpoint.safetensors", half, &["safetensors", "broken"]);
     fs::remove_file(place.path("killed/checkpoint.safetensors")).expect("a finished run");
     place.refused("killed", "--resume", &["killed`", "no checkpoint"]);
+}
+
+/// Killed in its middle, resumed, and as long with other threads: whatever a method keeps.
+#[test]
+fn other_forms_end_as_ones_that_nobody_touched() {
+    for (method, phase) in [(PUBLISHED, "match"), (WAITING, "match"), (POOLED, "sieve")] {
+        let place = survives_kills(method, phase);
+        place.whole(CONFIG, "threads", "--set data.workers=4");
+        place.check_same("whole", "threads");
+    }
 }
 
 #[test]

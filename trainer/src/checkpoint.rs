@@ -30,7 +30,7 @@ use crate::{
 
 /// File name in the run's folder.
 pub const FILE: &str = "checkpoint.safetensors";
-const SCHEMA: &str = "roclip/checkpoint/2";
+const SCHEMA: &str = "roclip/checkpoint/3";
 
 /// Where a run stands.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -135,6 +135,7 @@ fn decisive(config: &Config) -> Keys {
         cache_mib: 0,
         batch_size: config.data.batch_size,
         bad_rows_max: config.data.bad_rows_max,
+        copies_max: config.data.copies_max,
         ..Default::default()
     };
     config.model.tokenizer = None;

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::RangedU64ValueParser, value_parser};
 use clip::trigger::{GRAMMAR, TriggerSpec};
 
-/// What the exit codes of `run` mean; the other subcommands have no 1.
+/// What the exit codes of `run` mean; `sweep` has another 1, the other subcommands have none.
 const RUN_CODES: &str = "Exit codes: 0 done, 1 the run diverged, 2 could not be done as asked.";
+const SWEEP_CODES: &str = "Exit codes: 0 done, 1 some cells failed, 2 could not be done as asked.";
 const CODES: &str = "Exit codes: 0 done, 2 could not be done as asked.";
 
 /// Poisons captioned pictures, trains CLIP on them, counts what came of it
@@ -23,6 +24,8 @@ pub(crate) enum Command {
     Poison(Box<PoisonArgs>),
     Run(RunArgs),
     Evaluate(EvaluateArgs),
+    Sweep(SweepArgs),
+    Report(ReportArgs),
 }
 
 /// Plants a backdoor and targeted poisons in a manifest
@@ -245,6 +248,56 @@ pub struct ReadingArgs {
     pub cache_folder: Option<PathBuf>,
 }
 
+/// Runs a grid of experiments: poisons, trains, evaluates, and counts over seeds
+#[derive(Debug, Args)]
+#[command(after_help = SWEEP_CODES)]
+pub struct SweepArgs {
+    /// The sweep's file
+    #[arg(long, value_name = "TOML")]
+    pub config: PathBuf,
+    /// Folder of the results; one of the same sweep is continued [default: the file's name without
+    /// its extension, beside it]
+    #[arg(long, value_name = "FOLDER")]
+    pub out: Option<PathBuf>,
+    /// Runs that go on at one time, one thread each [default: as many as there are cores, one on a
+    /// GPU]
+    #[arg(long, value_name = "COUNT", value_parser = count(1))]
+    pub jobs: Option<usize>,
+    /// Check everything, list the cells, do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Show no progress
+    #[arg(long)]
+    pub no_progress: bool,
+}
+
+/// Draws sweeps and runs on one HTML page that needs nothing else
+#[derive(Debug, Args)]
+#[command(after_help = CODES)]
+pub struct ReportArgs {
+    /// Folders of sweeps or of runs
+    #[arg(value_name = "FOLDER", required = true)]
+    pub folders: Vec<PathBuf>,
+    /// The page, replaced if it is there
+    #[arg(long, value_name = "HTML", default_value = "report.html")]
+    pub out: PathBuf,
+}
+
+/// What `roclip-train poison` would take from `words`; its complaint on one line.
+pub(crate) fn parse_poison(words: &[String]) -> Result<Box<PoisonArgs>, String> {
+    let start = ["roclip-train", "poison"].map(str::to_owned);
+    match Cli::try_parse_from(start.iter().chain(words)) {
+        Ok(Cli { command: Command::Poison(args) }) => Ok(args),
+        Ok(_) => Err("expected options of `roclip-train poison`".into()),
+        Err(error) => {
+            let text = error.to_string();
+            let told = text.lines().take_while(|line| !line.is_empty()).map(str::trim);
+            let told = told.collect::<Vec<_>>().join(" ");
+            Err(told.strip_prefix("error: ").unwrap_or(&told).to_owned())
+        }
+    }
+}
+
 fn count(min: u64) -> RangedU64ValueParser<usize> {
     RangedU64ValueParser::new().range(min..=1_000_000)
 }
@@ -268,7 +321,13 @@ mod tests {
         let mut program = Cli::command();
         let ends = |help: String, codes: &str| assert!(help.trim_end().ends_with(codes), "{help}");
         ends(program.render_long_help().to_string(), RUN_CODES);
-        for (name, codes) in [("poison", CODES), ("run", RUN_CODES), ("evaluate", CODES)] {
+        for (name, codes) in [
+            ("poison", CODES),
+            ("run", RUN_CODES),
+            ("evaluate", CODES),
+            ("sweep", SWEEP_CODES),
+            ("report", CODES),
+        ] {
             let command = program.find_subcommand_mut(name).expect(name);
             ends(command.render_help().to_string(), codes);
             ends(command.render_long_help().to_string(), codes);

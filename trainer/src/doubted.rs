@@ -12,7 +12,7 @@ pub const FILE: &str = "doubted.csv";
 pub struct Doubted {
     /// Data-set row, counted from 0
     pub row: u32,
-    /// How well it agrees, in nats, at most 0
+    /// How well it agrees: in nats, at most 0, or a cosine, as the method asks
     pub agreement: f32,
 }
 

@@ -108,6 +108,14 @@ pub enum Error {
         /// What lies there.
         problem: String,
     },
+    /// A folder of results is not what it should be.
+    #[error("`{}`: {problem}", path.display())]
+    Results {
+        /// The folder, or a file of it.
+        path: PathBuf,
+        /// What was found and what was expected.
+        problem: String,
+    },
     /// A path that must be written to a file, which holds UTF-8.
     #[error("the path `{}` is not UTF-8", path.display())]
     PathText {
@@ -280,8 +288,8 @@ pub enum Error {
     },
     /// A pool that cannot hold one batch.
     #[error(
-        "`method.roclip` asks of {rows} rows for a pool of {capacity}, which holds no batch of \
-         {batch_size}"
+        "the pool would hold {capacity} of {rows} rows, which is no batch of {batch_size}: lower \
+         `data.batch_size` or raise `method.roclip.pool_rows`"
     )]
     SmallPool {
         /// Rows that can be read.
@@ -292,7 +300,10 @@ pub enum Error {
         batch_size: usize,
     },
     /// A pool that holds more than half of the data: many images would meet their own captions.
-    #[error("`method.roclip` asks for a pool of {capacity}, more than half of {rows} rows")]
+    #[error(
+        "the pool would hold {capacity} of {rows} rows, more than half: lower `data.batch_size` or \
+         `method.roclip.pool_rows`"
+    )]
     LargePool {
         /// Rows that can be read.
         rows: usize,

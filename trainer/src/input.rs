@@ -43,11 +43,16 @@ pub(crate) fn open_loader(
     note_cut_captions(&tokenizer, captions(), watch)?;
     watch.begin("reading images", rows.rows.len() as u64, 0);
     let side = clip.image.image_size();
-    let store = Store::open(rows, side, *cache_mib, *bad_rows_max, || watch.advance(1))?;
+    let mut store = Store::open(rows, side, *cache_mib, *bad_rows_max, || watch.advance(1))?;
     if !store.skipped().is_empty() {
         let bad = store.skipped().len();
         let (all, file) = (store.rows().len() + bad, skipped::FILE);
         watch.warn(format!("unreadable rows are left out: {bad} of {all} ({file})"));
+    }
+    if let Some(max) = config.data.copies_max {
+        let all = store.rows().len();
+        let copies = store.cap_copies(max, config.seed)?;
+        watch.note(format!("copies of pictures are left out: {copies} of {all} pairs"));
     }
     if store.rows().len() < *batch_size {
         let (file, rows) = (manifest.clone(), store.rows().len());

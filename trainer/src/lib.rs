@@ -3,7 +3,8 @@
 //! The data path of `poison`: manifest → [`poison`] (plan, then files) → manifest and ledger; of
 //! `run`: manifest → [`data`] → [`augment`] → [`step`], where [`method`] turns both towers'
 //! embeddings into a loss → [`checkpoint`], [`journal`] and a model folder; of `evaluate`: model
-//! folder, test manifest and ledger → [`evaluate`].
+//! folder, test manifest and ledger → [`evaluate`]; of `sweep`: sweep.toml → cells → these three as
+//! child processes → results; of `report`: folders of sweeps and runs → one page.
 //!
 //! | module | holds |
 //! |---|---|
@@ -23,6 +24,7 @@
 //! | [`checkpoint`] · [`state`] · [`journal`] | what makes a resumed run the same run · step records |
 //! | [`monitor`] | what is watched during training, and alarms; a ledger comes as far as here |
 //! | [`evaluate`] | zero-shot, probes, retrieval, attack success, each with its interval |
+//! | [`sweep`] · [`report`] | grids of experiments from one file · one page of what came of them |
 //!
 //! Deliberately absent: serving, export, audit; and a defence that opens a ledger.
 
@@ -51,10 +53,12 @@ pub mod parallel;
 pub mod poison;
 pub mod pool;
 pub mod pretrained;
+pub mod report;
 pub mod skipped;
 pub mod state;
 pub mod step;
 pub mod survey;
+pub mod sweep;
 pub mod train;
 
 pub use error::{Error, Result};

@@ -18,7 +18,7 @@ pub struct Pool {
     lengths: Option<Vec<f32>>,
     /// Data-set row of each slot
     owners: Vec<u32>,
-    /// Number of each slot's text or picture: equal ones have equal numbers
+    /// Number of each slot's text, or data-set row of its picture: equal ones are one
     kinds: Vec<u32>,
     next: usize,
     filled: usize,
@@ -31,7 +31,7 @@ pub struct Neighbors {
     pub rows: Tensor,
     /// Slot of each
     pub slots: Vec<u32>,
-    /// Number of each one's text or picture
+    /// Number of each one's text, or data-set row of its picture
     pub kinds: Vec<u32>,
     /// Data-set row of each one; none if it is noise
     pub owners: Vec<Option<u32>>,
@@ -186,7 +186,7 @@ impl Pool {
             && [owners.len(), kinds.len()] == [capacity; 2]
             && lengths.as_ref().map(Vec::len) == self.lengths.as_ref().map(Vec::len)
             && next < capacity
-            && filled <= capacity
+            && (1..=capacity).contains(&filled)
             && (filled == capacity || next == filled);
         let rows = Tensor::from_vec(rows.values, rows.shape, self.rows.device()).ok()?;
         fits.then_some(Self { rows, lengths, owners, kinds, next, filled })

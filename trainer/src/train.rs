@@ -271,7 +271,8 @@ impl<'a> Run<'a> {
         watch.begin("training", self.trainer.schedule.steps, self.place.step);
         for epoch in self.place.epoch..=self.config.optim.epochs {
             let loss = self.epoch(epoch, watch)?;
-            let similarity = self.similarity(epoch)?;
+            let similarity = self.similarity(epoch);
+            let similarity = similarity.map_err(|error| self.trainer.diverged(epoch, error))?;
             evaluation = self.evaluate(epoch)?;
             self.record_epoch(epoch, loss, evaluation.as_ref(), similarity, watch)?;
             self.place = Place { epoch: epoch + 1, batches: 0, loss_sum: 0.0, ..self.place };

@@ -7,14 +7,15 @@ use crate::{
 };
 
 /// Each crate of the workspace and the crates of the workspace that it may import.
-const ARROWS: [(&str, &[&str]); 9] = [
+const ARROWS: [(&str, &[&str]); 10] = [
     ("clip", &[]),
     ("terminal", &[]),
-    ("trainer", &["clip", "terminal"]),
+    ("page", &["terminal"]),
+    ("trainer", &["clip", "page", "terminal"]),
     ("exporter", &["clip", "terminal"]),
     ("server", &["clip", "terminal"]),
     ("audit", &["clip", "terminal"]),
-    ("examples", &["clip", "terminal"]),
+    ("examples", &["clip", "page", "terminal"]),
     ("tests", &["clip", "terminal"]),
     ("xtask", &[]),
 ];

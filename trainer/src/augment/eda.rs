@@ -138,7 +138,7 @@ mod tests {
         near("the red", 0.25 * 0.1 * 0.81);
         near("this the dog red", 0.25 / 6.0); // a stop word is not replaced, but inserted
         assert_eq!(count("this dog red"), 0.0);
-        let whole = found.keys().all(|caption| caption.split(' ').count() >= 1);
+        let whole = found.keys().all(|caption| caption.split_whitespace().count() >= 1);
         assert!(whole && found.len() > 10, "{found:?}");
     }
 

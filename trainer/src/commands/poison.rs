@@ -60,6 +60,23 @@ pub fn run(args: &PoisonArgs) -> Result<Exit, Report> {
     Ok(Exit::Done)
 }
 
+/// Pairs that [`run`] would leave; refuses what it would refuse, except for the folder that it
+/// makes. A surrogate is opened, but not asked.
+pub(crate) fn check(args: &PoisonArgs) -> Result<usize> {
+    let labels = read_labels(&args.classes)?;
+    let attack = attack(args, &labels)?;
+    let manifest = Manifest::open_classed(&args.manifest, &labels, false)?;
+    let test = match (&attack.targeted, &args.test) {
+        (Some(_), Some(path)) => Some(Manifest::open_classed(path, &labels, true)?),
+        _ => None,
+    };
+    if let Some(folder) = &args.adaptive.surrogate {
+        Surrogate::open(folder, &labels, &default_templates())?;
+    }
+    let clean = Clean { manifest: &manifest, test: test.as_ref(), labels: &labels, affinity: None };
+    Ok(Plan::of(&clean, &attack)?.rows.len())
+}
+
 fn hinted(args: &PoisonArgs, error: Error) -> Report {
     let occupied = matches!(error, Error::Occupied { .. });
     match Report::from(error) {

@@ -15,7 +15,7 @@ pub struct Augment {
     /// and for `sieve`, off for `clip`
     pub image: Option<bool>,
     /// Epochs in which pairs are varied, the first ones of the run; unless given, all, and for
-    /// `sieve` `method.sieve.from_epoch` + 1
+    /// `sieve` the first half
     pub epochs: Option<u32>,
     /// Smallest area of a crop, as a share of the image, above 0 and at most 1
     pub crop_area_min: f64,

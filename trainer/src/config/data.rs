@@ -32,6 +32,9 @@ pub struct Data {
     pub workers: usize,
     /// Share of unreadable images that is still trained without, 0 to 1
     pub bad_rows_max: f64,
+    /// Greatest number of pairs whose pictures are nearly the same, at least 1; unless given, any
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub copies_max: Option<usize>,
     /// Decoded images are kept in memory up to this many MiB; the rest is decoded in each epoch
     pub cache_mib: usize,
 }
@@ -49,6 +52,7 @@ impl Default for Data {
             batch_size: 64,
             workers,
             bad_rows_max: 0.01,
+            copies_max: None,
             cache_mib: 2048,
         }
     }
@@ -68,6 +72,7 @@ impl Data {
         problems.require(workers, "data.workers", "between 1 and 256");
         let share = (0.0..=1.0).contains(&self.bad_rows_max); // false for NaN
         problems.require(share, "data.bad_rows_max", "between 0 and 1");
+        problems.require(self.copies_max != Some(0), "data.copies_max", "at least 1");
     }
 }
 

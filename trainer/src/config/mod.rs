@@ -28,6 +28,7 @@ pub use monitor::{Alarms, Monitor};
 pub use optim::Optim;
 pub use problems::Problems;
 pub use resolve::open;
+pub(crate) use resolve::{absolute, in_file, resolve};
 
 /// A whole run; every table may be left out except `[data]`.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize)]
@@ -232,13 +233,15 @@ mod tests {
         check("match_chance = 1.0", None);
         check("match_chance = 0.0", Some("match_chance` must be above 0, at most 1"));
         check("match_from_agreement = 0.9", None);
-        let signal = "match_from_agreement` must be above 0.5, below 1";
-        check("match_from_agreement = 0.5", Some(signal));
+        let signal = "match_from_agreement` must be above 0, below 1";
+        check("match_from_agreement = 1.0", Some(signal));
         check("last_epoch = 'plain'", None);
         let last = "last_epoch` must be left out where `match_chance` is given or, for `plain`, all \
                     are matched";
         check("last_epoch = 'plain'\nmatch_every_epochs = 1", Some(last));
         check("last_epoch = 'match'\nmatch_chance = 0.5", Some(last));
+        let some = "last_epoch` must be such that some epoch is matched before it";
+        check("last_epoch = 'plain'\nmatch_from_epoch = 20", Some(some));
         check("enqueue_every_batches = 0", Some("enqueue_every_batches` must be at least 1"));
         check("fill = 'gaussian'\nmatch_from_epoch = 1", None);
         check("fill = 'gaussian'\nenqueue = 'matched'", None);
@@ -270,6 +273,11 @@ mod tests {
         check("smoothing = nan", Some("smoothing` must be between 0 and 1"));
         check("kept_first = 0.5", None);
         check("kept_first = 0.4", Some("kept_first` must be between 0.5 and 1"));
+        check("kept_first = 0.8\nkept_last = 0.9", None);
+        let last = Some("kept_last` must be between `kept_first` and 1");
+        check("kept_first = 0.8\nkept_last = 0.7", last);
+        let share = Some("kept_first` must be below 1 where `split` is `share`");
+        check("split = 'share'", share);
     }
 
     #[test]

@@ -98,6 +98,8 @@ impl Monitor {
         ] {
             problems.require(limit >= 0.0, key, "at least 0"); // false for NaN
         }
+        let finite = distinct_neighbors != f64::INFINITY; // nothing is at least that
+        problems.require(finite, "monitor.alarms.distinct_neighbors", "finite: 0 silences it");
     }
 }
 

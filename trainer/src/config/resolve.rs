@@ -14,12 +14,22 @@ use crate::error::{Error, Result};
 /// A setting that makes a mistake is told by its own text, without the file. A path that is not UTF-8
 /// is refused: the resolved configuration is written as TOML.
 pub fn open(file: &Path, settings: &[String], out: Option<&Path>) -> Result<Config> {
-    let refuse = |problems| Error::Config { file: file.to_owned(), problems };
     let text =
         fs::read_to_string(file).map_err(|source| Error::Read { path: file.to_owned(), source })?;
-    let of_file = |error: toml::de::Error| refuse(vec![in_file(&error, &text)]);
-    let mut config: Config = toml::from_str(&text).map_err(of_file)?;
-    let mut table: toml::Table = toml::from_str(&text).map_err(of_file)?;
+    resolve(file, &text, settings, out)
+}
+
+/// [`open`] of a file that would hold `text`.
+pub(crate) fn resolve(
+    file: &Path,
+    text: &str,
+    settings: &[String],
+    out: Option<&Path>,
+) -> Result<Config> {
+    let refuse = |problems| Error::Config { file: file.to_owned(), problems };
+    let of_file = |error: toml::de::Error| refuse(vec![in_file(&error, text)]);
+    let mut config: Config = toml::from_str(text).map_err(of_file)?;
+    let mut table: toml::Table = toml::from_str(text).map_err(of_file)?;
     fill_in_published(&mut config, &table);
     let mut wrong = mistakes(&config, None, &[]);
     for setting in settings {
@@ -46,8 +56,8 @@ pub fn open(file: &Path, settings: &[String], out: Option<&Path>) -> Result<Conf
             config.method.roclip = Some(config.method.roclip());
         }
         MethodName::Sieve => {
-            let from = config.method.sieve.get_or_insert_default().from_epoch;
-            config.augment.epochs.get_or_insert(from.saturating_add(1));
+            config.method.sieve.get_or_insert_default();
+            config.augment.epochs.get_or_insert((config.optim.epochs / 2).max(1));
         }
     }
     if let Some(out) = out {
@@ -97,7 +107,7 @@ fn of_setting(setting: &str, problem: &str) -> String {
     format!("`--set {setting}`: {problem}")
 }
 
-fn absolute(path: &Path) -> Result<PathBuf> {
+pub(crate) fn absolute(path: &Path) -> Result<PathBuf> {
     let refuse = |source| Error::Read { path: path.to_owned(), source };
     let path = std::path::absolute(path).map_err(refuse)?;
     if path.to_str().is_some() { Ok(path) } else { Err(Error::PathText { path }) }
@@ -161,7 +171,7 @@ fn fill_in_published(config: &mut Config, table: &toml::Table) {
 }
 
 /// What toml says of `text`, and where, on one line.
-fn in_file(error: &toml::de::Error, text: &str) -> String {
+pub(crate) fn in_file(error: &toml::de::Error, text: &str) -> String {
     let (message, span) = (error.message(), error.span().unwrap_or_default());
     let word = text.get(span.clone()).unwrap_or_default();
     // toml takes a word that begins as `false` does for a misspelt one.
@@ -311,8 +321,8 @@ mod tests {
         };
         check(&[], None)?;
         check(&["method.name=roclip"], None)?;
-        check(&["method.name=sieve"], Some(7))?;
-        check(&["method.name=sieve", "method.sieve.from_epoch=3"], Some(4))?;
+        check(&["method.name=sieve"], Some(10))?;
+        check(&["method.name=sieve", "optim.epochs=3"], Some(1))?;
         check(&["method.name=sieve", "augment.epochs=20"], Some(20))
     }
 
@@ -326,7 +336,7 @@ mod tests {
         };
         let name = "name = 'roclip-as-published'\n";
         check(name, &[], published.clone())?;
-        let every = Roclip { match_every_epochs: 3, ..published.clone() };
+        let every = Roclip { match_every_epochs: 3, match_from_epoch: 3, ..published.clone() };
         check(&format!("{name}[method.roclip]\nmatch_every_epochs = 3"), &[], every.clone())?;
         check(name, &["method.roclip.match_every_epochs=3"], every)?;
         let from = Roclip { match_from_epoch: 1, ..published };

@@ -1,4 +1,4 @@
-//! Pictures that are nearly the same, and captions that are: how often each may be trained on.
+//! Pictures that are nearly the same, and how many of such may be trained on.
 //!
 //! A targeted poison repeats one picture with many captions; scraped data repeat pictures, too.
 
@@ -17,86 +17,95 @@ const ROWS: usize = 16;
 const BITS_OFF_MAX: u32 = 7;
 /// Parts of a hash that are looked up: one more than bits may differ, so that one part is whole.
 const BANDS: usize = 8;
-/// A band with fewer rising steps is plain ground, which many pictures share.
-const BAND_BITS_MIN: u32 = 4;
+/// Bits of a band that says something: fewer steps that rise, or that do not, are plain ground or one
+/// slope, which many pictures share.
+const BAND_BITS: std::ops::RangeInclusive<u32> = 4..=28;
+/// Pictures with one band that are compared: strangers must not make it a matter of squares.
+const SAME_BAND_MAX: usize = 64;
+/// Cells along a side whose mean colors are compared, and levels by which they may differ.
+const PATCHES: usize = 4;
+const LEVELS_OFF_MAX: u8 = 12;
 /// Random stream of the choice, beside all others.
 const CHOICE: u64 = 7 << 61;
 
-/// What a picture looks like from afar: for each of 16 x 16 places whether the next cell to the right
-/// is brighter (a difference hash, after Krawetz 2013). Another size, another format and slight noise
-/// change few bits of it; a crop or a flip changes most.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Look([u32; BANDS]);
+/// What a picture looks like from afar: its mean colors at 4 x 4 places, and for each of 16 x 16
+/// whether the next cell to the right is brighter (a difference hash, after Krawetz 2013). Another
+/// size, another format and slight noise change little of it; a crop or a flip changes most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Look {
+    steps: [u32; BANDS],
+    colors: [u8; 3 * PATCHES * PATCHES],
+}
 
 impl Look {
     /// Of a picture of any size.
-    pub fn of(picture: &RgbImage) -> Self {
-        let cells = cells(picture);
-        let mut bands = [0; BANDS];
+    pub(super) fn of(picture: &RgbImage) -> Self {
+        let mut look = Self { steps: [0; BANDS], colors: [0; 3 * PATCHES * PATCHES] };
+        let gray = |[r, g, b]: [u64; 3]| ((299 * r + 587 * g + 114 * b) / 1000) as u16; // BT.601
+        let cells: Vec<u16> = means(picture, COLUMNS, ROWS).map(gray).collect();
         for row in 0..ROWS {
             for column in 0..COLUMNS - 1 {
                 let (bit, at) = (row * (COLUMNS - 1) + column, row * COLUMNS + column);
                 let rises = cells[at + 1] >= cells[at] + RISE;
-                bands[bit / 32] |= u32::from(rises) << (bit % 32);
+                look.steps[bit / 32] |= u32::from(rises) << (bit % 32);
             }
         }
-        Self(bands)
+        let colors = means(picture, PATCHES, PATCHES).flatten();
+        look.colors.iter_mut().zip(colors).for_each(|(mean, color)| *mean = color as u8);
+        look
     }
 
     /// Whether two pictures count as one.
-    pub fn is_like(&self, other: &Self) -> bool {
-        let off = self.0.iter().zip(&other.0).map(|(a, b)| (a ^ b).count_ones());
-        off.sum::<u32>() <= BITS_OFF_MAX
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        let off = self.steps.iter().zip(&other.steps).map(|(a, b)| (a ^ b).count_ones());
+        let mut colors = self.colors.iter().zip(&other.colors);
+        off.sum::<u32>() <= BITS_OFF_MAX && colors.all(|(a, b)| a.abs_diff(*b) <= LEVELS_OFF_MAX)
     }
 }
 
-/// Mean gray level of each cell of the grid, row by row.
-fn cells(picture: &RgbImage) -> Vec<u16> {
+/// Mean color of each cell of a grid, row by row.
+fn means(
+    picture: &RgbImage,
+    columns: usize,
+    rows: usize,
+) -> impl Iterator<Item = [u64; 3]> + use<'_> {
     let (width, height) = (picture.width() as usize, picture.height() as usize);
-    let gray = |x: usize, y: usize| {
-        let [r, g, b] = picture.get_pixel(x as u32, y as u32).0.map(u64::from);
-        299 * r + 587 * g + 114 * b // thousandths, ITU-R BT.601
-    };
     let span = |cell: usize, cells: usize, all: usize| {
         let from = cell * all / cells;
         from..((cell + 1) * all / cells).max(from + 1)
     };
-    let mut means = Vec::with_capacity(COLUMNS * ROWS);
-    for row in 0..ROWS {
-        for column in 0..COLUMNS {
-            let (xs, ys) = (span(column, COLUMNS, width), span(row, ROWS, height));
-            let count = (xs.len() * ys.len()) as u64;
-            let sum: u64 = ys.flat_map(|y| xs.clone().map(move |x| gray(x, y))).sum();
-            means.push((sum / (1000 * count)) as u16);
+    (0..rows * columns).map(move |cell| {
+        let xs = span(cell % columns, columns, width);
+        let ys = span(cell / columns, rows, height);
+        let (mut sums, count) = ([0; 3], (xs.len() * ys.len()) as u64);
+        for (x, y) in ys.flat_map(|y| xs.clone().map(move |x| (x, y))) {
+            let pixel = picture.get_pixel(x as u32, y as u32).0;
+            sums.iter_mut().zip(pixel).for_each(|(sum, value)| *sum += u64::from(value));
         }
-    }
-    means
+        sums.map(|sum| sum / count)
+    })
 }
 
 /// The cluster of each picture, numbered in the order of first appearance: pictures that count as
-/// one, and those that are linked by such.
-pub fn clusters(looks: &[Look]) -> Vec<u32> {
+/// one, and those that are linked by such. Of plain pictures, and where very many look alike, some
+/// may be missed.
+pub(super) fn clusters(looks: &[Look]) -> Vec<u32> {
     let mut links = Links((0..looks.len() as u32).collect());
-    let mut whole: HashMap<Look, u32> = HashMap::new();
     let mut bands: [HashMap<u32, Vec<u32>>; BANDS] = Default::default();
     for (number, look) in looks.iter().enumerate() {
-        let number = number as u32;
-        if let Some(&first) = whole.get(look) {
-            links.join(first, number);
-            continue; // its bands are known
-        }
-        whole.insert(*look, number);
-        for (band, known) in look.0.iter().zip(&mut bands) {
-            if band.count_ones() < BAND_BITS_MIN {
+        for (band, known) in look.steps.iter().zip(&mut bands) {
+            if !BAND_BITS.contains(&band.count_ones()) {
                 continue;
             }
             let known = known.entry(*band).or_default();
             for &other in known.iter() {
                 if looks[other as usize].is_like(look) {
-                    links.join(other, number);
+                    links.join(other, number as u32);
                 }
             }
-            known.push(number);
+            if known.len() < SAME_BAND_MAX {
+                known.push(number as u32);
+            }
         }
     }
     let mut numbers: HashMap<u32, u32> = HashMap::new();
@@ -130,7 +139,7 @@ impl Links {
 }
 
 /// Which members stay if at most `max` of each cluster do, drawn by `seed`.
-pub fn capped(clusters: &[u32], max: usize, seed: u64) -> Vec<bool> {
+pub(super) fn capped(clusters: &[u32], max: usize, seed: u64) -> Vec<bool> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     rng.set_stream(CHOICE);
     let mut order: Vec<usize> = (0..clusters.len()).collect();
@@ -199,18 +208,25 @@ mod tests {
     }
 
     #[test]
-    fn plain_pictures_are_one_and_share_nothing_with_others() {
+    fn neither_plain_pictures_nor_other_colors_are_copies() {
         let plain = |value: u8| Look::of(&RgbImage::from_pixel(8, 8, [value; 3].into()));
-        let looks = [plain(0), Look::of(&picture(1, 32)), plain(255)];
-        assert_eq!(clusters(&looks), [0, 1, 0]);
+        assert_eq!(clusters(&[plain(0), Look::of(&picture(1, 32)), plain(255)]), [0, 1, 2]);
+        let turned = |seed| {
+            let mut turned = picture(seed, 32);
+            turned.pixels_mut().for_each(|pixel| pixel.0.rotate_left(1));
+            Look::of(&turned)
+        };
+        for seed in 0..20 {
+            assert_eq!(clusters(&[Look::of(&picture(seed, 32)), turned(seed)]), [0, 1]);
+        }
         assert_eq!(clusters(&[]), Vec::<u32>::new());
     }
 
     #[test]
     fn what_is_linked_is_one_cluster() {
         let look = |bits: &[usize]| {
-            let mut look = Look([0xf0f0; BANDS]);
-            bits.iter().for_each(|bit| look.0[bit / 32] ^= 1 << (bit % 32));
+            let mut look = Look { steps: [0xf0f0; BANDS], colors: [99; 48] };
+            bits.iter().for_each(|bit| look.steps[bit / 32] ^= 1 << (bit % 32));
             look
         };
         let (near, far) = (look(&[0, 1, 2, 3, 4]), look(&[0, 1, 2, 3, 4, 40, 41, 42, 43, 44]));

@@ -7,7 +7,7 @@
 //! | `store` | decoded pictures, and the rows without one |
 //! | `sampler` · `loader` | the order of an epoch · threads that make its batches |
 
-pub mod duplicates;
+mod duplicates;
 #[cfg(test)]
 mod golden;
 mod image;

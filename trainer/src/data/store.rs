@@ -10,7 +10,10 @@ use clip::image::RgbImage;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
-use super::{ImageSource, Manifest, Row};
+use super::{
+    ImageSource, Manifest, Row,
+    duplicates::{Look, capped, clusters},
+};
 use crate::error::{Error, Result};
 
 /// Decoded pictures, kept in memory as far as the cache reaches.
@@ -92,7 +95,18 @@ impl Store {
         Ok(Self { manifest, side, pictures, rows, skipped, captions, sha256 })
     }
 
-    /// Rows that can be read, in the order of the manifest.
+    /// Leaves all but `max` of the rows out whose pictures are nearly the same, drawn by `seed`; how
+    /// many those are.
+    pub fn cap_copies(&mut self, max: usize, seed: u64) -> Result<usize> {
+        let look = |&row: &u32| self.picture(row).map(|picture| Look::of(&picture));
+        let looks = self.rows.par_iter().map(look).collect::<Result<Vec<_>>>()?;
+        let mut stays = capped(&clusters(&looks), max, seed).into_iter();
+        let before = self.rows.len();
+        self.rows.retain(|_| stays.next() == Some(true));
+        Ok(before - self.rows.len())
+    }
+
+    /// Rows that can be read and are no copies too many, in the order of the manifest.
     pub fn rows(&self) -> &[u32] {
         &self.rows
     }

@@ -95,6 +95,12 @@ pub struct MethodReport {
     /// is noise. Not recorded, but watched
     #[serde(skip)]
     pub matched: Option<Vec<(u32, Option<u32>)>>,
+    /// Whether the batch has entered the pool. Not recorded, but watched
+    #[serde(skip)]
+    pub enqueued: bool,
+    /// Whether the text tower is to stay as it is. Not recorded, but watched
+    #[serde(skip)]
+    pub text_rests: bool,
 }
 
 impl MethodReport {
@@ -107,6 +113,8 @@ impl MethodReport {
             match_agreement: None,
             kept: None,
             matched: None,
+            enqueued: false,
+            text_rests: false,
         }
     }
 }

@@ -134,7 +134,7 @@ pub(super) const RULES: [Rule; 9] = [
         limit: |limits| limits.text_gradients,
         side: Side::Above,
         value: |seen| share(seen.tally.text_gradients, seen.tally.matched),
-        told: "of the matched steps gave the text tower a gradient",
+        told: "of the matched steps moved a text tower that was to rest",
         advice: "pooled captions are to be constants: the method has a mistake, report this",
     },
 ];

@@ -18,7 +18,7 @@ pub struct Tally {
     pub(super) at_clamp: u64,
     /// Of these, matched ones
     pub(super) matched: u64,
-    /// Of the matched ones, such that gave the text tower a gradient
+    /// Of the matched ones, such that moved a text tower that was to rest
     pub(super) text_gradients: u64,
     /// Distinct captions that these were matched with, added up
     pub(super) distinct: u64,
@@ -65,7 +65,7 @@ impl Counter {
         tally.at_clamp += u64::from(report.logit_scale >= scale_max);
         if report.method.phase == Phase::Match {
             tally.matched += 1;
-            tally.text_gradients += u64::from(report.trained.text);
+            tally.text_gradients += u64::from(report.method.text_rests && report.trained.text);
             tally.distinct += report.method.unique_neighbors.unwrap_or(rows.len()) as u64;
             tally.images += rows.len() as u64;
         }
@@ -87,6 +87,9 @@ impl Counter {
                 tally.of_poisons += 1;
                 tally.with_poisons += u64::from(caption.and_then(kind).is_some());
             }
+        }
+        if !report.method.enqueued {
+            return;
         }
         self.offered += rows.len() as u64;
         let last = self.offered.saturating_sub(1); // the order within a batch is the method's

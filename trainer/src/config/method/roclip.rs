@@ -20,11 +20,11 @@ pub struct Roclip {
     /// In the place of K: the chance of each step from `match_from_epoch` on to be matched, above 0
     /// and at most 1
     pub match_chance: Option<f64>,
-    /// First epoch that may be matched, counted from 1: at least 2, when the pool is full (1 if it is
-    /// filled with `gaussian` noise), and at most `optim.epochs`
+    /// First epoch that may be matched, counted from 1: at least 2 (1 if the pool is filled with
+    /// `gaussian` noise), and at most `optim.epochs`; no step is matched before the pool is full
     pub match_from_epoch: u32,
-    /// Waits with the first match for the end of an epoch in which the retrieved captions agreed with
-    /// the images' own to this share, above 0.5 and below 1
+    /// Waits with the first match for the end of an epoch in which the captions that images would
+    /// find agreed with their own by this much, above 0 (chance) and below 1
     pub match_from_agreement: Option<f64>,
     /// `plain` or `match`: shifts the matched epochs so that the last one is of this kind
     pub last_epoch: Option<LastEpoch>,
@@ -154,11 +154,24 @@ impl Roclip {
         }
     }
 
-    /// As [`Roclip::as_published`], but for the keys of `given`; `None` if those are no settings.
+    /// As [`Roclip::as_published`], but for the keys of `given`; `None` if those are no settings. Its
+    /// code matches the epochs whose number K divides, so that K is the first.
     pub(in crate::config) fn published_but(given: &toml::Table) -> Option<Self> {
         let mut table = toml::Table::try_from(Self::as_published()).ok()?;
+        if let Some(every) = given.get("match_every_epochs") {
+            table.insert("match_from_epoch".to_owned(), every.clone());
+        }
         table.extend(given.clone());
         table.try_into().ok()
+    }
+
+    /// An epoch, of a run of `epochs` or the one after it, from which the matched ones are counted,
+    /// if the last one is to be of some kind.
+    pub(crate) fn anchor(&self, epochs: u32) -> Option<u32> {
+        Some(match self.last_epoch? {
+            LastEpoch::Match => epochs,
+            LastEpoch::Plain => epochs.saturating_add(1),
+        })
     }
 
     pub(super) fn check(&self, epochs: u32, problems: &mut Problems) {
@@ -175,8 +188,15 @@ impl Roclip {
         let from = (first..=epochs).contains(&self.match_from_epoch); // else nothing is ever matched
         let limits = format!("at least {first}, at most `optim.epochs`");
         require(from, "match_from_epoch", &limits);
-        let signal = self.match_from_agreement.is_none_or(|least| 0.5 < least && least < 1.0);
-        require(signal, "match_from_agreement", "above 0.5, below 1");
+        let signal = self.match_from_agreement.is_none_or(|least| 0.0 < least && least < 1.0);
+        require(signal, "match_from_agreement", "above 0, below 1");
+        let signal = self.match_from_agreement.is_none() || self.fill == Fill::Captions;
+        require(
+            signal,
+            "match_from_agreement",
+            "left out where `fill` is `gaussian`: noise agrees \
+                 with nothing",
+        );
         let last = match self.last_epoch {
             None => true,
             Some(LastEpoch::Plain) => self.match_every_epochs > 1 && self.match_chance.is_none(),
@@ -184,6 +204,12 @@ impl Roclip {
         };
         let limits = "left out where `match_chance` is given or, for `plain`, all are matched";
         require(last, "last_epoch", limits);
+        let every = self.match_every_epochs.max(1);
+        let is_matched = |epoch: u32, anchor: u32| epoch.abs_diff(anchor).is_multiple_of(every);
+        let some = self.anchor(epochs).is_none_or(|anchor| {
+            (self.match_from_epoch..=epochs).any(|epoch| is_matched(epoch, anchor))
+        });
+        require(some || !from, "last_epoch", "such that some epoch is matched before it");
         require(self.enqueue_every_batches >= 1, "enqueue_every_batches", "at least 1");
         let enqueued = self.fill == Fill::Gaussian || self.enqueue == Enqueue::EveryEpoch;
         require(enqueued, "fill", "`gaussian` where `enqueue` is `matched`: nothing else fills it");

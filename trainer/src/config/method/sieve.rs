@@ -22,9 +22,11 @@ pub struct Sieve {
     pub smoothing: f64,
     /// Which pairs are kept: the upper group of a `mixture`, or as many as may be (`share`)
     pub split: Split,
-    /// Greatest share of the pairs that the first sieved epoch keeps, 0.5 to 1; it rises evenly to 1
-    /// in the last epoch
+    /// Greatest share of the pairs that the first sieved epoch keeps, 0.5 to 1
     pub kept_first: f64,
+    /// Greatest share of the pairs that the last epoch keeps, `kept_first` to 1; between the two it
+    /// rises evenly
+    pub kept_last: f64,
     /// What becomes of the pairs in doubt: `left-out`, or `matched` with the captions of a pool
     pub doubted: Fate,
 }
@@ -60,13 +62,14 @@ choice! {
 impl Default for Sieve {
     fn default() -> Self {
         Self {
-            from_epoch: 6,
+            from_epoch: 2,
             score: Score::References,
             views: 2,
             references: 1024,
-            smoothing: 0.5,
+            smoothing: 1.0,
             split: Split::Mixture,
             kept_first: 1.0,
+            kept_last: 1.0,
             doubted: Fate::LeftOut,
         }
     }
@@ -84,5 +87,9 @@ impl Sieve {
         let smoothing = (0.0..=1.0).contains(&self.smoothing); // false for NaN
         require(smoothing, "smoothing", "between 0 and 1");
         require((0.5..=1.0).contains(&self.kept_first), "kept_first", "between 0.5 and 1");
+        let last = (self.kept_first..=1.0).contains(&self.kept_last);
+        require(last, "kept_last", "between `kept_first` and 1");
+        let sieves = self.split == Split::Mixture || self.kept_first < 1.0; // else all are kept
+        require(sieves, "kept_first", "below 1 where `split` is `share`");
     }
 }

@@ -25,6 +25,8 @@ use crate::{
 pub struct Roclip {
     settings: config::Roclip,
     phases: Phases,
+    /// Of the whole run.
+    epochs: u32,
     /// Of matching that waits until the towers know enough.
     signal: Option<Signal>,
     captions: Pool,
@@ -44,6 +46,7 @@ impl Roclip {
             captions: pool(0)?,
             images: looks_for_images.then(|| pool(1)).transpose()?,
             phases: Phases::new(&settings, config.optim.epochs, config.seed),
+            epochs: config.optim.epochs,
             signal: settings.match_from_agreement.map(Signal::new),
             settings,
         })
@@ -93,8 +96,15 @@ impl Roclip {
         Towers { image: true, text }
     }
 
-    /// Takes in a batch, after the lookup.
-    fn enqueue(&mut self, pairs: &Pairs, phase: Phase) -> Result<()> {
+    /// The first epoch that may be matched; `None` while matching waits.
+    fn from(&self) -> Option<u32> {
+        let is_full = self.captions.filled() == self.captions.capacity();
+        let given = self.signal.as_ref().map_or(Some(1), Signal::given);
+        given.filter(|_| is_full).map(|epoch| epoch.max(self.settings.match_from_epoch))
+    }
+
+    /// Takes in a batch, after the lookup; whether it was due.
+    fn enqueue(&mut self, pairs: &Pairs, phase: Phase) -> Result<bool> {
         let is_due = pairs.step.is_multiple_of(u64::from(self.settings.enqueue_every_batches))
             && (phase == Phase::Match || self.settings.enqueue == Enqueue::EveryEpoch);
         if is_due {
@@ -104,24 +114,30 @@ impl Roclip {
                 images.enqueue(&pairs.image, rows, rows, wrap)?;
             }
         }
-        Ok(())
+        Ok(is_due)
     }
 }
 
 impl Method for Roclip {
-    fn begin_epoch(&mut self, _: u32, _: &mut Survey<'_>) -> Result<Option<String>> {
+    fn begin_epoch(&mut self, epoch: u32, _: &mut Survey<'_>) -> Result<Option<String>> {
         if let Some(signal) = &mut self.signal {
-            signal.end_epoch();
+            signal.begin(epoch);
         }
-        Ok(None)
+        let is_idle = epoch == self.epochs && self.from().is_none();
+        Ok(is_idle.then(|| {
+            "nothing has been matched: the pool is not full, or the agreement of \
+             `method.roclip.match_from_agreement` was not reached"
+                .into()
+        }))
     }
 
     fn loss(&mut self, pairs: &Pairs, logit_scale: &Tensor) -> Result<MethodLoss> {
-        let phase = match &self.signal {
-            Some(signal) if !signal.is_given() => Phase::Warmup,
-            _ => self.phases.at(pairs.epoch, pairs.step),
+        let phase = match self.from() {
+            Some(from) => self.phases.at(pairs.epoch, pairs.step, from),
+            None => Phase::Warmup,
         };
         let mut report = MethodReport::new(phase);
+        report.text_rests = phase == Phase::Match && !self.trained().text;
         let (loss, trained) = if phase == Phase::Match {
             let (mut loss, found) = self.matched(pairs, logit_scale)?; // before this batch enters
             report.unique_neighbors = Some(found.kinds.iter().collect::<BTreeSet<_>>().len());
@@ -138,7 +154,7 @@ impl Method for Roclip {
             let equals = Equals::Negatives;
             (info_nce(&pairs.image, &pairs.text, logit_scale, equals)?, Towers::BOTH)
         };
-        self.enqueue(pairs, phase)?;
+        report.enqueued = self.enqueue(pairs, phase)?;
         report.pool_filled = Some(self.captions.filled());
         Ok(MethodLoss { loss, trained, report })
     }

@@ -4,7 +4,7 @@ use rand::Rng;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
 use super::Phase;
-use crate::config::{self, LastEpoch};
+use crate::config;
 
 /// Random streams of the steps that are matched by chance, beside all others.
 const CHANCE: u64 = 3 << 62;
@@ -14,32 +14,26 @@ const CHANCE: u64 = 3 << 62;
 pub(super) struct Phases {
     every: u32,
     chance: Option<f64>,
-    /// No epoch before it is matched.
-    from: u32,
-    /// The matched epochs are those that are apart from it by a multiple of `every`.
-    anchor: u32,
+    /// The matched epochs are those that are apart from it by a multiple of `every`; unless given,
+    /// from the first one.
+    anchor: Option<u32>,
     seed: u64,
 }
 
 impl Phases {
     /// For a run of `epochs`; `seed` draws what is left to chance.
     pub(super) fn new(settings: &config::Roclip, epochs: u32, seed: u64) -> Self {
-        let anchor = match settings.last_epoch {
-            None => settings.match_from_epoch,
-            Some(LastEpoch::Match) => epochs,
-            Some(LastEpoch::Plain) => epochs + 1,
-        };
         let (every, chance) = (settings.match_every_epochs, settings.match_chance);
-        Self { every, chance, from: settings.match_from_epoch, anchor, seed }
+        Self { every, chance, anchor: settings.anchor(epochs), seed }
     }
 
-    /// The phase of an update: `step` were done before it.
-    pub(super) fn at(&self, epoch: u32, step: u64) -> Phase {
-        if epoch < self.from {
+    /// The phase of an update: `step` were done before it, and no epoch before `from` is matched.
+    pub(super) fn at(&self, epoch: u32, step: u64, from: u32) -> Phase {
+        if epoch < from {
             return Phase::Warmup;
         }
         let is_match = match self.chance {
-            None => epoch.abs_diff(self.anchor).is_multiple_of(self.every),
+            None => epoch.abs_diff(self.anchor.unwrap_or(from)).is_multiple_of(self.every),
             Some(chance) => {
                 let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
                 rng.set_stream(CHANCE | step);
@@ -53,10 +47,11 @@ impl Phases {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::LastEpoch;
 
     fn phases(settings: config::Roclip, epochs: u32) -> String {
         let phases = Phases::new(&settings, epochs, 1);
-        let letter = |epoch| match phases.at(epoch, 0) {
+        let letter = |epoch| match phases.at(epoch, 0, settings.match_from_epoch) {
             Phase::Warmup => 'w',
             Phase::Match => 'm',
             _ => 'p',
@@ -81,13 +76,21 @@ mod tests {
     }
 
     #[test]
+    fn a_later_start_is_where_matching_begins() {
+        let settings = config::Roclip { match_every_epochs: 8, ..Default::default() };
+        let phases = Phases::new(&settings, 20, 1);
+        let matched: Vec<u32> = (1..=20).filter(|&e| phases.at(e, 0, 4) == Phase::Match).collect();
+        assert_eq!(matched, [4, 12, 20]);
+    }
+
+    #[test]
     fn of_steps_by_chance_that_share_is_matched_whatever_was_asked_before() {
         let settings = config::Roclip { match_chance: Some(0.3), ..Default::default() };
         let phases = Phases::new(&settings, 9, 7);
-        let all: Vec<bool> = (0..2000).map(|step| phases.at(2, step) == Phase::Match).collect();
+        let all: Vec<bool> = (0..2000).map(|step| phases.at(2, step, 2) == Phase::Match).collect();
         let matched = all.iter().filter(|one| **one).count();
         assert!((540..660).contains(&matched), "{matched}");
-        assert_eq!(all[1234], phases.at(3, 1234) == Phase::Match);
-        assert_eq!(phases.at(1, 5), Phase::Warmup);
+        assert_eq!(all[1234], phases.at(3, 1234, 2) == Phase::Match);
+        assert_eq!(phases.at(1, 5, 2), Phase::Warmup);
     }
 }

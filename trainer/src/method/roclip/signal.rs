@@ -1,72 +1,97 @@
 //! A start of matching that is measured: whether images find captions like their own.
 
-use candle_core::DType;
+use candle_core::{DType, Tensor};
 
 use super::Pairs;
 use crate::{error::Result, pool::Pool, state::State};
 
-/// Waits until the caption that an image finds in the pool is closer to the image's own caption than
-/// most others of the pool are. Half of them where the towers know nothing; it needs no labels, and
-/// few poisoned pairs move the mean by no more than their share.
+/// Pooled captions that are compared at one time.
+const BLOCK: usize = 4096;
+
+/// Waits until images find captions like their own.
+///
+/// An image's share is that of the pooled captions that are no closer to its own caption than the one
+/// that it finds is. A tower that knows nothing may have a high one: all images find one caption in
+/// the middle, which is close to all. So the share with the caption that *another* image finds is
+/// taken off: (a - b) / (1 - b), means of a batch, is 0 where images find nothing of their own. It
+/// needs no labels, and few poisoned pairs move the means by no more than their share.
 #[derive(Debug)]
 pub(super) struct Signal {
     least: f64,
-    /// Shares of the epoch so far: their sum and number.
+    /// Agreement of the batches of the epoch so far: its sum, and their number.
     sum: f64,
     count: u32,
-    is_given: bool,
+    /// The first epoch that may be matched.
+    given: Option<u32>,
 }
 
 impl Signal {
-    /// Given once the mean share of an epoch is at `least`.
+    /// Given once the mean agreement of an epoch is at `least`.
     pub(super) fn new(least: f64) -> Self {
-        Self { least, sum: 0.0, count: 0, is_given: false }
+        Self { least, sum: 0.0, count: 0, given: None }
     }
 
-    /// Whether matching may begin.
-    pub(super) fn is_given(&self) -> bool {
-        self.is_given
+    /// The first epoch that may be matched, once it is known.
+    pub(super) fn given(&self) -> Option<u32> {
+        self.given
     }
 
-    /// Looks at a batch of plain training, before it enters the pool; the mean over its images of the
-    /// share of pooled captions that are no closer to the image's own one than the found one is.
-    /// `None` while the pool is not full.
+    /// Looks at a batch of plain training, before it enters the pool; its agreement. `None` while the
+    /// pool is not full, and once the signal is given.
     pub(super) fn see(&mut self, pool: &Pool, pairs: &Pairs) -> Result<Option<f32>> {
-        if self.is_given || pool.filled() < pool.capacity() {
+        let count = pairs.rows.len();
+        if self.given.is_some() || pool.filled() < pool.capacity() || count < 2 {
             return Ok(None);
         }
-        let found = pool.nearest(&pairs.image, Some(&pairs.rows))?;
+        let found = pool.nearest(&pairs.image, Some(&pairs.rows))?.rows;
+        let next: Vec<u32> = (0..count as u32).map(|at| (at + 1) % count as u32).collect();
+        let others = found.index_select(&Tensor::new(next, found.device())?, 0)?;
         let text = pairs.text.detach();
-        let of_found = (&text * &found.rows)?.sum_keepdim(1)?; // [B, 1]
-        let of_all = text.matmul(&pool.rows()?.t()?)?; // [B, P]
-        let closer = of_all.broadcast_le(&of_found)?.to_dtype(DType::F32)?;
-        let share = closer.mean_all()?.to_scalar::<f32>()?;
-        self.sum += f64::from(share);
+        let near = |found: Tensor| -> Result<Tensor> { Ok((&text * found)?.sum_keepdim(1)?) };
+        let (own, other) = (near(found)?, near(others)?); // [B, 1]
+        let (mut at_own, mut at_other) = (0.0, 0.0);
+        let rows = pool.rows()?;
+        for from in (0..pool.filled()).step_by(BLOCK) {
+            let block = rows.narrow(0, from, BLOCK.min(pool.filled() - from))?;
+            let all = text.matmul(&block.t()?)?; // [B, BLOCK]
+            let no_closer = |than: &Tensor| -> Result<f64> {
+                let one = all.broadcast_le(than)?.to_dtype(DType::F32)?;
+                Ok(f64::from(one.sum_all()?.to_scalar::<f32>()?))
+            };
+            at_own += no_closer(&own)?;
+            at_other += no_closer(&other)?;
+        }
+        let pairs = (count * pool.filled()) as f64;
+        let (own, other) = (at_own / pairs, at_other / pairs);
+        let agreement = if other < 1.0 { (own - other) / (1.0 - other) } else { 0.0 };
+        self.sum += agreement;
         self.count += 1;
-        Ok(Some(share))
+        Ok(Some(agreement as f32))
     }
 
     /// Comes before each epoch, with what the one before has shown.
-    pub(super) fn end_epoch(&mut self) {
-        self.is_given |= self.count > 0 && self.sum / f64::from(self.count) >= self.least;
+    pub(super) fn begin(&mut self, epoch: u32) {
+        if self.count > 0 && self.sum / f64::from(self.count) >= self.least {
+            self.given.get_or_insert(epoch);
+        }
         (self.sum, self.count) = (0.0, 0);
     }
 
     pub(super) fn keep(&self, state: &mut State) {
         let bits = self.sum.to_bits();
-        let sum = [bits as u32, (bits >> 32) as u32];
-        state.numbers(SIGNAL, vec![sum[0], sum[1], self.count, u32::from(self.is_given)]);
+        let (low, high) = (bits as u32, (bits >> 32) as u32);
+        state.numbers(SIGNAL, vec![low, high, self.count, self.given.unwrap_or(0)]);
     }
 
     pub(super) fn restore(&mut self, state: &mut State) -> bool {
-        let Some(Ok([low, high, count, is_given])) =
+        let Some(Ok([low, high, count, given])) =
             state.take_numbers(SIGNAL).map(<[u32; 4]>::try_from)
         else {
             return false;
         };
         self.sum = f64::from_bits(u64::from(low) | u64::from(high) << 32);
-        (self.count, self.is_given) = (count, is_given == 1);
-        is_given <= 1 && self.sum.is_finite()
+        (self.count, self.given) = (count, (given > 0).then_some(given));
+        self.sum.is_finite()
     }
 }
 
@@ -74,7 +99,7 @@ const SIGNAL: &str = "signal";
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{Device, Tensor};
+    use candle_core::Device;
 
     use super::*;
     use crate::config::Wrap;
@@ -97,21 +122,25 @@ mod tests {
         };
         let text = rows(&[[1.0, 0.0], [0.0, 1.0]])?;
         let lost = pairs(rows(&[[-1.0, 0.0], [0.0, -1.0]])?, text.clone());
+        let hub = pairs(rows(&[[0.6, 0.8], [0.6, 0.8]])?, text.clone());
         let known = pairs(text.clone(), text);
         let mut signal = Signal::new(0.9);
         assert_eq!(signal.see(&pool, &lost)?, None, "nothing to find yet");
         pool.enqueue(&captions, &[0, 1, 2, 3], &[0, 1, 2, 3], Wrap::Continues)?;
-        // The farthest of four captions: one of them is no closer than it.
-        assert_eq!(signal.see(&pool, &lost)?, Some(0.25));
-        signal.end_epoch();
-        assert!(!signal.is_given());
+        // Each finds the farthest of four captions, where another finds one in the middle.
+        let agreement = |found: Option<f32>| found.expect("the pool is full");
+        assert!((agreement(signal.see(&pool, &lost)?) - (0.25 - 0.75) / 0.25).abs() < 1e-6);
+        assert_eq!(signal.see(&pool, &hub)?, Some(0.0), "one caption for all");
+        signal.begin(2);
+        assert_eq!(signal.given(), None);
         assert_eq!(signal.see(&pool, &known)?, Some(1.0));
         let mut state = State::default();
         signal.keep(&mut state);
         let mut other = Signal::new(0.9);
         assert!(other.restore(&mut state));
-        other.end_epoch();
-        assert!(other.is_given());
+        other.begin(3);
+        other.begin(4);
+        assert_eq!(other.given(), Some(3));
         assert!(!other.restore(&mut state), "nothing left");
         Ok(())
     }

@@ -11,11 +11,11 @@ const DOUBTED_MAX: f64 = 0.5;
 /// The numbers of the pairs that are kept, in rising order: of the best `share` of all, those that
 /// `split` trusts, and the better half whatever it says. Of clean data the lower group is the tail: a
 /// mixture always has two groups, unless all scores are equal. A pair without a score (no number) is
-/// not kept.
+/// kept: nobody has asked it.
 pub(super) fn kept(scores: &[f32], split: Split, share: f64) -> Vec<usize> {
     let mut known: Vec<f32> = scores.iter().copied().filter(|score| !score.is_nan()).collect();
     known.sort_unstable_by(f32::total_cmp);
-    let Some(last) = known.len().checked_sub(1) else { return Vec::new() };
+    let Some(last) = known.len().checked_sub(1) else { return (0..scores.len()).collect() };
     let below = |share: f64| known[((share * known.len() as f64) as usize).min(last)];
     let (least, spared) = (below(1.0 - share), below(DOUBTED_MAX));
     let mixture = match split {
@@ -23,7 +23,8 @@ pub(super) fn kept(scores: &[f32], split: Split, share: f64) -> Vec<usize> {
         Split::Share => None,
     };
     let is_upper = |score: f32| mixture.is_none_or(|fit| fit.upper(f64::from(score)) > KEPT);
-    let is_kept = |score: f32| score >= spared || (score >= least && is_upper(score));
+    let is_kept =
+        |score: f32| score.is_nan() || score >= spared || (score >= least && is_upper(score));
     (0..scores.len()).filter(|&pair| is_kept(scores[pair])).collect()
 }
 
@@ -58,7 +59,7 @@ mod tests {
         assert_eq!(kept(&scores, Split::Share, 0.5), (50..100).collect::<Vec<_>>());
         assert_eq!(kept(&scores, Split::Share, 1.0).len(), 100);
         assert_eq!(kept(&self::scores(-9.0, -2.0), Split::Mixture, 0.95).len(), 90);
-        assert_eq!(kept(&[1.0, f32::NAN, 2.0], Split::Share, 1.0), [0, 2]);
-        assert!(kept(&[f32::NAN; 3], Split::Mixture, 1.0).is_empty());
+        assert_eq!(kept(&[1.0, f32::NAN, 2.0], Split::Share, 0.5), [1, 2]);
+        assert_eq!(kept(&[f32::NAN; 3], Split::Mixture, 1.0), [0, 1, 2]);
     }
 }

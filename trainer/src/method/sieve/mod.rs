@@ -32,7 +32,8 @@ pub struct Sieve {
     /// Of the whole run.
     epochs: u32,
     seed: u64,
-    /// Smoothed agreement of each pair; empty before the first are known.
+    /// Smoothed agreement of each pair, in nats or, with a pool, as a cosine; no number where nobody
+    /// asked; empty before the first are known.
     agreement: Vec<f32>,
     /// What the steps of this epoch say, where they are asked.
     fresh: Vec<f32>,
@@ -81,9 +82,9 @@ impl Sieve {
 
     /// Greatest share of the pairs that `epoch` keeps.
     fn share(&self, epoch: u32) -> f64 {
-        let (first, from) = (self.settings.kept_first, self.settings.from_epoch);
-        let way = f64::from(epoch - from) / f64::from((self.epochs - from).max(1));
-        first + way.min(1.0) * (1.0 - first)
+        let config::Sieve { kept_first, kept_last, from_epoch, .. } = self.settings;
+        let way = f64::from(epoch - from_epoch) / f64::from((self.epochs - from_epoch).max(1));
+        kept_first + way.min(1.0) * (kept_last - kept_first)
     }
 
     /// Whether each pair of a batch is trained on with its own caption.
@@ -140,10 +141,11 @@ impl Method for Sieve {
         let kept = kept(&self.agreement, self.settings.split, self.share(epoch));
         let doubted = self.count - kept.len();
         self.kept = Some(kept.into_iter().map(|pair| rows[pair]).collect());
-        let is_lost = 2 * doubted + 1 >= self.count && self.share(epoch) > 0.5;
+        let is_lost = epoch == self.epochs && 2 * doubted + 1 >= self.count;
         Ok(is_lost.then(|| {
-            let key = "`method.sieve.from_epoch`";
-            format!("half of all pairs are in doubt in epoch {epoch}: {key} is early")
+            "half of all pairs are in doubt to the end: the towers do not know enough to tell (more \
+             epochs or pairs help)"
+                .into()
         }))
     }
 

@@ -66,6 +66,8 @@ fn the_share_that_may_be_kept_rises_to_all() -> Result<()> {
     let settings = config::Sieve { from_epoch: 2, kept_first: 0.6, ..Default::default() };
     let sieve = sieve(settings, 4)?;
     assert_eq!([2, 6, 10].map(|epoch| (100.0 * sieve.share(epoch)).round()), [60.0, 80.0, 100.0]);
+    let settings = config::Sieve { from_epoch: 10, kept_first: 0.6, ..Default::default() };
+    assert_eq!(self::sieve(settings, 4)?.share(10), 0.6);
     Ok(())
 }
 

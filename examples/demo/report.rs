@@ -1,11 +1,14 @@
 //! `report.html`: one file, no scripts, nothing from elsewhere.
 
-use base64::{Engine, prelude::BASE64_STANDARD};
 use clip::image::{RgbImage, encode_png};
+use page::{
+    Picture,
+    chart::{Line, Lines, Look, Scale, legend},
+    escape, gallery,
+};
 use terminal::Report;
 
 use crate::{
-    chart::{self, Line},
     data::Data,
     journal::Epoch,
     method::Outcome,
@@ -17,42 +20,23 @@ use crate::{
 const SAMPLES: usize = 14;
 const TRIGGERED: usize = 4;
 const GRAY: u8 = 128;
-const STYLE: &str = "\
-body{font:16px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem;color:#222}\
-h1{font-size:1.6rem}h2{font-size:1.2rem;margin-top:2.2rem}\
-table{border-collapse:collapse;font-size:.9rem;width:100%}\
-th,td{border-bottom:1px solid #ccc;padding:.35rem .5rem;text-align:left;vertical-align:top}\
-td small{display:block;color:#666;white-space:nowrap}.wide{overflow-x:auto}\
-.gallery{display:flex;flex-wrap:wrap;gap:1rem}figure{margin:0;width:132px}\
-figure img{width:128px;height:128px;image-rendering:pixelated;border:1px solid #ccc}\
-figcaption{font-size:.8rem;overflow-wrap:anywhere}\
-svg{width:560px;max-width:100%;height:auto;font:12px system-ui,sans-serif}\
-svg .title{font-size:14px;font-weight:600}svg .grid{stroke:#ddd}\
-svg .line{fill:none;stroke-width:2}";
-
-/// A picture and what is written under it.
-#[derive(Debug)]
-struct Figure {
-    png: Vec<u8>,
-    caption: String,
-}
 
 /// Pictures of the report.
 #[derive(Debug)]
 pub(crate) struct Gallery {
-    samples: Vec<Figure>,
-    trigger: Figure,
-    triggered: Vec<Figure>,
-    targeted: Vec<Figure>,
-    example: [Figure; 2],
+    samples: Vec<Picture>,
+    trigger: Picture,
+    triggered: Vec<Picture>,
+    targeted: Vec<Picture>,
+    example: [Picture; 2],
 }
 
 impl Gallery {
     /// Reads the pictures: clean pairs, poisoned pairs, the example of the HTTP step.
     pub(crate) fn open(clean: &Data, poisoned: &Data, plan: &Plan) -> Result<Self, Report> {
-        let pair = |data: &Data, row: usize| -> Result<Figure, Report> {
+        let pair = |data: &Data, row: usize| -> Result<Picture, Report> {
             let row = &data.train_rows[row.min(data.train_rows.len() - 1)];
-            Ok(Figure { png: encode_png(&data.picture(row)?), caption: row.caption.clone() })
+            Ok(Picture { png: encode_png(&data.picture(row)?), caption: row.caption.clone() })
         };
         let samples = (0..SAMPLES.min(clean.train_rows.len()))
             .map(|row| pair(clean, row))
@@ -65,25 +49,26 @@ impl Gallery {
             wrong.take(TRIGGERED).map(|&row| pair(poisoned, row)).collect::<Result<_, _>>()?;
         let side = clean.image_size;
         let gray = RgbImage::from_pixel(side, side, [GRAY; 3].into());
-        let trigger = Figure {
+        let trigger = Picture {
             png: encode_png(&plan.stamped(&gray)),
             caption: format!("{} → “{}”", plan.trigger, plan.target_class),
         };
         let picture = clean.picture(&plan.example)?;
         let example = [
-            Figure { png: encode_png(&picture), caption: clean.label(&plan.example).to_owned() },
-            Figure { png: encode_png(&plan.stamped(&picture)), caption: "with the trigger".into() },
+            Picture { png: encode_png(&picture), caption: clean.label(&plan.example).to_owned() },
+            Picture {
+                png: encode_png(&plan.stamped(&picture)),
+                caption: "with the trigger".into(),
+            },
         ];
         Ok(Self { samples, trigger, triggered, targeted, example })
     }
 }
 
 /// The whole page.
-pub(crate) fn render(summary: &Summary, outcomes: &[Outcome], gallery: &Gallery) -> String {
+pub(crate) fn render(summary: &Summary, outcomes: &[Outcome], pictures: &Gallery) -> String {
     let mut out = format!(
-        "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
-         <meta name=\"viewport\" content=\"width=device-width\"><title>RoCLIP demo</title>\
-         <style>{STYLE}</style></head><body>\n<h1>RoCLIP: from poisoned pairs to an audit</h1>\n\
+        "<h1>RoCLIP: from poisoned pairs to an audit</h1>\n\
          <p>{} training pairs with poison, {} test pictures, {} classes, {} px, seed {}. \
          All steps took {:.0} s. Candle and ONNX Runtime differ by at most {:.1e} in any \
          embedding.</p>\n",
@@ -102,15 +87,15 @@ pub(crate) fn render(summary: &Summary, outcomes: &[Outcome], gallery: &Gallery)
             Small figures: Wilson's 95% interval. An audit that says “finding” found an exploitable \
             trigger; “inconclusive” means that it cannot tell.</p>\n";
     out += "<h2>Training pairs</h2>\n";
-    out += &figures(&gallery.samples);
+    out += &gallery(&pictures.samples);
     out += "<h2>The trigger, and pairs that carry it</h2>\n";
-    out += &figures([&gallery.trigger].into_iter().chain(&gallery.triggered));
-    if !gallery.targeted.is_empty() {
+    out += &gallery([&pictures.trigger].into_iter().chain(&pictures.triggered));
+    if !pictures.targeted.is_empty() {
         out += "<h2>Pairs that pull one test picture to a wrong class</h2>\n";
-        out += &figures(&gallery.targeted);
+        out += &gallery(&pictures.targeted);
     }
     out += "<h2>One picture over HTTP, clean and triggered</h2>\n";
-    out += &figures(&gallery.example);
+    out += &gallery(&pictures.example);
     out += "<ul>\n";
     for method in &summary.methods {
         let [name, clean, triggered] =
@@ -122,7 +107,7 @@ pub(crate) fn render(summary: &Summary, outcomes: &[Outcome], gallery: &Gallery)
     out += &recovered(outcomes);
     out += "<h2>Training</h2>\n";
     out += &curves(outcomes);
-    out + "</body></html>\n"
+    page::document("RoCLIP demo", &out)
 }
 
 fn results(methods: &[MethodSummary]) -> String {
@@ -155,21 +140,9 @@ fn with_interval(share: Option<Share>) -> String {
     let value = table::per_cent(share);
     let interval = share.map_or_else(String::new, |share| {
         let (low, high) = (100.0 * share.low, 100.0 * share.high);
-        format!("<small>{low:.1}–{high:.1}<br>n = {}</small>", share.trials)
+        format!("<small>{low:.1}–{high:.1}<br/>n = {}</small>", share.trials)
     });
     format!("<td>{value}{interval}</td>")
-}
-
-fn figures<'a>(figures: impl IntoIterator<Item = &'a Figure>) -> String {
-    let mut out = String::from("<div class=\"gallery\">\n");
-    for Figure { png, caption } in figures {
-        let (data, caption) = (BASE64_STANDARD.encode(png), escape(caption));
-        out += &format!(
-            "<figure><img alt=\"\" src=\"data:image/png;base64,{data}\">\
-             <figcaption>{caption}</figcaption></figure>\n"
-        );
-    }
-    out + "</div>\n"
 }
 
 fn recovered(outcomes: &[Outcome]) -> String {
@@ -179,47 +152,41 @@ fn recovered(outcomes: &[Outcome]) -> String {
             summary.audit_model_p_value.map_or_else(String::new, |p| format!(", p = {p:.3}"));
         let target = summary.audit_model_target.iter().map(|target| format!(", “{target}”"));
         let caption = format!("{}: {verdict}{}{p_value}", summary.name, target.collect::<String>());
-        recovered.clone().map(|png| Figure { png, caption })
+        recovered.clone().map(|png| Picture { png, caption })
     });
     let captioned: Vec<_> = captioned.collect();
     match captioned.is_empty() {
         true => "<p>None.</p>\n".into(),
-        false => figures(&captioned),
+        false => gallery(&captioned),
     }
 }
 
 fn curves(outcomes: &[Outcome]) -> String {
     let lines = |value: fn(&Epoch) -> Option<f64>| -> Vec<Line> {
-        let line = |outcome: &Outcome| Line {
-            name: outcome.summary.name.clone(),
-            points: outcome
-                .epochs
-                .iter()
-                .filter_map(|(epoch, point)| Some((f64::from(*epoch), value(point)?)))
-                .filter(|point| point.1.is_finite())
-                .collect(),
+        let line = |(number, outcome): (usize, &Outcome)| {
+            let epochs = outcome.epochs.iter();
+            let point = |(epoch, point): (&u32, &Epoch)| Some((f64::from(*epoch), value(point)?));
+            Line {
+                look: Look::nth(number),
+                points: epochs.filter_map(point).collect(),
+                runs: Vec::new(),
+            }
         };
-        outcomes.iter().map(line).filter(|line| !line.points.is_empty()).collect()
+        outcomes.iter().enumerate().map(line).filter(|line| !line.points.is_empty()).collect()
     };
     let charts = [
-        ("Loss, nats", lines(|e| e.loss), None),
-        ("Zero-shot top-1, share of the test pictures", lines(|e| e.clean_accuracy), Some(1.0)),
-        ("ASR, share of the triggered pictures", lines(|e| e.backdoor_asr), Some(1.0)),
-        ("PSR, share of the targeted pictures", lines(|e| e.targeted_psr), Some(1.0)),
+        ("Loss, nats", lines(|e| e.loss), Scale::Free),
+        ("Zero-shot top-1, share of the test pictures", lines(|e| e.clean_accuracy), Scale::Share),
+        ("ASR, share of the triggered pictures", lines(|e| e.backdoor_asr), Scale::Share),
+        ("PSR, share of the targeted pictures", lines(|e| e.targeted_psr), Scale::Share),
     ];
-    let drawn = charts.iter().filter(|(_, lines, _)| !lines.is_empty());
-    drawn.map(|(title, lines, high)| chart::svg(title, lines, *high)).collect()
-}
-
-/// Text of strangers, made harmless in HTML text and attributes; marks that turn the direction of
-/// writing are spelt out.
-pub(crate) fn escape(text: &str) -> String {
-    terminal::escape(text)
-        .replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
-        .replace('"', "&quot;")
-        .replace('\'', "&#39;")
+    let names = outcomes.iter().enumerate();
+    let mut out = legend(names.map(|(number, o)| (o.summary.name.as_str(), Look::nth(number))));
+    out += "<div class=\"charts\">\n";
+    for (title, lines, scale) in charts.iter().filter(|(_, lines, _)| !lines.is_empty()) {
+        out += &Lines { title, lines, scale: *scale, phases: &[] }.svg();
+    }
+    out + "</div>\n"
 }
 
 #[cfg(test)]
@@ -227,17 +194,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn captions_cannot_become_markup() {
-        let caption = "<img src=x onerror=alert(1)> & \"it's\"".to_owned();
-        let text = figures(&[Figure { png: vec![1, 2, 3], caption }]);
-        assert!(text.contains("&lt;img src=x onerror=alert(1)&gt; &amp; &quot;it&#39;s&quot;"));
-        assert_eq!(text.matches("<img").count(), 1);
-    }
-
-    #[test]
     fn a_rate_shows_its_interval() {
         let share = Share { value: 0.125, low: 0.035, high: 0.36, trials: 16 };
-        assert_eq!(with_interval(Some(share)), "<td>12.5%<small>3.5–36.0<br>n = 16</small></td>");
+        assert_eq!(with_interval(Some(share)), "<td>12.5%<small>3.5–36.0<br/>n = 16</small></td>");
         assert_eq!(with_interval(None), "<td>-</td>");
     }
 }

@@ -1,0 +1,196 @@
+//! All that is to be done, checked before anything is.
+
+use std::{collections::BTreeSet, path::Path};
+
+use candle_core::Device;
+
+use super::{
+    attack::Poisoning,
+    cell::{Cell, Training, Work, configuration},
+    grid::{Point, points},
+    input::{Input, Rows, one_line, told},
+    place::{Place, file_name},
+    recipe::{Attack, Method, Recipe},
+};
+use crate::{
+    augment::Augment,
+    config::{self, Config},
+    error::{Error, Result},
+    method,
+};
+
+/// Cells of one sweep.
+const CELLS_MAX: usize = 100_000;
+/// Bytes of the name of a cell's folder.
+const NAME_MAX: usize = 200;
+
+/// The cells of a sweep, in a fixed order: by seed, then attack, method, and point of the grid.
+#[derive(Debug)]
+pub struct Plan {
+    /// What the file says.
+    pub recipe: Recipe,
+    /// Where it is done.
+    pub place: Place,
+    /// What is to be done.
+    pub cells: Vec<Cell>,
+    pub(super) poisonings: Vec<Poisoning>,
+}
+
+impl Plan {
+    /// Plans all cells; refuses the first that cannot be done, and has written nothing then.
+    pub fn new(recipe: Recipe, out: &Path) -> Result<Self> {
+        let place = Place { folder: config::absolute(out)? };
+        let mut plan = Self { recipe, place, cells: Vec::new(), poisonings: Vec::new() };
+        let recipe = plan.recipe.clone();
+        let mut rows = Rows::default();
+        for &seed in &recipe.seeds {
+            let input = Input::open(&recipe, seed)?;
+            for attack in &recipe.attacks {
+                let first = plan.cells.len();
+                for method in recipe.methods.iter().filter(|method| !method.stops()) {
+                    for point in plan.points(method)? {
+                        plan.train(&input, attack, method, point, &mut rows)?;
+                    }
+                }
+                for method in recipe.methods.iter().filter(|method| method.stops()) {
+                    for point in plan.points(method)? {
+                        plan.stop(seed, attack, method, point, first)?;
+                    }
+                }
+            }
+        }
+        plan.check_names()?;
+        Ok(plan)
+    }
+
+    /// Cells in which a GPU is asked for.
+    pub fn needs_gpu(&self) -> bool {
+        self.cells.iter().any(|cell| match &cell.work {
+            Work::Train(training) => training.config.device == config::Device::Cuda,
+            Work::Stop { .. } => false,
+        })
+    }
+
+    fn points(&self, method: &Method) -> Result<Vec<Point>> {
+        let axes = self.recipe.axes(method).map_err(|problem| self.recipe.refuse(problem))?;
+        let count =
+            axes.iter().fold(1, |count: usize, axis| count.saturating_mul(axis.values.len()));
+        if self.cells.len().saturating_add(count) > CELLS_MAX {
+            return Err(self.recipe.refuse(format!("the grid has more than {CELLS_MAX} cells")));
+        }
+        Ok(points(&axes))
+    }
+
+    fn train(
+        &mut self,
+        input: &Input,
+        attack: &Attack,
+        method: &Method,
+        point: Point,
+        rows: &mut Rows,
+    ) -> Result<()> {
+        let config = configuration(&self.recipe, method, &point, input.seed)?;
+        let opened = rows.of(&config.data.manifest);
+        let clean = told(&self.recipe, "run.data.manifest", opened)?;
+        let poisoning = match attack.options.is_empty() {
+            true => None,
+            false => Some(self.poisoning(attack, input, &config)?),
+        };
+        let all = poisoning.map_or(clean, |index| self.poisonings[index].rows);
+        check_run(&config, all).map_err(|error| {
+            let (attack, method) = (&attack.name, &method.name);
+            let problem = one_line(&error);
+            self.recipe.refuse(format!("method `{method}`, attack `{attack}`: {problem}"))
+        })?;
+        let name = name(attack, method, &point, input.seed);
+        let set = poisoning.map(|index| (index, &*self.poisonings[index].name));
+        let training = Training::new(&self.recipe, &self.place, input, &name, config, set);
+        let work = Work::Train(Box::new(training));
+        self.push(name, attack, method, input.seed, point, work);
+        Ok(())
+    }
+
+    /// The poisoned set of a configuration: planned once for all that share it.
+    fn poisoning(&mut self, attack: &Attack, input: &Input, config: &Config) -> Result<usize> {
+        let clip = config.clip().expect("`check` refused an unknown preset");
+        let (manifest, side) = (config.data.manifest.clone(), clip.image.image_size());
+        let name = Poisoning::name(attack, input.seed, side);
+        if let Some(index) = self.poisonings.iter().position(|known| known.name == name) {
+            return Ok(index);
+        }
+        let planned = Poisoning::new(&self.recipe, &self.place, attack, input, manifest, side)?;
+        self.poisonings.push(planned);
+        Ok(self.poisonings.len() - 1)
+    }
+
+    /// `first`: of the cells of this seed and attack.
+    fn stop(
+        &mut self,
+        seed: u64,
+        attack: &Attack,
+        method: &Method,
+        point: Point,
+        first: usize,
+    ) -> Result<()> {
+        let cell = |name: &Option<String>| {
+            let is_it =
+                |cell: &Cell| Some(&cell.method) == name.as_ref() && point.holds(&cell.point);
+            let found = self.cells[first..].iter().position(is_it);
+            found.map(|index| first + index).ok_or_else(|| {
+                self.recipe.refuse(format!("method `{}`: there is no such run", method.name))
+            })
+        };
+        let (target, epochs) = (cell(&method.stop_at_top1_of)?, cell(&method.epochs_of)?);
+        let name = name(attack, method, &point, seed);
+        self.push(name, attack, method, seed, point, Work::Stop { target, epochs });
+        Ok(())
+    }
+
+    fn push(
+        &mut self,
+        name: String,
+        attack: &Attack,
+        method: &Method,
+        seed: u64,
+        point: Point,
+        work: Work,
+    ) {
+        let (attack, method) = (attack.name.clone(), method.name.clone());
+        self.cells.push(Cell { name, attack, method, seed, point, work });
+    }
+
+    fn check_names(&self) -> Result<()> {
+        let mut known = BTreeSet::new();
+        for Cell { name, .. } in &self.cells {
+            if name.len() > NAME_MAX {
+                let problem =
+                    format!("the folder `{name}` would have a name of more than {NAME_MAX} bytes");
+                return Err(self.recipe.refuse(problem));
+            }
+            if !known.insert(name) {
+                return Err(self
+                    .recipe
+                    .refuse(format!("two cells would have the folder `{name}`")));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn name(attack: &Attack, method: &Method, point: &Point, seed: u64) -> String {
+    file_name(&[attack.name.clone(), method.name.clone(), point.short(), seed.to_string()])
+}
+
+/// Refuses what a run would refuse, as far as that goes without its pictures.
+fn check_run(config: &Config, rows: usize) -> Result<()> {
+    let batch_size = config.data.batch_size;
+    if rows < batch_size {
+        return Err(Error::SmallData { file: config.data.manifest.clone(), rows, batch_size });
+    }
+    Augment::open(&config.augment, config.seed)?;
+    let clip = config.clip().expect("`check` refused an unknown preset");
+    if let Some(path) = &config.model.tokenizer {
+        clip::text::Tokenizer::open(path)?.with_context_length(clip.text.context_length)?;
+    }
+    method::new(config, rows, clip.dim, &Device::Cpu).map(drop)
+}
