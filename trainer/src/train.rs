@@ -166,7 +166,7 @@ fn open_loader(
     let captions = || rows.rows.iter().map(|row| row.caption.as_str());
     let context = clip.text.context_length;
     let tokenizer = match &config.model.tokenizer {
-        Some(path) => Tokenizer::open(path)?.with_context_length(context)?,
+        Some(source) => source.open()?.with_context_length(context)?,
         None => Tokenizer::train(captions(), config.model.vocab_size, context)?,
     };
     clip.text.vocab_size = tokenizer.vocab_size();

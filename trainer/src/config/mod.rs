@@ -5,6 +5,7 @@ mod method;
 mod monitor;
 mod problems;
 mod resolve;
+mod tokenizer;
 
 use std::path::PathBuf;
 
@@ -19,6 +20,7 @@ pub use method::{
 pub use monitor::{Alarms, Monitor};
 pub use problems::Problems;
 pub use resolve::open;
+pub use tokenizer::TokenizerSource;
 
 /// A whole run; every table may be left out except `[data]`.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize)]
@@ -94,8 +96,8 @@ pub struct Model {
     pub image_size: Option<usize>,
     /// Tokens per caption, in place of the preset's
     pub context_length: Option<usize>,
-    /// A `tokenizer.json` whose end token has the highest id; without, one is learnt
-    pub tokenizer: Option<PathBuf>,
+    /// `openai`, `openai-hf` or a `tokenizer.json`; without, one is learnt
+    pub tokenizer: Option<TokenizerSource>,
     /// Greatest vocabulary of a learnt tokenizer
     pub vocab_size: usize,
 }
