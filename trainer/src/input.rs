@@ -35,8 +35,8 @@ pub(crate) fn open_loader(
     let rows = Manifest::open_as(manifest, &reading(config, Classes::Unnamed))?;
     let captions = || rows.rows.iter().map(|row| row.caption.as_str());
     let context = clip.text.context_length;
-    let tokenizer = match config.model.tokenizer_file() {
-        Some(path) => Tokenizer::open(&path)?.with_context_length(context)?,
+    let tokenizer = match config.model.tokenizer_source() {
+        Some(source) => source.open()?.with_context_length(context)?,
         None => Tokenizer::train(captions(), config.model.vocab_size, context)?,
     };
     clip.text.vocab_size = tokenizer.vocab_size();

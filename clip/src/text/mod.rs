@@ -6,12 +6,16 @@
 use std::ops::Range;
 
 mod bpe;
+mod clean;
+mod html;
 mod imagenet;
+mod openai;
 mod prompt;
 mod tokenizer;
 
 pub use self::{
     imagenet::imagenet_templates,
+    openai::Cleaning,
     prompt::{
         PromptTemplate, default_templates, open_templates, read_labels, read_lines, read_templates,
     },

@@ -1,4 +1,4 @@
-//! CLIP's byte-level BPE: read from a tokenizer.json, or learnt on captions.
+//! CLIP's byte-level BPE: OpenAI's, read from a tokenizer.json, or learnt on captions.
 
 use std::{borrow::Cow, collections::BTreeMap, fs, path::Path};
 
@@ -6,12 +6,14 @@ use rayon::prelude::*;
 use serde_json::{Value, json};
 use tokenizers::{
     Normalizer, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer,
-    normalizer::NormalizedString,
+    normalizer::NormalizedString, normalizers::NormalizerWrapper,
 };
 
 use super::{
     END_TOKEN, START_TOKEN, TextError, TokenBatch,
     bpe::{self, Vocabulary, WORD_END},
+    clean,
+    openai::{self, Cleaning},
 };
 use crate::{Error, Result};
 
@@ -23,8 +25,6 @@ const MARKS: usize = 2;
 const CONTEXT_LENGTH_DEFAULT: usize = 77;
 /// Fewer texts than that are not worth waking other threads.
 const PARALLEL_TEXTS_MIN: usize = 64;
-/// CLIP's words: contractions, letters, one digit, other signs.
-const WORDS: &str = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
 
 /// Text → token ids, as CLIP's text tower wants them: start mark, tokens, end mark.
 ///
@@ -33,12 +33,20 @@ const WORDS: &str = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
+    /// Whether [`clean::clean`] goes before `inner`, which then has no normalizer of its own.
+    is_cleaned: bool,
     context_length: usize,
     start: u32,
     end: u32,
 }
 
 impl Tokenizer {
+    /// OpenAI's vocabulary of 49,408 tokens, which ships with the program; 77 tokens a caption.
+    pub fn openai(cleaning: Cleaning) -> Result<Self> {
+        let json = definition(&openai::vocabulary(), CONTEXT_LENGTH_DEFAULT, cleaning);
+        Self::from_bytes(&serialize(&json)?)
+    }
+
     /// Reads a tokenizer.json; every error names the file.
     pub fn open(path: &Path) -> Result<Self> {
         let bytes = fs::read(path).map_err(|source| Error::Read { path: path.into(), source })?;
@@ -70,7 +78,13 @@ impl Tokenizer {
         // Length, padding and marks are ours: what a user types must never become a mark.
         inner.with_truncation(None).map_err(|error| TextError::Tokenizer(error.to_string()))?;
         inner.with_padding(None).set_encode_special_tokens(true);
-        Ok(Self { inner, context_length, start, end })
+        let normalizer = serde_json::to_value(inner.get_normalizer());
+        let is_cleaned = normalizer.is_ok_and(|found| found == Cleaning::OpenAi.normalizer());
+        if is_cleaned {
+            let none = inner.with_normalizer(None::<NormalizerWrapper>);
+            none.map_err(|error| TextError::Tokenizer(error.to_string()))?;
+        }
+        Ok(Self { inner, is_cleaned, context_length, start, end })
     }
 
     /// Learns a vocabulary of at most `vocab_size` tokens on `captions`, CLIP's way: lower case,
@@ -87,13 +101,17 @@ impl Tokenizer {
         }
         check_context(context_length)?;
         let bytes_only = bpe::learn(&BTreeMap::new(), 0);
-        let splitter = Self::from_bytes(&serialize(&definition(&bytes_only, context_length))?)?;
+        let splitter = Self::from_bytes(&serialize(&definition(
+            &bytes_only,
+            context_length,
+            Cleaning::HuggingFace,
+        ))?)?;
         let mut words = BTreeMap::new();
         for caption in captions {
             splitter.count_words(caption, &mut words)?;
         }
         let learnt = bpe::learn(&words, vocab_size - min);
-        Self::from_bytes(&serialize(&definition(&learnt, context_length))?)
+        Self::from_bytes(&serialize(&definition(&learnt, context_length, Cleaning::HuggingFace))?)
     }
 
     /// The same tokenizer for captions of another length, both marks included; at least 3.
@@ -104,13 +122,17 @@ impl Tokenizer {
     }
 
     /// A whole tokenizer.json, with padding and truncation to the context length: other software
-    /// that reads it gets the ids of [`Tokenizer::encode`] without further settings.
+    /// that reads it gets the ids of [`Tokenizer::encode`] without further settings, but for what a
+    /// file cannot say of [`Cleaning::OpenAi`].
     pub fn to_json(&self) -> Result<Vec<u8>> {
         let text = self.inner.to_string(false);
         let mut json: Value = text
             .map_err(|error| error.to_string())
             .and_then(|text| serde_json::from_str(&text).map_err(|error| error.to_string()))
             .map_err(TextError::Tokenizer)?;
+        if self.is_cleaned {
+            json["normalizer"] = Cleaning::OpenAi.normalizer();
+        }
         json["truncation"] = truncation(self.context_length);
         json["padding"] = padding(self.context_length, self.inner.id_to_token(0));
         Ok(serialize(&json)?)
@@ -163,6 +185,7 @@ impl Tokenizer {
     /// Tokens of `text` without marks. A vocabulary may name a mark as its unknown token, which
     /// would end the caption early, so what the vocabulary cannot spell is left out.
     fn tokens(&self, text: &str) -> Result<Vec<u32>, TextError> {
+        let text = if self.is_cleaned { clean::clean(text).into() } else { Cow::Borrowed(text) };
         let encoding = self.inner.encode_fast(text, false);
         let encoding = encoding.map_err(|error| TextError::Encode(error.to_string()))?;
         Ok(encoding.get_ids().iter().copied().filter(|&id| id < self.start).collect())
@@ -223,7 +246,7 @@ fn padding(context_length: usize, token: Option<String>) -> Value {
 }
 
 /// The tokenizer.json of a CLIP vocabulary, stage by stage.
-fn definition(vocabulary: &Vocabulary, context_length: usize) -> Value {
+fn definition(vocabulary: &Vocabulary, context_length: usize, cleaning: Cleaning) -> Value {
     let tokens = vocabulary.tokens.iter().map(String::as_str).chain([START_TOKEN, END_TOKEN]);
     let vocab: BTreeMap<&str, usize> = tokens.zip(0..).collect();
     let (start, end) = (vocabulary.tokens.len(), vocabulary.tokens.len() + 1);
@@ -238,14 +261,10 @@ fn definition(vocabulary: &Vocabulary, context_length: usize) -> Value {
         "truncation": truncation(context_length),
         "padding": padding(context_length, vocabulary.tokens.first().cloned()),
         "added_tokens": [mark(start, START_TOKEN), mark(end, END_TOKEN)],
-        "normalizer": { "type": "Sequence", "normalizers": [
-            { "type": "NFC" },
-            { "type": "Replace", "pattern": { "Regex": r"\s+" }, "content": " " },
-            { "type": "Lowercase" },
-        ]},
+        "normalizer": cleaning.normalizer(),
         "pre_tokenizer": { "type": "Sequence", "pretokenizers": [
             {
-                "type": "Split", "pattern": { "Regex": WORDS },
+                "type": "Split", "pattern": { "Regex": cleaning.words() },
                 "behavior": "Removed", "invert": true,
             },
             {

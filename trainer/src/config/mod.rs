@@ -8,6 +8,7 @@ mod monitor;
 mod optim;
 mod problems;
 mod resolve;
+mod tokenizer;
 
 use std::path::PathBuf;
 
@@ -29,6 +30,7 @@ pub use optim::Optim;
 pub use problems::Problems;
 pub use resolve::open;
 pub(crate) use resolve::{absolute, in_file, resolve};
+pub use tokenizer::TokenizerSource;
 
 /// A whole run; every table may be left out except `[data]`.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize)]

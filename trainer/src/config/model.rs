@@ -9,7 +9,7 @@ use clip::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::Problems;
+use super::{Problems, TokenizerSource};
 use crate::error::Result;
 
 /// `[model]`
@@ -28,8 +28,8 @@ pub struct Model {
     pub image_size: Option<usize>,
     /// Tokens per caption, in place of the preset's
     pub context_length: Option<usize>,
-    /// A `tokenizer.json` whose end token has the highest id; without, one is learnt
-    pub tokenizer: Option<PathBuf>,
+    /// `openai`, `openai-hf` or a `tokenizer.json`; without, one is learnt
+    pub tokenizer: Option<TokenizerSource>,
     /// Greatest vocabulary of a learnt tokenizer
     pub vocab_size: usize,
     /// Sizes of `pretrained`, once it has been looked at
@@ -78,9 +78,9 @@ impl Model {
     }
 
     /// The tokenizer that is given; `None` if one is to be learnt.
-    pub fn tokenizer_file(&self) -> Option<PathBuf> {
-        let pretrained = self.pretrained.as_ref().map(|folder| folder.join(names::TOKENIZER));
-        pretrained.or(self.tokenizer.clone())
+    pub fn tokenizer_source(&self) -> Option<TokenizerSource> {
+        let file = |folder: &PathBuf| TokenizerSource::File(folder.join(names::TOKENIZER));
+        self.pretrained.as_ref().map(file).or_else(|| self.tokenizer.clone())
     }
 
     /// Looks at the folder of `pretrained`, if there is one; names the preset otherwise.

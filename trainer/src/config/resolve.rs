@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Config, MethodName, Problems, Roclip};
+use super::{Config, MethodName, Problems, Roclip, TokenizerSource};
 use crate::error::{Error, Result};
 
 /// Reads `file`, applies `key=value` settings and the output folder `out`, fills in what depends on
@@ -122,7 +122,7 @@ impl Config {
             given.then_some(&mut data.manifest),
             data.cache_folder.as_mut(),
             model.pretrained.as_mut(),
-            model.tokenizer.as_mut(),
+            model.tokenizer.as_mut().and_then(TokenizerSource::path_mut),
             augment.thesaurus.as_mut(),
             monitor.test.as_mut(),
             monitor.classes.as_mut(),

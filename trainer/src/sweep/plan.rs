@@ -189,8 +189,8 @@ fn check_run(config: &Config, rows: usize) -> Result<()> {
     }
     Augment::open(&config.augment, config.seed)?;
     let clip = config.clip().expect("`check` refused an unknown preset");
-    if let Some(path) = &config.model.tokenizer {
-        clip::text::Tokenizer::open(path)?.with_context_length(clip.text.context_length)?;
+    if let Some(source) = config.model.tokenizer_source() {
+        source.open()?.with_context_length(clip.text.context_length)?;
     }
     method::new(config, rows, clip.dim, &Device::Cpu).map(drop)
 }

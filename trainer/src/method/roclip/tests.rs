@@ -66,12 +66,26 @@ fn images_are_pulled_to_pooled_captions_and_their_own_play_no_part() -> Result<(
 #[test]
 fn lookup_comes_before_enqueue() -> Result<()> {
     let mut method = method(config::Roclip::default())?;
-    let (first, image) = (rows(RIGHT, UP)?, rows(LEFT, DOWN)?);
-    method.loss(&pairs(&first, &first, [0, 1], 1), &scale()?)?;
-    let loss = method.loss(&pairs(&image, &image, [2, 3], 2), &scale()?)?.loss;
-    // Left finds up, down finds right: the captions of its own batch are not there yet.
-    let expected = (1.0 + (-1f32).exp()).ln(); // logits 0 beside -1
-    assert!((loss.to_scalar::<f32>()? - expected).abs() < 1e-6, "{loss}");
+    let (pooled, image) = (rows(RIGHT, RIGHT)?, rows(LEFT, DOWN)?);
+    method.loss(&pairs(&pooled, &pooled, [0, 1], 1), &scale()?)?;
+    method.loss(&pairs(&pooled, &pooled, [6, 7], 1), &scale()?)?;
+    let matched = method.loss(&pairs(&image, &image, [2, 3], 2), &scale()?)?;
+    // The captions of its own batch would suit them; both find the first of the pool, and are no
+    // negatives of each other.
+    assert_eq!(matched.report.unique_neighbors, Some(1));
+    assert_eq!(matched.loss.to_scalar::<f32>()?, 0.0);
+    Ok(())
+}
+
+#[test]
+fn no_step_is_matched_before_the_pool_is_full() -> Result<()> {
+    let mut method = method(config::Roclip::default())?;
+    let all = rows(RIGHT, UP)?;
+    let mut phase = |first: u32| -> Result<Phase> {
+        let pairs = pairs(&all, &all, [first, first + 1], 2);
+        Ok(method.loss(&pairs, &scale()?)?.report.phase)
+    };
+    assert_eq!([phase(0)?, phase(2)?, phase(4)?], [Phase::Warmup, Phase::Warmup, Phase::Match]);
     Ok(())
 }
 
@@ -112,6 +126,7 @@ fn images_that_find_one_caption_are_treated_as_asked() -> Result<()> {
         let mut method = method(config::Roclip { duplicates, ..Default::default() })?;
         let (first, image) = (rows(RIGHT, LEFT)?, rows(RIGHT, RIGHT)?);
         method.loss(&pairs(&first, &first, [0, 1], 1), &scale()?)?;
+        method.loss(&pairs(&first, &first, [8, 9], 1), &scale()?)?;
         let matched = method.loss(&pairs(&image, &first, [2, 3], 2), &scale()?)?;
         assert_eq!(matched.report.unique_neighbors, Some(1));
         Ok(matched.loss.to_scalar::<f32>()?)

@@ -22,6 +22,8 @@ fn matched(pairs: &[(u32, Option<u32>)]) -> StepReport {
         pool_filled: Some(4),
         unique_neighbors: Some(2),
         matched: Some(pairs.to_vec()),
+        enqueued: true,
+        text_rests: true,
         ..MethodReport::new(Phase::Match)
     };
     let trained = Towers::IMAGE;
@@ -29,7 +31,8 @@ fn matched(pairs: &[(u32, Option<u32>)]) -> StepReport {
 }
 
 fn plain() -> StepReport {
-    let method = MethodReport { pool_filled: Some(4), ..MethodReport::new(Phase::Plain) };
+    let (pool_filled, new) = (Some(4), MethodReport::new(Phase::Plain));
+    let method = MethodReport { pool_filled, enqueued: true, ..new };
     StepReport { trained: Towers::BOTH, method, ..matched(&[]) }
 }
 
