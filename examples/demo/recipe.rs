@@ -86,16 +86,15 @@ impl Method {
         table("method", &[Some(("name", format!("\"{}\"", self.method)))]);
         // The windows scale with the length of the run.
         let scaled = |epoch: u32| (epoch * epochs).div_ceil(self.epochs).max(2).to_string();
-        match self.method {
-            "roclip" => table(
+        if self.method == "roclip" {
+            table(
                 "method.roclip",
                 &[
                     Some(("pool_share", POOL_SHARE.to_string())),
                     Some(("match_every_epochs", MATCH_EVERY_EPOCHS.to_string())),
                     Some(("match_from_epoch", scaled(MATCH_FROM_EPOCH))),
                 ],
-            ),
-            _ => {}
+            );
         }
         let augment = self.augment.to_string();
         let path = |key, path: Option<&Path>| path.map(|path| (key, quoted(path)));

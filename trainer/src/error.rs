@@ -289,7 +289,7 @@ pub enum Error {
     /// A pool that cannot hold one batch.
     #[error(
         "the pool would hold {capacity} of {rows} rows, which is no batch of {batch_size}: lower \
-         `data.batch_size` or raise `method.roclip.pool_rows`"
+         `data.batch_size` or raise `method.roclip.pool_share`"
     )]
     SmallPool {
         /// Rows that can be read.
@@ -302,7 +302,7 @@ pub enum Error {
     /// A pool that holds more than half of the data: many images would meet their own captions.
     #[error(
         "the pool would hold {capacity} of {rows} rows, more than half: lower `data.batch_size` or \
-         `method.roclip.pool_rows`"
+         `method.roclip.pool_share`"
     )]
     LargePool {
         /// Rows that can be read.
@@ -311,14 +311,28 @@ pub enum Error {
         capacity: usize,
     },
     /// Fewer rows than one batch.
-    #[error("`{}` has {rows} readable rows, `data.batch_size` is {batch_size}", file.display())]
+    #[error(
+        "`{}` has {rows} readable rows{}, `data.batch_size` is {batch_size}",
+        file.display(),
+        if *capped { " within `data.copies_max`" } else { "" }
+    )]
     SmallData {
         /// The manifest.
         file: PathBuf,
         /// Rows that can be read.
         rows: usize,
+        /// Whether copies of pictures are left out.
+        capped: bool,
         /// Rows of one batch.
         batch_size: usize,
+    },
+    /// A key that a sweep's commands would not share.
+    #[error(
+        "`{key}` is not for sweeps: their manifests have the columns `path`, `caption`, `class`"
+    )]
+    SweepKey {
+        /// With its table.
+        key: String,
     },
     /// The image of a row was refused.
     #[error("`{}`, row {row}", file.display())]

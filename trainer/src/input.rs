@@ -56,7 +56,8 @@ pub(crate) fn open_loader(
     }
     if store.rows().len() < *batch_size {
         let (file, rows) = (manifest.clone(), store.rows().len());
-        return Err(Error::SmallData { file, rows, batch_size: *batch_size });
+        let capped = config.data.copies_max.is_some();
+        return Err(Error::SmallData { file, rows, capped, batch_size: *batch_size });
     }
     let (seed, batch_size, workers) = (config.seed, *batch_size, *workers);
     let (rank, ranks) = (collective.rank(), collective.ranks());

@@ -50,17 +50,22 @@ fn repair(text: &str) -> String {
     text.split_inclusive('\n').map(line).collect()
 }
 
+/// Rounds after which a text that still changes is as good as it gets: each takes one of the levels
+/// off that an ampersand was escaped by.
+const ROUNDS_MAX: usize = 32;
+
 /// Repairs until nothing changes: what was escaped may be escaped again, or a ligature.
 fn repair_line(line: &str, unescape: bool) -> String {
     let mut line = line.to_owned();
-    loop {
+    for _ in 0..ROUNDS_MAX {
         let unescaped = if unescape { html::unescape_whole(&line) } else { line.as_str().into() };
         let next = compose(unescaped.chars().fold(String::new(), push_repaired));
         if next == line {
-            return line;
+            break;
         }
         line = next;
     }
+    line
 }
 
 /// Appends `c`, or what should stand there.

@@ -66,9 +66,12 @@ impl Axis {
             let shown = if value == 0.0 { 0.0 } else { factor * value }; // no -0
             (value, format!("{shown:.decimals$}{sign}"))
         };
-        (0..=count).map(tick).collect()
+        (0..=count.min(TICKS_MAX)).map(tick).collect()
     }
 }
+
+/// Of numbers without a scale.
+const TICKS_MAX: usize = 20;
 
 /// The least of 1, 2, 5 times a power of ten that is not below `value`.
 pub(super) fn round_up(value: f64) -> f64 {

@@ -67,6 +67,9 @@ impl Loader {
     pub fn fingerprint(&self) -> Result<String> {
         let (pairs, tokenizer) = (self.store.sha256(), self.tokenizer.to_json()?);
         let mut hash = Sha256::new();
+        if self.store.has_copies_left_out() {
+            self.store.rows().iter().for_each(|row| hash.update(row.to_le_bytes()));
+        }
         for part in [pairs.as_slice(), &tokenizer, self.augment.thesaurus().as_bytes()] {
             hash.update((part.len() as u64).to_le_bytes());
             hash.update(part);

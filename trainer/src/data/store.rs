@@ -106,6 +106,11 @@ impl Store {
         Ok(before - self.rows.len())
     }
 
+    /// Whether [`Store::cap_copies`] took any out.
+    pub fn has_copies_left_out(&self) -> bool {
+        self.rows.len() + self.skipped.len() < self.manifest.rows.len()
+    }
+
     /// Rows that can be read and are no copies too many, in the order of the manifest.
     pub fn rows(&self) -> &[u32] {
         &self.rows

@@ -9,7 +9,7 @@
 //!
 //! All that comes from files is escaped. The page is of `page`: one file, without scripts.
 
-use std::path::PathBuf;
+use std::{collections::BTreeSet, path::PathBuf};
 
 use page::escape;
 
@@ -23,7 +23,10 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
-use self::{series::Series, source::Source};
+use self::{
+    series::Series,
+    source::{Entry, Source},
+};
 use crate::error::Result;
 
 const NOTES: &str = "<p class=\"note\">Top-1: clean test pictures taken for what they show. ASR: \
@@ -43,12 +46,38 @@ pub fn page(folders: &[PathBuf]) -> Result<String> {
             None => sources.push(source),
         }
     }
+    for runs in sources.iter_mut().filter(|source| !source.is_sweep) {
+        tell_apart(&mut runs.entries);
+    }
     let mut body = String::from("<h1>RoCLIP: results</h1>\n");
     body += NOTES;
     for source in &sources {
         body += &section(source);
     }
     Ok(page::document("RoCLIP: results", &body))
+}
+
+/// Names runs by as many of the last parts of their paths as tell them apart; one that is given twice
+/// keeps its number.
+fn tell_apart(runs: &mut [Entry]) {
+    let paths: Vec<Vec<String>> =
+        runs.iter().map(|run| run.method.split('/').rev().map(str::to_owned).collect()).collect();
+    let name = |path: &[String], parts: usize| {
+        let kept: Vec<&str> = path.iter().take(parts).rev().map(String::as_str).collect();
+        kept.join("/")
+    };
+    let longest = paths.iter().map(Vec::len).max().unwrap_or(1);
+    let is_apart = |parts: &usize| {
+        let names: BTreeSet<String> = paths.iter().map(|path| name(path, *parts)).collect();
+        names.len() == paths.len()
+    };
+    let parts = (1..=longest).find(is_apart);
+    for (number, (run, path)) in runs.iter_mut().zip(&paths).enumerate() {
+        run.method = match parts {
+            Some(parts) => name(path, parts),
+            None => format!("{} ({})", name(path, 1), number + 1),
+        };
+    }
 }
 
 /// A sweep, or the runs that were named one by one.

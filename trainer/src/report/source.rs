@@ -69,9 +69,12 @@ fn journal(run: &Path) -> PathBuf {
 }
 
 /// The last part of a path, also of `.` and `..`.
+fn whole(folder: &Path) -> PathBuf {
+    fs::canonicalize(folder).unwrap_or_else(|_| folder.to_owned())
+}
+
 fn name(folder: &Path) -> String {
-    let whole = fs::canonicalize(folder).unwrap_or_else(|_| folder.to_owned());
-    whole.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
+    whole(folder).file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
 }
 
 fn of_sweep(folder: &Path) -> Result<Vec<Entry>> {
@@ -117,7 +120,7 @@ fn of_run(folder: &Path) -> Result<Entry> {
         Some((name.clone(), serde_json::from_value::<Rate>(rate.clone()).ok()?))
     });
     Ok(Entry {
-        method: name(folder),
+        method: whole(folder).to_string_lossy().into_owned(),
         seed: config.as_ref().map_or(0, |config| config.seed),
         ledger: config.as_ref().and_then(ledger),
         rates: rates.collect(),

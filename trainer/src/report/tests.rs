@@ -2,7 +2,7 @@ use std::{fs, path::Path};
 
 use serde_json::{Value, json};
 
-use super::page;
+use super::{page, source::Entry, tell_apart};
 
 const EVIL: &str = "<script>alert(1)</script>";
 
@@ -118,4 +118,22 @@ fn a_folder_without_results_is_refused_in_one_line() {
     check("run", "no epoch and no step is recorded");
     write_sweep(&folder.path().join("broken"), &[json!({"cell": 3})]);
     check("broken", "results.jsonl`: line 1: invalid type");
+}
+
+#[test]
+fn runs_of_one_name_are_told_apart() {
+    let check = |paths: &[&str], expected: &[&str]| {
+        let entry = |path: &&str| Entry { method: (*path).to_owned(), ..Entry::default() };
+        let mut runs: Vec<Entry> = paths.iter().map(entry).collect();
+        tell_apart(&mut runs);
+        let names: Vec<&str> = runs.iter().map(|run| &*run.method).collect();
+        assert_eq!(names, expected);
+    };
+    check(&["/x/clip", "/x/sieve"], &["clip", "sieve"]);
+    check(
+        &["/x/clip/run", "/x/sieve/run", "/y/sieve/run"],
+        &["x/clip/run", "x/sieve/run", "y/sieve/run"],
+    );
+    check(&["/x/run", "/x/run"], &["run (1)", "run (2)"]);
+    check(&["/x/run"], &["run"]);
 }

@@ -181,11 +181,21 @@ fn name(attack: &Attack, method: &Method, point: &Point, seed: u64) -> String {
     file_name(&[attack.name.clone(), method.name.clone(), point.short(), seed.to_string()])
 }
 
-/// Refuses what a run would refuse, as far as that goes without its pictures.
+/// Refuses what a run would refuse, as far as that goes without its pictures, and column names, which
+/// poison and evaluation of a sweep do not know.
 fn check_run(config: &Config, rows: usize) -> Result<()> {
+    let config::Data { image_key, caption_key, class_key, .. } = &config.data;
+    for (key, name) in
+        [(image_key, "image_key"), (caption_key, "caption_key"), (class_key, "class_key")]
+    {
+        if key.is_some() {
+            return Err(Error::SweepKey { key: format!("data.{name}") });
+        }
+    }
     let batch_size = config.data.batch_size;
     if rows < batch_size {
-        return Err(Error::SmallData { file: config.data.manifest.clone(), rows, batch_size });
+        let (file, capped) = (config.data.manifest.clone(), false);
+        return Err(Error::SmallData { file, rows, capped, batch_size });
     }
     Augment::open(&config.augment, config.seed)?;
     let clip = config.clip().expect("`check` refused an unknown preset");

@@ -171,6 +171,8 @@ impl Recipe {
 
     fn check_method(&self, method: &Method) -> Result<(), String> {
         self.axes(method)?;
+        let own = grid::axes(&method.grid)?;
+        check_reserved("grid", own.iter().map(|axis| &axis.key), &["data.manifest"])?;
         let shares = grid::leaves(&method.epochs_share);
         let keys = grid::leaves(&method.set).into_iter().chain(shares.iter().cloned());
         let keys: Vec<_> = keys.map(|(key, _)| key).collect();

@@ -11,7 +11,7 @@ pub(super) fn expand(pattern: &str) -> Result<Vec<String>, String> {
     while let Some((before, range)) = rest.split_once('{') {
         let (range, after) = range.split_once('}').ok_or("the brace `{` is not closed")?;
         let numbers = numbers(range)?;
-        if names.len() as u64 * numbers.count > NAMES_MAX {
+        if (names.len() as u64).saturating_mul(numbers.count) > NAMES_MAX {
             return Err(format!("its ranges are of more than {NAMES_MAX} shards"));
         }
         let longer = |name: &String| {
@@ -34,7 +34,7 @@ struct Numbers {
 impl Numbers {
     fn texts(&self) -> impl Iterator<Item = String> + use<> {
         let Self { first, count, width } = *self;
-        (first..first + count).map(move |number| format!("{number:0width$}"))
+        (0..count).map(move |number| format!("{:0width$}", first + number))
     }
 }
 
@@ -58,6 +58,13 @@ fn numbers(range: &str) -> Result<Numbers, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ranges_at_the_end_of_numbers_are_counted() {
+        let last = u64::MAX;
+        assert_eq!(expand(&format!("{{{last}..{last}}}")), Ok(vec![last.to_string()]));
+        assert!(expand(&format!("{{0..1}}-{{0..{}}}", u64::MAX / 2)).is_err());
+    }
 
     #[test]
     fn expands_as_a_shell_does() {
