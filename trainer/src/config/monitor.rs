@@ -45,8 +45,8 @@ pub struct Alarms {
     pub stale_matches: f64,
     /// Steps of an epoch that end with the logit scale at its maximum: this or above
     pub logit_scale_steps: f64,
-    /// Matched steps that give the text tower a gradient: above
-    pub text_gradients: f64,
+    /// Matched steps that move the text tower, though it learns nothing from them: above
+    pub text_moves: f64,
 }
 
 impl Default for Alarms {
@@ -60,7 +60,7 @@ impl Default for Alarms {
             poison_matches: 0.1,
             stale_matches: 0.0,
             logit_scale_steps: 1.0,
-            text_gradients: 0.0,
+            text_moves: 0.0,
         }
     }
 }
@@ -83,7 +83,7 @@ impl Monitor {
             poison_matches,
             stale_matches,
             logit_scale_steps,
-            text_gradients,
+            text_moves,
         } = self.alarms;
         for (limit, key) in [
             (backdoor_asr, "monitor.alarms.backdoor_asr"),
@@ -94,7 +94,7 @@ impl Monitor {
             (poison_matches, "monitor.alarms.poison_matches"),
             (stale_matches, "monitor.alarms.stale_matches"),
             (logit_scale_steps, "monitor.alarms.logit_scale_steps"),
-            (text_gradients, "monitor.alarms.text_gradients"),
+            (text_moves, "monitor.alarms.text_moves"),
         ] {
             problems.require(limit >= 0.0, key, "at least 0"); // false for NaN
         }

@@ -98,9 +98,10 @@ pub struct MethodReport {
     /// Whether the batch has entered the pool. Not recorded, but watched
     #[serde(skip)]
     pub enqueued: bool,
-    /// Whether the text tower is to stay as it is. Not recorded, but watched
+    /// Whether all captions of the loss are constants: the text tower learns nothing from it. Not
+    /// recorded, but watched
     #[serde(skip)]
-    pub text_rests: bool,
+    pub constants_only: bool,
 }
 
 impl MethodReport {
@@ -114,7 +115,7 @@ impl MethodReport {
             kept: None,
             matched: None,
             enqueued: false,
-            text_rests: false,
+            constants_only: false,
         }
     }
 }

@@ -130,11 +130,11 @@ pub(super) const RULES: [Rule; 9] = [
                  memorising does that; train for fewer epochs or on more pairs",
     },
     Rule {
-        name: "text_gradients",
-        limit: |limits| limits.text_gradients,
+        name: "text_moves",
+        limit: |limits| limits.text_moves,
         side: Side::Above,
-        value: |seen| share(seen.tally.text_gradients, seen.tally.matched),
-        told: "of the matched steps moved a text tower that was to rest",
-        advice: "pooled captions are to be constants: the method has a mistake, report this",
+        value: |seen| share(seen.tally.text_moves, seen.tally.matched),
+        told: "of the matched steps moved the text tower, which learns nothing from them",
+        advice: "momentum and decay alone move it: set `method.roclip.text_tower` to `rests`",
     },
 ];

@@ -18,8 +18,8 @@ pub struct Tally {
     pub(super) at_clamp: u64,
     /// Of these, matched ones
     pub(super) matched: u64,
-    /// Of the matched ones, such that moved a text tower that was to rest
-    pub(super) text_gradients: u64,
+    /// Of the matched ones, such that moved the text tower, which learns nothing from them
+    pub(super) text_moves: u64,
     /// Distinct captions that these were matched with, added up
     pub(super) distinct: u64,
     /// Images of these
@@ -65,7 +65,7 @@ impl Counter {
         tally.at_clamp += u64::from(report.logit_scale >= scale_max);
         if report.method.phase == Phase::Match {
             tally.matched += 1;
-            tally.text_gradients += u64::from(report.method.text_rests && report.trained.text);
+            tally.text_moves += u64::from(report.method.constants_only && report.trained.text);
             tally.distinct += report.method.unique_neighbors.unwrap_or(rows.len()) as u64;
             tally.images += rows.len() as u64;
         }

@@ -137,7 +137,8 @@ impl Method for Roclip {
             None => Phase::Warmup,
         };
         let mut report = MethodReport::new(phase);
-        report.text_rests = phase == Phase::Match && !self.trained().text;
+        let is_text_pool = self.settings.retrieval == Retrieval::TextPool;
+        report.constants_only = phase == Phase::Match && is_text_pool;
         let (loss, trained) = if phase == Phase::Match {
             let (mut loss, found) = self.matched(pairs, logit_scale)?; // before this batch enters
             report.unique_neighbors = Some(found.kinds.iter().collect::<BTreeSet<_>>().len());

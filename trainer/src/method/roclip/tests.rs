@@ -94,6 +94,7 @@ fn a_text_tower_that_drifts_has_a_gradient_of_zero() -> Result<()> {
     let settings = config::Roclip { text_tower: TextTower::Drifts, ..Default::default() };
     let (matched, _, text) = matched(settings)?;
     assert_eq!(matched.trained, Towers::BOTH);
+    assert!(matched.report.constants_only, "it learns nothing");
     let grads = matched.loss.backward()?;
     let grad = grads.get(&text).expect("of zero").to_vec2::<f32>()?;
     assert_eq!(grad, [[0.0; 2]; 2]);
@@ -106,6 +107,7 @@ fn the_other_forms_train_both_towers() -> Result<()> {
     for retrieval in [Retrieval::Both, Retrieval::Intra] {
         let (matched, image, text) = matched(config::Roclip { retrieval, ..Default::default() })?;
         assert_eq!(matched.trained, Towers::BOTH);
+        assert!(!matched.report.constants_only);
         let expected = match retrieval {
             Retrieval::Both => orthogonal(), // each finds its like of the other kind
             // Left's like among the captions is left, for an image that points to the right: logits

@@ -23,7 +23,7 @@ fn matched(pairs: &[(u32, Option<u32>)]) -> StepReport {
         unique_neighbors: Some(2),
         matched: Some(pairs.to_vec()),
         enqueued: true,
-        text_rests: true,
+        constants_only: true,
         ..MethodReport::new(Phase::Match)
     };
     let trained = Towers::IMAGE;
@@ -154,14 +154,14 @@ fn a_logit_scale_at_its_maximum_is_alarming() {
 }
 
 #[test]
-fn a_text_tower_that_learns_from_matches_is_alarming() {
+fn a_text_tower_that_moves_and_learns_nothing_is_alarming() {
     let with = |trained| {
         let mut watched = alarms();
         watched.step(&[8, 9], &StepReport { trained, ..matched(&[]) });
         watched.step(&[8, 9], &plain()); // which trains both, as it should
         watched
     };
-    check(&mut with(Towers::BOTH), None, &["text_gradients"]);
+    check(&mut with(Towers::BOTH), None, &["text_moves"]);
     check(&mut with(Towers::IMAGE), None, &[]);
 }
 
@@ -178,7 +178,7 @@ fn an_epoch_starts_anew_and_a_resumed_run_goes_on() {
     let mut whole = alarms();
     whole.step(&[8, 9], &bad);
     let text = serde_json::to_string(whole.tally()).expect("numbers");
-    check(&mut whole, Some(&top1(80)), &["pool_row", "text_gradients"]);
+    check(&mut whole, Some(&top1(80)), &["pool_row", "text_moves"]);
     assert_eq!(*whole.tally(), Tally::default());
 
     // Killed within the next epoch: what the journal and the checkpoint know is enough.
@@ -188,5 +188,5 @@ fn an_epoch_starts_anew_and_a_resumed_run_goes_on() {
     let limits = config::Alarms::default();
     let mut resumed = Alarms::new(&limits, SCALE_MAX, None, &entries, tally);
     assert_eq!(resumed.raised, whole.raised);
-    check(&mut resumed, Some(&top1(70)), &["top1_drop", "pool_row", "text_gradients"]);
+    check(&mut resumed, Some(&top1(70)), &["top1_drop", "pool_row", "text_moves"]);
 }
