@@ -10,7 +10,7 @@ use tests::{
     program::{Ended, program, run, run_until},
 };
 
-const CELLS: usize = 8;
+const CELLS: usize = 10;
 const SWEEP: &str = "\
 seeds = [3]
 [run.data]
@@ -41,6 +41,9 @@ grid.augment.text = [true, false]
 name = 'stopped'
 stop_at_top1_of = 'clip'
 epochs_of = 'clip'
+[[method]]
+name = 'unseen'
+unpoisoned_of = 'sieve'
 ";
 
 struct Place(TempDir);
@@ -108,9 +111,18 @@ fn a_killed_sweep_comes_to_what_one_comes_to_that_nobody_touched() {
     assert_eq!(cell["doubted"]["backdoor"]["rows"], 20);
     assert!(cell["rates"]["backdoor_asr"]["low"].is_number(), "{cell}");
     assert!(whole["none-clip-3"]["rates"].get("backdoor_asr").is_none());
+    let unseen = &whole["corner-unseen-text=true-3"]["rates"];
+    assert!(unseen["backdoor_asr"]["low"].is_number(), "{unseen}");
+    let lines = place.lines("whole");
+    let line = lines.iter().find(|line| line.contains("corner-unseen-text=true-3"));
+    assert!(line.is_some_and(|line| line.contains("cells/none-sieve-text=true-3/run/model")));
 
+    let words = "sweep --config sweep.toml --out killed --jobs 2 --attack none --method clip";
+    let ended = run(&mut place.command(words));
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert_eq!(place.results("killed").keys().collect::<Vec<_>>(), ["none-clip-3"]);
     let words = "sweep --config sweep.toml --out killed --jobs 2";
-    let killed = run_until(&mut place.command(words), || !place.lines("killed").is_empty());
+    let killed = run_until(&mut place.command(words), || place.lines("killed").len() > 1);
     assert_eq!(killed.code, None, "it was faster than we looked: {killed:?}");
     let before = place.lines("killed");
     assert!(before.len() < CELLS, "{before:?}");
@@ -182,5 +194,10 @@ fn a_mistake_is_told_before_anything_is_done() {
     let ended = run(&mut place.command("sweep --config sweep.toml --dry-run"));
     assert_eq!(ended.code, Some(0), "{ended:?}");
     assert_eq!(ended.stdout.lines().count(), CELLS + 1, "{ended:?}");
+    let words = "sweep --config sweep.toml --dry-run --attack corner --method clip,stopped";
+    let ended = run(&mut place.command(words));
+    assert_eq!(ended.stdout.lines().last(), Some("2 cells"), "{ended:?}");
+    let words = "sweep --config sweep.toml --method clips";
+    place.refused(words, &["`--method clips`: the sweep has no method of that name"]);
     assert!(!place.path("sweep").exists());
 }

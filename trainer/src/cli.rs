@@ -263,6 +263,12 @@ pub struct SweepArgs {
     /// GPU]
     #[arg(long, value_name = "COUNT", value_parser = count(1))]
     pub jobs: Option<usize>,
+    /// Do the cells of these attacks alone, by name; the others wait for another time
+    #[arg(long = "attack", value_name = "NAMES", value_delimiter = ',')]
+    pub attacks: Vec<String>,
+    /// Do the cells of these methods alone, by name; the others wait for another time
+    #[arg(long = "method", value_name = "NAMES", value_delimiter = ',')]
+    pub methods: Vec<String>,
     /// Check everything, list the cells, do nothing
     #[arg(long)]
     pub dry_run: bool,

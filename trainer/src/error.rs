@@ -326,6 +326,14 @@ pub enum Error {
         /// Rows of one batch.
         batch_size: usize,
     },
+    /// A sweep is to do what it has not.
+    #[error("`--{option} {name}`: the sweep has no {option} of that name")]
+    SweepChoice {
+        /// `attack` or `method`.
+        option: &'static str,
+        /// What was asked for.
+        name: String,
+    },
     /// A key that a sweep's commands would not share.
     #[error(
         "`{key}` is not for sweeps: their manifests have the columns `path`, `caption`, `class`"

@@ -50,12 +50,14 @@ pub(crate) fn open_loader(
         watch.warn(format!("unreadable rows are left out: {bad} of {all} ({file})"));
     }
     if let Some(max) = config.data.copies_max {
-        let all = store.rows().len();
-        let copies = store.cap_copies(max, config.seed)?;
-        watch.note(format!("copies of pictures are left out: {copies} of {all} pairs"));
+        store.find_copies(max)?;
+        let (all, rows) = (store.rows().len(), store.epoch_rows());
+        if rows < all {
+            watch.note(format!("copies of pictures: an epoch trains on {rows} of {all} pairs"));
+        }
     }
-    if store.rows().len() < *batch_size {
-        let (file, rows) = (manifest.clone(), store.rows().len());
+    if store.epoch_rows() < *batch_size {
+        let (file, rows) = (manifest.clone(), store.epoch_rows());
         let capped = config.data.copies_max.is_some();
         return Err(Error::SmallData { file, rows, capped, batch_size: *batch_size });
     }

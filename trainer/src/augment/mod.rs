@@ -111,9 +111,9 @@ impl Augment {
         let late = |part| self.late_rng(epoch, row, view, part);
         let turn = (hue > 0.0).then(|| color::Turn::draw(hue, &mut late(Part::Hue)));
         color::vary(planes, &self.settings, turn, rng);
-        if blur_share > 0.0 {
+        if let Some(share) = blur_share {
             let rng = &mut late(Part::Blur);
-            if rng.random_bool(blur_share) {
+            if rng.random_bool(share) {
                 self.blur(image.width() as usize, rng, planes);
             }
         }
@@ -200,7 +200,7 @@ mod tests {
         // A turn that turns nearly nothing and a blur that blurs nearly nothing show the rest.
         let turned = with(&|settings| settings.hue = 1e-6);
         let blurred = with(&|settings| {
-            settings.blur_share = 1.0;
+            settings.blur_share = Some(1.0);
             (settings.blur_kernel, settings.blur_sigma) = (Some(3), Some([0.01, 0.02]));
         });
         for other in [&turned, &blurred] {

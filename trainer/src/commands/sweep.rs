@@ -17,13 +17,15 @@ const SHOWN: [&str; 3] = ["zero_shot_top1", "backdoor_asr", "targeted_psr"];
 pub fn run(args: &SweepArgs) -> Result<Exit, Report> {
     let recipe = Recipe::open(&args.config)?;
     let out = args.out.clone().unwrap_or_else(|| recipe.default_out());
-    let plan = Plan::new(recipe, &absolute(&out)?)?;
+    let mut plan = Plan::new(recipe, &absolute(&out)?)?;
+    plan.choose(&args.attacks, &args.methods)?;
     if args.dry_run {
         return list(&plan);
     }
     let mut store = Store::open(&plan.place, &plan.recipe)?;
-    let done = plan.cells.iter().filter(|cell| store.has(&cell.name)).count();
-    let progress = Progress::new("sweep", plan.cells.len() as u64, !args.no_progress);
+    let chosen = || plan.cells.iter().filter(|cell| !cell.waits);
+    let done = chosen().filter(|cell| store.has(&cell.name)).count();
+    let progress = Progress::new("sweep", chosen().count() as u64, !args.no_progress);
     progress.resume_at(done as u64);
     let watch = Screen { progress, shown: !args.no_progress };
     let failures = execute(&plan, &mut store, jobs(args, &plan), &watch)?;
@@ -53,13 +55,14 @@ fn jobs(args: &SweepArgs, plan: &Plan) -> NonZero<usize> {
 
 /// One line for each cell, in their order.
 fn list(plan: &Plan) -> Result<Exit, Report> {
-    for cell in &plan.cells {
+    let chosen: Vec<_> = plan.cells.iter().filter(|cell| !cell.waits).collect();
+    for cell in &chosen {
         let (attack, method, point) = (&cell.attack, &cell.method, cell.point.short());
         let point = if point.is_empty() { point } else { format!(" {point}") };
         let line = format!("{attack} {method}{point} seed {}: {}", cell.seed, cell.name);
         println_result(escape(&line))?;
     }
-    println_result(format!("{} cells", plan.cells.len()))?;
+    println_result(format!("{} cells", chosen.len()))?;
     Ok(Exit::Done)
 }
 

@@ -28,14 +28,15 @@ pub struct Augment {
     pub hue: f64,
     /// Share of images turned gray
     pub gray_share: f64,
-    /// Share of images that are blurred
+    /// Share of images that are blurred; unless given, none, and for `sieve` all
     #[serde(skip_serializing_if = "is_default")]
-    pub blur_share: f64,
-    /// Side of the blur's kernel in pixels, odd, at least 3; unless given, 21/224 of the image's
+    pub blur_share: Option<f64>,
+    /// Side of the blur's kernel in pixels, odd, at least 3; unless given, 21/224 of the image's, and
+    /// for `sieve` wide enough for two standard deviations
     #[serde(skip_serializing_if = "is_default")]
     pub blur_kernel: Option<usize>,
     /// Least and greatest standard deviation of the blur in pixels; unless given, 0.1/224 and 2/224
-    /// of the image's side
+    /// of the image's side, and for `sieve` 7/224 and 10.5/224
     #[serde(skip_serializing_if = "is_default")]
     pub blur_sigma: Option<[f64; 2]>,
     /// Synonyms, deletions and swaps in captions; unless given, as for `image`
@@ -89,7 +90,7 @@ impl Preset {
             color_share: 0.8,
             hue: 0.0,
             gray_share: 0.0,
-            blur_share: 0.0,
+            blur_share: None,
             blur_kernel: None,
             blur_sigma: None,
             text: None,
@@ -107,7 +108,7 @@ impl Preset {
                 color: 0.5,
                 hue: 0.1,
                 gray_share: 0.2,
-                blur_share: 1.0,
+                blur_share: Some(1.0),
                 text_form: TextForm::Eda,
                 text_static: true,
                 ..mild
@@ -151,7 +152,7 @@ impl From<Given> for Augment {
             color_share: given.color_share.unwrap_or(preset.color_share),
             hue: given.hue.unwrap_or(preset.hue),
             gray_share: given.gray_share.unwrap_or(preset.gray_share),
-            blur_share: given.blur_share.unwrap_or(preset.blur_share),
+            blur_share: given.blur_share.or(preset.blur_share),
             blur_kernel: given.blur_kernel,
             blur_sigma: given.blur_sigma,
             text: given.text,
@@ -176,18 +177,32 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
-/// The side of the images that kernel and deviation were published for.
-const PUBLISHED_SIDE: usize = 224;
+/// A blur at the size of [`BLUR_SIDE`].
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Blur {
+    kernel: usize,
+    sigma: [f64; 2],
+}
+
+/// The side of the images that blurs are given for.
+const BLUR_SIDE: usize = 224;
+
+impl Blur {
+    /// As RoCLIP and SafeCLIP were published.
+    pub(super) const PUBLISHED: Self = Self { kernel: 21, sigma: [0.1, 2.0] };
+    /// Hides what is smaller than a twentieth of the side.
+    pub(super) const COARSE: Self = Self { kernel: 35, sigma: [7.0, 10.5] };
+}
 
 impl Augment {
-    /// Fills in the blur of images of `side` pixels, where there is one: the published kernel and
-    /// deviations, as shares of the side.
-    pub(super) fn resolve_blur(&mut self, side: usize) {
-        if self.blur_share > 0.0 {
-            let kernel = 2 * (21 * side / (2 * PUBLISHED_SIDE)) + 1; // the nearest odd number
+    /// Fills in the blur of images of `side` pixels, where there is one: kernel and deviations of
+    /// `blur`, as shares of the side.
+    pub(super) fn resolve_blur(&mut self, side: usize, blur: Blur) {
+        if self.blur_share.is_some_and(|share| share > 0.0) {
+            let kernel = 2 * (blur.kernel * side / (2 * BLUR_SIDE)) + 1; // the nearest odd number
             self.blur_kernel.get_or_insert(kernel.max(3));
-            let scale = side as f64 / PUBLISHED_SIDE as f64;
-            self.blur_sigma.get_or_insert([0.1 * scale, 2.0 * scale]);
+            let scale = side as f64 / BLUR_SIDE as f64;
+            self.blur_sigma.get_or_insert(blur.sigma.map(|sigma| sigma * scale));
         }
     }
 
@@ -200,7 +215,7 @@ impl Augment {
             (self.color, "augment.color"),
             (self.color_share, "augment.color_share"),
             (self.gray_share, "augment.gray_share"),
-            (self.blur_share, "augment.blur_share"),
+            (self.blur_share.unwrap_or_default(), "augment.blur_share"),
             (self.delete_share, "augment.delete_share"),
             (self.swap_share, "augment.swap_share"),
             (self.synonym_share, "augment.synonym_share"),
@@ -238,7 +253,7 @@ mod tests {
             color: 0.5,
             color_share: 0.5,
             gray_share: 0.2,
-            blur_share: 1.0,
+            blur_share: Some(1.0),
             text_form: TextForm::Eda,
             text_static: true,
             ..Augment::default()
@@ -260,7 +275,7 @@ mod tests {
     fn the_published_blur_is_scaled_to_the_image() {
         let check = |side: usize, kernel: usize, greatest: f64| {
             let mut augment = augment("preset = 'published'");
-            augment.resolve_blur(side);
+            augment.resolve_blur(side, Blur::PUBLISHED);
             assert_eq!(augment.blur_kernel, Some(kernel), "{side}");
             let [_, sigma] = augment.blur_sigma.expect("resolved");
             assert!((sigma - greatest).abs() < 0.005, "{sigma}");
@@ -271,7 +286,7 @@ mod tests {
         check(32, 3, 0.29);
         check(8, 3, 0.07);
         let mut without = Augment::default();
-        without.resolve_blur(224);
+        without.resolve_blur(224, Blur::PUBLISHED);
         assert_eq!(without, Augment::default());
     }
 

@@ -32,7 +32,8 @@ pub struct Data {
     pub workers: usize,
     /// Share of unreadable images that is still trained without, 0 to 1
     pub bad_rows_max: f64,
-    /// Greatest number of pairs whose pictures are nearly the same, at least 1; unless given, any
+    /// Of pairs whose pictures are nearly the same, how many an epoch trains on, drawn anew each time,
+    /// at least 1; unless given, all, and for `sieve` one
     #[serde(skip_serializing_if = "Option::is_none")]
     pub copies_max: Option<usize>,
     /// Decoded images are kept in memory up to this many MiB; the rest is decoded in each epoch

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Config, MethodName, Problems, Roclip, TokenizerSource};
+use super::{Config, MethodName, Problems, Roclip, TokenizerSource, augment::Blur};
 use crate::error::{Error, Result};
 
 /// Reads `file`, applies `key=value` settings and the output folder `out`, fills in what depends on
@@ -58,6 +58,8 @@ pub(crate) fn resolve(
         MethodName::Sieve => {
             config.method.sieve.get_or_insert_default();
             config.augment.epochs.get_or_insert((config.optim.epochs / 2).max(1));
+            config.augment.blur_share.get_or_insert(1.0);
+            config.data.copies_max.get_or_insert(1);
         }
     }
     if let Some(out) = out {
@@ -73,7 +75,11 @@ pub(crate) fn resolve(
         return Err(refuse(of_sizes.into_iter().map(told).collect()));
     }
     let clip = config.clip().expect("`check` refused an unknown preset");
-    config.augment.resolve_blur(clip.image.image_size());
+    let blur = match config.method.name {
+        MethodName::Sieve => Blur::COARSE,
+        _ => Blur::PUBLISHED,
+    };
+    config.augment.resolve_blur(clip.image.image_size(), blur);
     Ok(config)
 }
 
@@ -324,6 +330,23 @@ mod tests {
         check(&["method.name=sieve"], Some(10))?;
         check(&["method.name=sieve", "optim.epochs=3"], Some(1))?;
         check(&["method.name=sieve", "augment.epochs=20"], Some(20))
+    }
+
+    #[test]
+    fn the_sieve_blurs_and_caps_copies_unless_told_otherwise() -> Result<()> {
+        let check =
+            |settings: &[&str], kernel: Option<usize>, copies: Option<usize>| -> Result<_> {
+                let settings = [&["model.image_size=32"], settings].concat();
+                let config = resolved("[data]\nmanifest = 'a.csv'", &settings)?;
+                assert_eq!(config.augment.blur_kernel, kernel, "{settings:?}");
+                assert_eq!(config.data.copies_max, copies, "{settings:?}");
+                Ok(config.augment.blur_sigma)
+            };
+        assert_eq!(check(&["method.name=sieve"], Some(5), Some(1))?, Some([1.0, 1.5]));
+        let own = ["method.name=sieve", "augment.blur_share=0", "data.copies_max=9"];
+        assert_eq!(check(&own, None, Some(9))?, None);
+        assert_eq!(check(&["method.name=roclip"], None, None)?, None);
+        Ok(())
     }
 
     #[test]

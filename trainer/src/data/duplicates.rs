@@ -138,20 +138,36 @@ impl Links {
     }
 }
 
-/// Which members stay if at most `max` of each cluster do, drawn by `seed`.
-pub(super) fn capped(clusters: &[u32], max: usize, seed: u64) -> Vec<bool> {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    rng.set_stream(CHOICE);
-    let mut order: Vec<usize> = (0..clusters.len()).collect();
-    order.shuffle(&mut rng);
-    let mut counts: HashMap<u32, usize> = HashMap::new();
-    let mut stays = vec![false; clusters.len()];
-    for member in order {
-        let count = counts.entry(clusters[member]).or_default();
-        *count += 1;
-        stays[member] = *count <= max;
+/// Of pictures that are nearly the same, how many an epoch trains on.
+#[derive(Debug)]
+pub(super) struct Copies {
+    /// Of each row of the manifest
+    clusters: Vec<u32>,
+    max: usize,
+}
+
+impl Copies {
+    /// At most `max` of each of `clusters`, which name that of each row.
+    pub(super) fn new(clusters: Vec<u32>, max: usize) -> Self {
+        Self { clusters, max }
     }
-    stays
+
+    /// Those of `rows` that `epoch` trains on, in their order: drawn by (seed, epoch), so that each
+    /// caption of a picture that has several has its turn.
+    pub(super) fn capped(&self, rows: &[u32], seed: u64, epoch: u32) -> Vec<u32> {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        rng.set_stream(CHOICE | u64::from(epoch));
+        let mut order: Vec<usize> = (0..rows.len()).collect();
+        order.shuffle(&mut rng);
+        let mut counts: HashMap<u32, usize> = HashMap::new();
+        let mut stays = vec![false; rows.len()];
+        for at in order {
+            let count = counts.entry(self.clusters[rows[at] as usize]).or_default();
+            *count += 1;
+            stays[at] = *count <= self.max;
+        }
+        rows.iter().zip(stays).filter_map(|(&row, stays)| stays.then_some(row)).collect()
+    }
 }
 
 #[cfg(test)]
@@ -236,16 +252,15 @@ mod tests {
 
     #[test]
     fn of_each_cluster_as_many_stay_as_may() {
-        let clusters: Vec<u32> = (0..60).map(|member| member % 7).collect();
-        let kept = |max, seed| {
-            let stays = capped(&clusters, max, seed);
-            (0..7)
-                .map(|cluster| (0..60).filter(|&m| stays[m] && clusters[m] == cluster).count())
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(kept(3, 1), [3; 7]);
-        assert_eq!(kept(100, 1).iter().sum::<usize>(), 60);
-        assert_eq!(capped(&clusters, 2, 5), capped(&clusters, 2, 5));
-        assert_ne!(capped(&clusters, 2, 5), capped(&clusters, 2, 6));
+        let clusters: Vec<u32> = (0..60).map(|row| row % 7).collect();
+        let rows: Vec<u32> = (0..60).filter(|row| row % 5 != 0).collect();
+        let kept = |max, epoch| Copies::new(clusters.clone(), max).capped(&rows, 1, epoch);
+        let three = kept(3, 1);
+        assert!(three.is_sorted() && three.iter().all(|row| rows.contains(row)), "{three:?}");
+        let of = |cluster| three.iter().filter(|&&row| clusters[row as usize] == cluster).count();
+        assert_eq!((0..7).map(of).collect::<Vec<_>>(), [3; 7]);
+        assert_eq!(kept(100, 1), rows);
+        assert_eq!(kept(3, 1), three);
+        assert_ne!(kept(3, 2), three, "each has its turn");
     }
 }

@@ -59,7 +59,7 @@ pub struct Loader {
 impl Loader {
     /// Full batches in an epoch; what is left over waits for another epoch's order.
     pub fn batches(&self) -> usize {
-        self.store.rows().len() / self.batch_size
+        self.store.epoch_rows() / self.batch_size
     }
 
     /// SHA-256 of what batches are made from, wherever it lies: pictures, captions, tokenizer and
@@ -67,9 +67,6 @@ impl Loader {
     pub fn fingerprint(&self) -> Result<String> {
         let (pairs, tokenizer) = (self.store.sha256(), self.tokenizer.to_json()?);
         let mut hash = Sha256::new();
-        if self.store.has_copies_left_out() {
-            self.store.rows().iter().for_each(|row| hash.update(row.to_le_bytes()));
-        }
         for part in [pairs.as_slice(), &tokenizer, self.augment.thesaurus().as_bytes()] {
             hash.update((part.len() as u64).to_le_bytes());
             hash.update(part);
@@ -86,15 +83,15 @@ impl Loader {
         from: usize,
         mut step: impl FnMut(Batch) -> Result<(), E>,
     ) -> Result<(), E> {
-        let (rows, count) =
-            (selected.unwrap_or(self.store.rows()), self.batches() * self.batch_size);
-        let order = order(rows, count, self.batch_size, self.seed, epoch);
+        let rows = self.store.of_epoch(selected.unwrap_or(self.store.rows()), self.seed, epoch);
+        let batches = self.batches();
+        let order = order(&rows, batches * self.batch_size, self.batch_size, self.seed, epoch);
         let rows = |number: usize| &order[number * self.batch_size..][..self.batch_size];
         thread::scope(|scope| {
             let threads = (0..self.workers).map(|worker| {
                 let (sender, receiver) = mpsc::sync_channel(AHEAD);
                 scope.spawn(move || {
-                    for number in (from + worker..self.batches()).step_by(self.workers) {
+                    for number in (from + worker..batches).step_by(self.workers) {
                         if sender.send(self.batch(rows(number), epoch)).is_err() {
                             break; // the step failed and hung up
                         }
@@ -103,7 +100,7 @@ impl Loader {
                 receiver
             });
             let threads: Vec<_> = threads.collect();
-            for number in from..self.batches() {
+            for number in from..batches {
                 let batch = threads[(number - from) % self.workers].recv();
                 step(batch.expect("a thread sends a batch or its error for each number")?)?;
             }

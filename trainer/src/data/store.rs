@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     ImageSource, Manifest, Row,
-    duplicates::{Look, capped, clusters},
+    duplicates::{Copies, Look, clusters},
 };
 use crate::error::{Error, Result};
 
@@ -26,6 +26,9 @@ pub struct Store {
     /// Rows that can be read.
     rows: Vec<u32>,
     skipped: Vec<Skipped>,
+    /// Once they are looked for.
+    copies: Option<Copies>,
+    epoch_rows: usize,
     /// Number of each row's caption.
     captions: Vec<u32>,
     sha256: [u8; 32],
@@ -92,26 +95,39 @@ impl Store {
         }
         let captions = numbered(&manifest);
         let sha256 = hash.finalize().into();
-        Ok(Self { manifest, side, pictures, rows, skipped, captions, sha256 })
+        let epoch_rows = rows.len();
+        let copies = None;
+        Ok(Self { manifest, side, pictures, rows, skipped, copies, epoch_rows, captions, sha256 })
     }
 
-    /// Leaves all but `max` of the rows out whose pictures are nearly the same, drawn by `seed`; how
-    /// many those are.
-    pub fn cap_copies(&mut self, max: usize, seed: u64) -> Result<usize> {
+    /// Looks for pictures that are nearly the same, of which an epoch trains on `max`.
+    pub fn find_copies(&mut self, max: usize) -> Result<()> {
         let look = |&row: &u32| self.picture(row).map(|picture| Look::of(&picture));
         let looks = self.rows.par_iter().map(look).collect::<Result<Vec<_>>>()?;
-        let mut stays = capped(&clusters(&looks), max, seed).into_iter();
-        let before = self.rows.len();
-        self.rows.retain(|_| stays.next() == Some(true));
-        Ok(before - self.rows.len())
+        let mut of_rows = vec![u32::MAX; self.manifest.rows.len()];
+        for (&row, cluster) in self.rows.iter().zip(clusters(&looks)) {
+            of_rows[row as usize] = cluster;
+        }
+        let copies = Copies::new(of_rows, max);
+        self.epoch_rows = copies.capped(&self.rows, 0, 0).len();
+        self.copies = Some(copies);
+        Ok(())
     }
 
-    /// Whether [`Store::cap_copies`] took any out.
-    pub fn has_copies_left_out(&self) -> bool {
-        self.rows.len() + self.skipped.len() < self.manifest.rows.len()
+    /// Pairs that an epoch trains on, if all are asked for.
+    pub fn epoch_rows(&self) -> usize {
+        self.epoch_rows
     }
 
-    /// Rows that can be read and are no copies too many, in the order of the manifest.
+    /// Those of `rows` that `epoch` trains on: all that are no copies too many.
+    pub fn of_epoch<'a>(&self, rows: &'a [u32], seed: u64, epoch: u32) -> Cow<'a, [u32]> {
+        match &self.copies {
+            Some(copies) => copies.capped(rows, seed, epoch).into(),
+            None => rows.into(),
+        }
+    }
+
+    /// Rows that can be read, in the order of the manifest.
     pub fn rows(&self) -> &[u32] {
         &self.rows
     }

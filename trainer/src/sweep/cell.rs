@@ -28,6 +28,8 @@ pub struct Cell {
     pub seed: u64,
     /// What the grid sets.
     pub point: Point,
+    /// Whether it waits for another time.
+    pub waits: bool,
     /// What is to be done.
     pub work: Work,
 }
@@ -43,6 +45,15 @@ pub enum Work {
         target: usize,
         /// Cell whose run is looked at.
         epochs: usize,
+    },
+    /// An evaluation of the model of another cell, which has not seen what is planted.
+    Unpoisoned {
+        /// Cell whose model it is.
+        run: usize,
+        /// What it is shown, of the plan's poisoned sets.
+        poisoning: usize,
+        /// Words of `roclip-train`.
+        evaluate: Vec<String>,
     },
 }
 
@@ -164,7 +175,7 @@ impl Training {
     }
 }
 
-fn evaluate_words(
+pub(super) fn evaluate_words(
     recipe: &Recipe,
     input: &Input,
     model: PathBuf,

@@ -45,7 +45,7 @@ pub struct Failure {
     pub problem: String,
 }
 
-/// Does every cell that is not done, `jobs` at a time; those that failed. What is done is in the
+/// Does every cell that is not done and need not wait, `jobs` at a time; those that failed. What is done is in the
 /// store at once. An error ends the sweep: the store cannot be written.
 pub fn execute(
     plan: &Plan,
@@ -53,7 +53,8 @@ pub fn execute(
     jobs: NonZero<usize>,
     watch: &dyn Watch,
 ) -> Result<Vec<Failure>> {
-    let todo: Vec<&Cell> = plan.cells.iter().filter(|cell| !store.has(&cell.name)).collect();
+    let is_due = |cell: &&Cell| !cell.waits && !store.has(&cell.name);
+    let todo: Vec<&Cell> = plan.cells.iter().filter(is_due).collect();
     let sweep = Sweep { plan, program: Program::find()?, watch };
     let failures = Mutex::new(Vec::new());
     let fail = |cell: &Cell, problem: String| {
@@ -66,7 +67,7 @@ pub fn execute(
         .iter()
         .filter_map(|cell| match &cell.work {
             Work::Train(training) => Some((*cell, &**training)),
-            Work::Stop { .. } => None,
+            Work::Stop { .. } | Work::Unpoisoned { .. } => None,
         })
         .collect();
     let shared = Mutex::new(&mut *store);
@@ -82,8 +83,17 @@ pub fn execute(
         Ok(())
     })?;
     for cell in &todo {
-        let Work::Stop { target, epochs } = cell.work else { continue };
-        match sweep.stop(cell, &plan.cells[target], &plan.cells[epochs], store.results()) {
+        let result = match &cell.work {
+            Work::Train(_) => continue,
+            Work::Stop { target, epochs } => {
+                sweep.stop(cell, &plan.cells[*target], &plan.cells[*epochs], store.results())
+            }
+            Work::Unpoisoned { run, poisoning, evaluate } => match unpoisoned.get(poisoning) {
+                Some(problem) => Err(problem.clone()),
+                None => sweep.show(cell, &plan.cells[*run], evaluate, store.results()),
+            },
+        };
+        match result {
             Ok(result) => {
                 watch.done(&result);
                 store.add(result)?;
@@ -106,6 +116,7 @@ impl Sweep<'_> {
         let needed = |cell: &&Cell| match &cell.work {
             Work::Train(training) => training.poisoning,
             Work::Stop { .. } => None,
+            Work::Unpoisoned { poisoning, .. } => Some(*poisoning),
         };
         let mut numbers: Vec<usize> = todo.iter().filter_map(needed).collect();
         numbers.sort_unstable();
@@ -167,6 +178,24 @@ impl Sweep<'_> {
         })
     }
 
+    /// Evaluates the model of `run` under an attack that it has not seen.
+    fn show(
+        &self,
+        cell: &Cell,
+        run: &Cell,
+        evaluate: &[String],
+        results: &[CellResult],
+    ) -> Result<CellResult, String> {
+        let mut commands = done(run, results)?.commands.clone();
+        commands.pop(); // its own evaluation
+        commands.push(shell_line(evaluate));
+        let folder = self.plan.place.cell(&cell.name);
+        let lock = self.lock(&folder.join("lock"), &cell.name)?;
+        let document = folder.join("evaluation.json");
+        self.program.run(evaluate, &folder.join("evaluate.log"), Some(&document), &lock)?;
+        Ok(CellResult { rates: rates(&json(&document)?), commands, ..empty(cell) })
+    }
+
     /// Looks for the epoch of a run in which the control stops.
     fn stop(
         &self,
@@ -175,13 +204,9 @@ impl Sweep<'_> {
         epochs: &Cell,
         results: &[CellResult],
     ) -> Result<CellResult, String> {
-        let result = |cell: &Cell| {
-            let found = results.iter().find(|result| result.cell == cell.name);
-            found.ok_or_else(|| format!("it needs `{}`, which is not done", cell.name))
-        };
-        let top1 = result(target)?.rates.get(TOP1).map(|rate| rate.value());
+        let top1 = done(target, results)?.rates.get(TOP1).map(|rate| rate.value());
         let top1 = top1.ok_or_else(|| format!("`{}` has no {TOP1}", target.name))?;
-        let commands = result(epochs)?.commands.clone();
+        let commands = done(epochs, results)?.commands.clone();
         let journal = self.plan.place.run(&epochs.name).join("metrics.jsonl");
         let found = stop::first_epoch(&journal, top1)?;
         let epoch = found.as_ref().map(|epoch| epoch.number);
@@ -190,6 +215,11 @@ impl Sweep<'_> {
         let stopped = Some(Stopped { run: epochs.name.clone(), epoch, top1 });
         Ok(CellResult { rates, stopped, train_seconds, commands, ..empty(cell) })
     }
+}
+
+fn done<'a>(cell: &Cell, results: &'a [CellResult]) -> Result<&'a CellResult, String> {
+    let found = results.iter().find(|result| result.cell == cell.name);
+    found.ok_or_else(|| format!("it needs `{}`, which is not done", cell.name))
 }
 
 fn empty(cell: &Cell) -> CellResult {

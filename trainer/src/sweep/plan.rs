@@ -6,7 +6,7 @@ use candle_core::Device;
 
 use super::{
     attack::Poisoning,
-    cell::{Cell, Training, Work, configuration},
+    cell::{Cell, Training, Work, configuration, evaluate_words},
     grid::{Point, points},
     input::{Input, Rows, one_line, told},
     place::{Place, file_name},
@@ -45,16 +45,24 @@ impl Plan {
         let mut rows = Rows::default();
         for &seed in &recipe.seeds {
             let input = Input::open(&recipe, seed)?;
+            let first_of_seed = plan.cells.len();
             for attack in &recipe.attacks {
                 let first = plan.cells.len();
-                for method in recipe.methods.iter().filter(|method| !method.stops()) {
+                for method in recipe.methods.iter().filter(|method| method.trains()) {
                     for point in plan.points(method)? {
                         plan.train(&input, attack, method, point, &mut rows)?;
                     }
                 }
-                for method in recipe.methods.iter().filter(|method| method.stops()) {
+                for method in recipe.methods.iter().filter(|m| m.stop_at_top1_of.is_some()) {
                     for point in plan.points(method)? {
                         plan.stop(seed, attack, method, point, first)?;
+                    }
+                }
+            }
+            for attack in recipe.attacks.iter().filter(|attack| attack.plants()) {
+                for method in recipe.methods.iter().filter(|m| m.unpoisoned_of.is_some()) {
+                    for point in plan.points(method)? {
+                        plan.unpoisoned(&input, attack, method, point, first_of_seed)?;
                     }
                 }
             }
@@ -63,11 +71,27 @@ impl Plan {
         Ok(plan)
     }
 
+    /// Lets all cells wait but those of these attacks and methods; none named are all.
+    pub fn choose(&mut self, attacks: &[String], methods: &[String]) -> Result<()> {
+        type Name = fn(&Cell) -> &String;
+        let chosen: [(&str, &[String], Name); 2] =
+            [("attack", attacks, |cell| &cell.attack), ("method", methods, |cell| &cell.method)];
+        for (option, names, of) in chosen {
+            if let Some(name) = names.iter().find(|name| !self.cells.iter().any(|c| of(c) == *name))
+            {
+                return Err(Error::SweepChoice { option, name: name.clone() });
+            }
+            let waits = |cell: &Cell| !names.is_empty() && !names.contains(of(cell));
+            self.cells.iter_mut().for_each(|cell| cell.waits |= waits(cell));
+        }
+        Ok(())
+    }
+
     /// Cells in which a GPU is asked for.
     pub fn needs_gpu(&self) -> bool {
         self.cells.iter().any(|cell| match &cell.work {
             Work::Train(training) => training.config.device == config::Device::Cuda,
-            Work::Stop { .. } => false,
+            Work::Stop { .. } | Work::Unpoisoned { .. } => false,
         })
     }
 
@@ -92,9 +116,9 @@ impl Plan {
         let config = configuration(&self.recipe, method, &point, input.seed)?;
         let opened = rows.of(&config.data.manifest);
         let clean = told(&self.recipe, "run.data.manifest", opened)?;
-        let poisoning = match attack.options.is_empty() {
-            true => None,
-            false => Some(self.poisoning(attack, input, &config)?),
+        let poisoning = match attack.plants() {
+            true => Some(self.poisoning(attack, input, &config)?),
+            false => None,
         };
         let all = poisoning.map_or(clean, |index| self.poisonings[index].rows);
         check_run(&config, all).map_err(|error| {
@@ -146,6 +170,37 @@ impl Plan {
         Ok(())
     }
 
+    /// `first`: of the cells of this seed.
+    fn unpoisoned(
+        &mut self,
+        input: &Input,
+        attack: &Attack,
+        method: &Method,
+        point: Point,
+        first: usize,
+    ) -> Result<()> {
+        let is_it = |cell: &Cell| match &cell.work {
+            Work::Train(training) if training.poisoning.is_none() => {
+                method.unpoisoned_of.as_ref() == Some(&cell.method) && point.holds(&cell.point)
+            }
+            _ => false,
+        };
+        let found = self.cells[first..].iter().position(is_it).map(|index| first + index);
+        let Some(run) = found else {
+            let problem = format!("method `{}`: there is no such run", method.name);
+            return Err(self.recipe.refuse(problem));
+        };
+        let Work::Train(training) = &self.cells[run].work else { unreachable!("found as such") };
+        let poisoning = self.poisoning(attack, input, &training.config.clone())?;
+        let model = self.place.run(&self.cells[run].name).join("model");
+        let ledger = self.place.ledger(&self.poisonings[poisoning].name);
+        let evaluate = evaluate_words(&self.recipe, input, model, Some(ledger));
+        let name = name(attack, method, &point, input.seed);
+        let work = Work::Unpoisoned { run, poisoning, evaluate };
+        self.push(name, attack, method, input.seed, point, work);
+        Ok(())
+    }
+
     fn push(
         &mut self,
         name: String,
@@ -156,7 +211,7 @@ impl Plan {
         work: Work,
     ) {
         let (attack, method) = (attack.name.clone(), method.name.clone());
-        self.cells.push(Cell { name, attack, method, seed, point, work });
+        self.cells.push(Cell { name, attack, method, seed, point, waits: false, work });
     }
 
     fn check_names(&self) -> Result<()> {

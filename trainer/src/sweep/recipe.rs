@@ -96,6 +96,8 @@ pub struct Method {
     pub stop_at_top1_of: Option<String>,
     /// The method whose epochs `stop_at_top1_of` looks at
     pub epochs_of: Option<String>,
+    /// No training: the run of this method on which nothing was planted, evaluated under each attack
+    pub unpoisoned_of: Option<String>,
 }
 
 /// As [`Recipe`], to tell which key of `[run]` is wrong, and where.
@@ -184,35 +186,48 @@ impl Recipe {
         if let Some((key, _)) = shares.iter().find(|(_, value)| !is_share(value)) {
             return Err(format!("`epochs_share.{key}` must be above 0, at most 1"));
         }
+        if !method.trains() && (!keys.is_empty() || !method.grid.is_empty()) {
+            return Err("a method that trains nothing takes neither `set` nor `grid`".into());
+        }
+        if let Some(name) = &method.unpoisoned_of {
+            if method.stop_at_top1_of.is_some() || method.epochs_of.is_some() {
+                return Err("`unpoisoned_of` and a stop are two methods".into());
+            }
+            if self.attacks.iter().all(|attack| attack.plants()) {
+                let problem =
+                    "`unpoisoned_of` needs an attack without options: its runs are looked at";
+                return Err(problem.into());
+            }
+            return self.check_trained("unpoisoned_of", name);
+        }
         match (&method.stop_at_top1_of, &method.epochs_of) {
             (None, None) => Ok(()),
             (Some(target), Some(epochs)) => {
-                if !keys.is_empty() || !method.grid.is_empty() {
-                    return Err("a method that stops takes nothing but `epochs_of`".into());
-                }
                 if self.evaluate.every_epochs.is_none() {
                     let problem =
                         "`stop_at_top1_of` needs `evaluate.every_epochs`, which is missing";
                     return Err(problem.into());
                 }
-                for (key, name) in [("stop_at_top1_of", target), ("epochs_of", epochs)] {
-                    let trained = |other: &Method| other.name == *name && !other.stops();
-                    if !self.methods.iter().any(trained) {
-                        return Err(format!("`{key}`: `{name}` is no method that is trained"));
-                    }
-                }
-                Ok(())
+                self.check_trained("stop_at_top1_of", target)?;
+                self.check_trained("epochs_of", epochs)
             }
             (Some(_), None) => Err("`epochs_of` is missing beside `stop_at_top1_of`".into()),
             (None, Some(_)) => Err("`stop_at_top1_of` is missing beside `epochs_of`".into()),
         }
     }
 
-    /// The axes of a method's cells: the sweep's, then its own, or of one that stops those of the
-    /// methods that it looks at.
+    fn check_trained(&self, key: &str, name: &str) -> Result<(), String> {
+        match self.methods.iter().any(|other| other.name == *name && other.trains()) {
+            true => Ok(()),
+            false => Err(format!("`{key}`: `{name}` is no method that is trained")),
+        }
+    }
+
+    /// The axes of a method's cells: the sweep's, then its own, or of one that trains nothing those of
+    /// the methods that it looks at.
     pub(super) fn axes(&self, method: &Method) -> Result<Vec<Axis>, String> {
         let mut axes = grid::axes(&self.grid)?;
-        let looked_at = [&method.stop_at_top1_of, &method.epochs_of];
+        let looked_at = [&method.stop_at_top1_of, &method.epochs_of, &method.unpoisoned_of];
         let is_source = |other: &&Method| {
             other.name == method.name
                 || looked_at.iter().any(|name| **name == Some(other.name.clone()))
@@ -221,7 +236,7 @@ impl Recipe {
             for axis in grid::axes(&source.grid)? {
                 match axes.iter().find(|other| other.key == axis.key) {
                     None => axes.push(axis),
-                    Some(same) if *same == axis && method.stops() => {}
+                    Some(same) if *same == axis && !method.trains() => {}
                     Some(_) => return Err(format!("`grid.{}` is given twice", axis.key)),
                 }
             }
@@ -230,10 +245,17 @@ impl Recipe {
     }
 }
 
+impl Attack {
+    /// Is anything planted?
+    pub fn plants(&self) -> bool {
+        !self.options.is_empty()
+    }
+}
+
 impl Method {
-    /// Is it an epoch of another method's run?
-    pub fn stops(&self) -> bool {
-        self.stop_at_top1_of.is_some()
+    /// Has it runs of its own?
+    pub fn trains(&self) -> bool {
+        self.stop_at_top1_of.is_none() && self.unpoisoned_of.is_none()
     }
 }
 
@@ -347,7 +369,10 @@ epochs_of = 'clip'
         check("_of = 'roclip'", "_of = 'x'", "`stop_at_top1_of`: `x` is no method that is trained");
         check("epochs_of = 'clip'\n", "", "method `stopped`: `epochs_of` is missing");
         check("'stopped'\n", "'stopped'\nset.seed = 1\n", "`set.seed` is decided by the sweep");
-        check("'stopped'\n", "'stopped'\nset.optim.lr = 1\n", "takes nothing but `epochs_of`");
+        check("'stopped'\n", "'stopped'\nset.optim.lr = 1\n", "takes neither `set` nor `grid`");
+        let stop = "stop_at_top1_of = 'roclip'\nepochs_of = 'clip'\n";
+        check(stop, "unpoisoned_of = 'x'\n", "`unpoisoned_of`: `x` is no method that is trained");
+        check("epochs_of = 'clip'\n", "unpoisoned_of = 'clip'\n", "a stop are two methods");
         check("set.method.name", "sets.method.name", "unknown field `sets`");
     }
 }

@@ -264,7 +264,15 @@ mod tests {
     fn cell_of(method: &str, seed: u64) -> Cell {
         let (name, attack) = (format!("corner-{method}-{seed}"), "corner".to_owned());
         let work = Work::Stop { target: 0, epochs: 0 };
-        Cell { name, attack, method: method.into(), seed, point: Point::default(), work }
+        Cell {
+            name,
+            attack,
+            method: method.into(),
+            seed,
+            point: Point::default(),
+            waits: false,
+            work,
+        }
     }
 
     #[test]
