@@ -10,7 +10,7 @@ use trainer::{
     Result,
     augment::Augment,
     config,
-    data::{Loader, Manifest, Store},
+    data::{Loader, Manifest, Store, Views},
 };
 
 mod pictures;
@@ -50,7 +50,7 @@ fn batches(criterion: &mut Criterion, folder: &Path) -> Result<()> {
             group.bench_function(name, |bencher| {
                 bencher.iter(|| {
                     epoch += 1;
-                    loader.each(epoch, None, 0, |batch| -> Result<()> {
+                    loader.each(epoch, None, Views::One, 0, |batch| -> Result<()> {
                         black_box(batch);
                         Ok(())
                     })

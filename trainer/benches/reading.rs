@@ -11,7 +11,7 @@ use terminal::{Exit, Report, println_result};
 use trainer::{
     augment::Augment,
     config,
-    data::{Loader, Manifest, Store},
+    data::{Loader, Manifest, Store, Views},
 };
 
 mod clock;
@@ -57,7 +57,7 @@ fn measure(cli: &Cli) -> Result<Exit, Report> {
     let (began, cpu) = (Instant::now(), cpu_seconds()?);
     while began.elapsed().as_secs_f64() < cli.seconds {
         epoch += 1;
-        loader.each(epoch, None, 0, |batch| -> Result<(), Report> {
+        loader.each(epoch, None, Views::One, 0, |batch| -> Result<(), Report> {
             images += batch.rows.len();
             Ok(())
         })?;

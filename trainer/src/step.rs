@@ -10,7 +10,7 @@ use crate::{
     data::Batch,
     error::{Error, Result},
     grad_cache::{Embedded, Input},
-    method::{Method, MethodLoss, MethodReport, Pairs, Towers},
+    method::{Method, MethodLoss, MethodReport, Pairs, Second, Towers},
     not_finite::NotFinite,
     optim::{Optimizer, Schedule},
     parallel::Collective,
@@ -33,7 +33,7 @@ pub struct Trainer {
     pub collective: Arc<dyn Collective>,
     /// Greatest *logarithm* of the factor on cosines
     pub logit_scale_max: f64,
-    /// Pairs of this rank that go through the towers at once; all without
+    /// Pairs of this rank that go through the towers at once, each view for itself; all without
     pub micro_batch: Option<usize>,
     /// Updates so far
     pub step: u64,
@@ -67,25 +67,38 @@ impl Trainer {
     /// and the model is of no use then.
     pub fn step(&mut self, mut batch: Batch) -> Result<StepReport> {
         let side = self.model.config().image.image_size();
-        let (device, count) = (self.model.device(), batch.tokens.count());
+        let (device, count) = (self.model.device(), batch.tokens.count()); // V B / R
         let pixels = std::mem::take(&mut batch.pixels);
         let pixels = Tensor::from_vec(pixels, (count, 3, side, side), device)?;
         let ids = Tensor::from_slice(batch.tokens.ids(), (count, batch.tokens.length()), device)?;
-        let epoch = batch.epoch;
-        self.step_on(&pixels, &ids, batch).map_err(|error| match error.out_of_memory() {
+        let (epoch, views) = (batch.epoch, count * self.collective.ranks() / batch.rows.len());
+        self.step_on(&pixels, &ids, views, batch).map_err(|error| match error.out_of_memory() {
             None => self.diverged(epoch, error),
-            Some(problem) => self.too_large(&pixels, &ids, problem.to_string()),
+            Some(problem) => self.too_large(&pixels, &ids, views, problem.to_string()),
         })
     }
 
-    fn step_on(&mut self, pixels: &Tensor, ids: &Tensor, batch: Batch) -> Result<StepReport> {
+    fn step_on(
+        &mut self,
+        pixels: &Tensor,
+        ids: &Tensor,
+        views: usize,
+        batch: Batch,
+    ) -> Result<StepReport> {
         self.optimizer.rest(&self.model, &mut self.gradients)?;
         let embed = |input| Embedded::new(&self.model, input, self.micro_batch);
         let image = embed(Input::Images(pixels.clone()))?;
         let text = embed(Input::Texts(ids.clone()))?;
+        let images = self.collective.gather_rows(image.rows())?; // [V B, D], unit rows
+        let texts = self.collective.gather_rows(text.rows())?; // [V B, D]
+        let view = |all, number| self.collective.view(all, views, number);
         let pairs = Pairs {
-            image: self.collective.gather_rows(image.rows())?, // [B, D], unit rows
-            text: self.collective.gather_rows(text.rows())?,   // [B, D]
+            image: view(&images, 0)?, // [B, D]
+            text: view(&texts, 0)?,
+            second: match views {
+                1 => None,
+                _ => Some(Second { image: view(&images, 1)?, text: view(&texts, 1)? }),
+            },
             rows: batch.rows,
             captions: batch.captions,
             epoch: batch.epoch,
@@ -100,17 +113,25 @@ impl Trainer {
             return Err(Error::NotFinite(NotFinite::Loss));
         }
         let mut at_rows = loss.backward()?; // of all ranks
-        self.collective.keep_own(&mut at_rows, &pairs.text, text.rows())?;
-        self.collective.keep_own(&mut at_rows, &pairs.image, image.rows())?;
+        self.collective.keep_own(&mut at_rows, &texts, text.rows())?;
+        self.collective.keep_own(&mut at_rows, &images, image.rows())?;
         self.gradients.extend(&at_rows)?; // of the logit scale
         text.backward(&at_rows, &mut self.gradients)?; // a tower that rests frees its memory
         image.backward(&at_rows, &mut self.gradients)?;
         self.collective.sum_gradients(self.model.parameters(), &mut self.gradients);
-        let (trained, lr) = (trained.without(self.model.locked()), self.schedule.lr(self.step));
+        let (trained, lr) = (trained.without(self.model.locked()), self.lr(batch.epoch));
         let grad_norm = self.optimizer.update(&self.model, &self.gradients, trained, lr)?;
         let logit_scale = self.clamp_logit_scale()?;
         self.step += 1;
         Ok(StepReport { loss: value, lr, grad_norm, logit_scale, trained, method: report })
+    }
+
+    /// Learning rate of this step.
+    fn lr(&self, epoch: u32) -> f64 {
+        match self.method.lr_share(epoch) {
+            Some(share) => share * self.schedule.lr,
+            None => self.schedule.lr(self.step),
+        }
     }
 
     /// Where `error` happened, and why, if it is that something is not finite.
@@ -123,15 +144,15 @@ impl Trainer {
     }
 
     /// What would have fitted.
-    fn too_large(&self, pixels: &Tensor, ids: &Tensor, problem: String) -> Error {
+    fn too_large(&self, pixels: &Tensor, ids: &Tensor, views: usize, problem: String) -> Error {
         let fits = || -> Result<Error> {
             let count = pixels.dim(0)?;
-            let (key, batch) = match self.micro_batch.filter(|&size| size < count) {
-                Some(size) => ("optim.micro_batch", size),
-                None => ("data.batch_size", count),
+            let (key, views, rows) = match self.micro_batch.filter(|&size| size < count) {
+                Some(size) => ("optim.micro_batch", 1, size),
+                None => ("data.batch_size", views, count),
             };
-            let (pixels, ids) = (pixels.narrow(0, 0, batch)?, ids.narrow(0, 0, batch)?);
-            let fits = self.model.largest_fit(&pixels, &ids)?;
+            let (pixels, ids) = (pixels.narrow(0, 0, rows)?, ids.narrow(0, 0, rows)?);
+            let (batch, fits) = (rows / views, self.model.largest_fit(&pixels, &ids)? / views);
             Ok(Error::BatchMemory { key, batch, fits, problem })
         };
         fits().unwrap_or_else(|other| other)

@@ -308,8 +308,9 @@ impl<'a> Run<'a> {
             place.seconds += began.elapsed().as_secs_f64();
         }
         let (selected, none) = (trainer.method.selected(), Tally::default());
+        let views = trainer.method.views(epoch);
         let mut last = Instant::now(); // end of the step before: waiting for a batch counts
-        loader.each(epoch, selected.as_deref(), place.batches, |batch| -> Result<()> {
+        loader.each(epoch, selected.as_deref(), views, place.batches, |batch| -> Result<()> {
             let rows = batch.rows.clone();
             let report = trainer.step(batch)?;
             let seconds = last.elapsed().as_secs_f64();

@@ -115,7 +115,8 @@ fn roclip(cli: &Cli, clip: &ClipConfig, rows: usize) -> Result<Box<dyn Method>, 
         let text = text.broadcast_div(&text.sqr()?.sum_keepdim(1)?.sqrt()?)?;
         let owners: Vec<u32> = (0..count).map(|_| rng.random_range(0..rows as u32)).collect();
         let (image, captions) = (text.clone(), owners.clone());
-        let pairs = Pairs { image, text, captions, rows: owners, epoch: 1, step: 0 };
+        let second = None;
+        let pairs = Pairs { image, text, second, captions, rows: owners, epoch: 1, step: 0 };
         roclip.loss(&pairs, &scale)?;
     }
     Ok(Box::new(roclip))

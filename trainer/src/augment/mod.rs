@@ -28,12 +28,14 @@ pub enum View {
     Train = 1,
     /// The first that is surveyed
     First = 0,
-    /// The second that is surveyed
+    /// The second that is surveyed, or trained on
     Second = 3,
 }
 
 /// The stream of captions, beside those of views.
 const CAPTION: u64 = 2;
+/// Where in that stream the second variation begins: the first never comes so far.
+const SECOND_CAPTION: u128 = 1 << 32;
 
 /// Parts of the stream of a view that the other draws never come to, so that they stay what they
 /// are without these.
@@ -128,11 +130,22 @@ impl Augment {
 
     /// The caption with synonyms, deletions, insertions and swaps.
     pub fn caption(&self, caption: &str, epoch: u32, row: u32) -> String {
+        self.vary_caption(caption, epoch, row, 0)
+    }
+
+    /// The same caption varied in another way: that of [`View::Second`].
+    pub fn second_caption(&self, caption: &str, epoch: u32, row: u32) -> String {
+        self.vary_caption(caption, epoch, row, SECOND_CAPTION)
+    }
+
+    /// Drawn from the word `place` of the stream on.
+    fn vary_caption(&self, caption: &str, epoch: u32, row: u32, place: u128) -> String {
         if self.settings.text != Some(true) {
             return caption.to_owned();
         }
         let epoch = if self.settings.text_static { 0 } else { epoch }; // epochs count from 1
         let rng = &mut self.rng(epoch, row, CAPTION);
+        rng.set_word_pos(place);
         match self.settings.text_form {
             TextForm::Words => text::vary(caption, &self.settings, &self.thesaurus, rng),
             TextForm::Eda => eda::vary(caption, &self.thesaurus, rng),
@@ -172,6 +185,9 @@ mod tests {
         let words = "one two three four five six seven eight";
         assert_eq!(augment.caption(words, 1, 2), augment.caption(words, 1, 2));
         assert!((1..20).any(|epoch| augment.caption(words, epoch, 2) != words));
+        let second = |epoch| augment.second_caption(words, epoch, 2);
+        assert_eq!(second(1), second(1));
+        assert!((1..20).any(|epoch| second(epoch) != augment.caption(words, epoch, 2)));
     }
 
     #[test]

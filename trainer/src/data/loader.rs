@@ -18,12 +18,39 @@ use crate::{
 /// Batches that each thread may be ahead.
 const AHEAD: usize = 2;
 
-/// What one update is made from.
+/// In which views a batch brings its pairs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Views {
+    /// Each pair once, varied where the epoch is augmented
+    One,
+    /// Each pair as it is, then varied
+    PlainAndVaried,
+    /// Each pair varied, then varied in another way
+    TwoVaried,
+}
+
+impl Views {
+    /// How each of them is varied, if it is.
+    fn variations(self) -> &'static [Option<View>] {
+        match self {
+            Self::One => &[Some(View::Train)],
+            Self::PlainAndVaried => &[None, Some(View::Train)],
+            Self::TwoVaried => &[Some(View::Train), Some(View::Second)],
+        }
+    }
+
+    /// Views of each pair (V).
+    pub fn count(self) -> usize {
+        self.variations().len()
+    }
+}
+
+/// What one update is made from: all pairs in one of V views, then in the next.
 #[derive(Debug)]
 pub struct Batch {
-    /// `[B / R, 3, H, W]`, normalised: the part of this one of R ranks
+    /// `[V B / R, 3, H, W]`, normalised: the part of this one of R ranks
     pub pixels: Vec<f32>,
-    /// `[B / R, T]`, cut to the longest caption
+    /// `[V B / R, T]`, cut to the longest caption
     pub tokens: TokenBatch,
     /// Data-set row of each pair of the whole batch
     pub rows: Vec<u32>,
@@ -80,6 +107,7 @@ impl Loader {
         &self,
         epoch: u32,
         selected: Option<&[u32]>,
+        views: Views,
         from: usize,
         mut step: impl FnMut(Batch) -> Result<(), E>,
     ) -> Result<(), E> {
@@ -92,7 +120,7 @@ impl Loader {
                 let (sender, receiver) = mpsc::sync_channel(AHEAD);
                 scope.spawn(move || {
                     for number in (from + worker..batches).step_by(self.workers) {
-                        if sender.send(self.batch(rows(number), epoch)).is_err() {
+                        if sender.send(self.batch(rows(number), views, epoch)).is_err() {
                             break; // the step failed and hung up
                         }
                     }
@@ -123,21 +151,107 @@ impl Loader {
         Ok(())
     }
 
-    fn batch(&self, rows: &[u32], epoch: u32) -> Result<Batch> {
-        let count = rows.len() / self.ranks;
-        let (side, augmented) = (self.clip.image.image_size(), self.augment.is_on(epoch));
-        let (mut pixels, mut texts) = (vec![0.0; count * 3 * side * side], Vec::new());
-        let own = &rows[self.rank * count..][..count];
-        for (&row, planes) in own.iter().zip(pixels.chunks_exact_mut(3 * side * side)) {
-            self.pixels(row, augmented.then_some((epoch, View::Train)), planes)?;
-            let caption = self.store.caption(row);
-            texts.push(match augmented {
-                true => self.augment.caption(caption, epoch, row),
-                false => caption.to_owned(),
-            });
+    /// A caption, varied as [`Loader::pixels`] does it.
+    fn text(&self, row: u32, variation: Option<(u32, View)>) -> String {
+        let caption = self.store.caption(row);
+        match variation {
+            None => caption.to_owned(),
+            Some((epoch, View::Second)) => self.augment.second_caption(caption, epoch, row),
+            Some((epoch, _)) => self.augment.caption(caption, epoch, row),
+        }
+    }
+
+    fn batch(&self, rows: &[u32], views: Views, epoch: u32) -> Result<Batch> {
+        let (count, side) = (rows.len() / self.ranks, self.clip.image.image_size());
+        let mut pixels = vec![0.0; views.count() * count * 3 * side * side];
+        let mut texts = Vec::with_capacity(views.count() * count);
+        let mut planes = pixels.chunks_exact_mut(3 * side * side);
+        for view in views.variations() {
+            let variation = view.filter(|_| self.augment.is_on(epoch)).map(|view| (epoch, view));
+            for (&row, planes) in rows[self.rank * count..][..count].iter().zip(&mut planes) {
+                self.pixels(row, variation, planes)?;
+                texts.push(self.text(row, variation));
+            }
         }
         let tokens = self.tokenizer.encode(&texts)?.trimmed(self.clip.text.end());
         let captions = rows.iter().map(|&row| self.store.caption_number(row)).collect();
         Ok(Batch { pixels, tokens, rows: rows.to_vec(), captions, epoch })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    use clip::image::{RgbImage, encode_png};
+
+    use super::*;
+    use crate::{config, data::Manifest};
+
+    const ROWS: [u32; 4] = [2, 0, 3, 1];
+
+    /// Of four pairs in `folder`, in batches of four.
+    fn loader(folder: &Path, (rank, ranks): (usize, usize), varied: bool) -> Result<Loader> {
+        let mut table = String::from("path,caption\n");
+        for row in 0..4u8 {
+            let pixel = |x: u32, y: u32| [40 * row, 30 * x as u8 % 200, 20 * y as u8 % 200].into();
+            let png = encode_png(&RgbImage::from_fn(32, 32, pixel));
+            fs::write(folder.join(format!("{row}.png")), png).expect("writable");
+            table += &format!("{row}.png,one two three four five six seven number {row}\n");
+        }
+        let path = folder.join("train.csv");
+        fs::write(&path, table).expect("writable");
+        let manifest = Manifest::open(&path)?;
+        let captions = manifest.rows.iter().map(|row| row.caption.as_str());
+        let tokenizer = Tokenizer::train(captions, 600, 32)?;
+        let mut clip = ClipConfig::preset("vit-micro").expect("a preset");
+        clip.text.vocab_size = tokenizer.vocab_size();
+        let store = Store::open(manifest, 32, 1, 0.0, || ())?;
+        let (image, text) = (Some(varied), Some(varied));
+        let augment = Augment::open(&config::Augment { image, text, ..Default::default() }, 7)?;
+        let (seed, batch_size, workers) = (7, 4, 1);
+        Ok(Loader { store, augment, tokenizer, clip, seed, batch_size, rank, ranks, workers })
+    }
+
+    /// Pixels and ids of each view: captions are padded to the longest of all.
+    fn views(batch: &Batch, views: usize) -> Vec<(&[f32], Vec<&[u32]>)> {
+        let ids: Vec<&[u32]> = batch.tokens.rows().collect();
+        let pixels = batch.pixels.chunks_exact(batch.pixels.len() / views);
+        let ids = ids.chunks_exact(ids.len() / views);
+        let unpadded = |row: &&'_ [u32]| row.iter().rposition(|&id| id != 0).map_or(0, |at| at + 1);
+        let cut = ids.map(|rows| rows.iter().map(|row| &row[..unpadded(row)]).collect());
+        pixels.zip(cut).collect()
+    }
+
+    #[test]
+    fn views_come_one_after_the_other() -> Result<()> {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let batch = |views, varied| loader(folder.path(), (0, 1), varied)?.batch(&ROWS, views, 1);
+        let (as_it_is, varied) = (batch(Views::One, false)?, batch(Views::One, true)?);
+        let (as_it_is, varied) = (&views(&as_it_is, 1)[0], &views(&varied, 1)[0]);
+        assert!(as_it_is.0 != varied.0 && as_it_is.1 != varied.1);
+        let both = batch(Views::PlainAndVaried, true)?;
+        assert!(views(&both, 2) == [as_it_is.clone(), varied.clone()]);
+        let two = batch(Views::TwoVaried, true)?;
+        let two = views(&two, 2);
+        assert!(two[0] == *varied && two[1].0 != varied.0 && two[1].1 != varied.1);
+        assert!(two[1].0 != as_it_is.0 && two[1].1 != as_it_is.1);
+        Ok(())
+    }
+
+    #[test]
+    fn each_rank_has_its_part_of_every_view() -> Result<()> {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let batch = |place| loader(folder.path(), place, true)?.batch(&ROWS, Views::TwoVaried, 1);
+        let whole = batch((0, 1))?;
+        for rank in 0..2 {
+            let part = batch((rank, 2))?;
+            assert_eq!(part.rows, ROWS);
+            for ((pixels, ids), (all, all_ids)) in views(&part, 2).iter().zip(views(&whole, 2)) {
+                assert!(*pixels == &all[rank * all.len() / 2..][..all.len() / 2]);
+                assert_eq!(ids[..], all_ids[2 * rank..][..2]);
+            }
+        }
+        Ok(())
     }
 }

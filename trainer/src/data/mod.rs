@@ -19,7 +19,7 @@ mod shards;
 mod store;
 
 pub use image::{ImageSource, Member, Shard};
-pub use loader::{Batch, Loader};
+pub use loader::{Batch, Loader, Views};
 pub use manifest::{Keys, Manifest, Reading};
 pub(crate) use row::CAPTION_BYTES_MAX;
 pub use row::{Classes, Place, Row};

@@ -1,6 +1,7 @@
 //! A method is a loss, the state that it keeps, and what it reports.
 
 mod clip;
+mod mixture;
 mod roclip;
 mod sieve;
 
@@ -12,6 +13,7 @@ use serde::Serialize;
 
 use crate::{
     config::{Config, MethodName},
+    data::Views,
     doubted::Doubted,
     error::Result,
     state::State,
@@ -29,6 +31,8 @@ pub struct Pairs {
     pub image: Tensor,
     /// `[B, D]`, unit rows
     pub text: Tensor,
+    /// The same pairs in another view, of a method that asks for two
+    pub second: Option<Second>,
     /// Data-set row of each pair
     pub rows: Vec<u32>,
     /// Number of each caption: equal texts have equal numbers
@@ -37,6 +41,22 @@ pub struct Pairs {
     pub epoch: u32,
     /// Updates before this one
     pub step: u64,
+}
+
+/// Embeddings of another view of each pair, which the same towers computed in the same pass.
+#[derive(Debug)]
+pub struct Second {
+    /// `[B, D]`, unit rows
+    pub image: Tensor,
+    /// `[B, D]`, unit rows
+    pub text: Tensor,
+}
+
+impl Pairs {
+    /// The second view of these pairs; a method that asks for it is given it.
+    pub fn second(&self) -> &Second {
+        self.second.as_ref().expect("`Method::views` asked for two")
+    }
 }
 
 /// Which towers a loss trains; the others rest: no gradient, no momentum, no decay.
@@ -149,6 +169,17 @@ pub trait Method: Send {
 
     /// The pairs that the epoch leaves out, if it leaves out any; `rows` are all of the data set.
     fn doubted(&self, _rows: &[u32]) -> Option<Vec<Doubted>> {
+        None
+    }
+
+    /// In which views the batches of an epoch bring their pairs.
+    fn views(&self, _epoch: u32) -> Views {
+        Views::One
+    }
+
+    /// The share of the highest learning rate that all steps of an epoch have, if the schedule does
+    /// not decide.
+    fn lr_share(&self, _epoch: u32) -> Option<f64> {
         None
     }
 

@@ -23,6 +23,19 @@ impl dyn Collective + '_ {
         Ok(rows.into_inner())
     }
 
+    /// One of the `views` of which each rank gave all of its part, one after the other:
+    /// `[R V B / R, D]`, which [`gather_rows`] gave, -> `[B, D]`.
+    ///
+    /// [`gather_rows`]: #method.gather_rows
+    pub fn view(&self, all: &Tensor, views: usize, number: usize) -> Result<Tensor> {
+        if views == 1 {
+            return Ok(all.clone());
+        }
+        let (rows, dim) = all.dims2()?;
+        let of_ranks = all.reshape((self.ranks(), views, rows / views / self.ranks(), dim))?;
+        Ok(of_ranks.narrow(1, number, 1)?.reshape((rows / views, dim))?)
+    }
+
     /// Puts in the place of the gradient at the rows `all`, which [`gather_rows`] gave, its part at
     /// this rank's `own`. Nothing is summed: the loss was that of the whole batch on every rank.
     ///

@@ -115,6 +115,7 @@ mod tests {
         let pairs = |image, text| Pairs {
             image,
             text,
+            second: None,
             rows: vec![8, 9],
             captions: vec![8, 9],
             epoch: 1,

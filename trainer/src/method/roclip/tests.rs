@@ -21,7 +21,8 @@ fn rows(a: [f32; 2], b: [f32; 2]) -> Result<Var> {
 
 fn pairs(image: &Var, text: &Var, rows: [u32; 2], epoch: u32) -> Pairs {
     let (image, text) = (image.as_tensor().clone(), text.as_tensor().clone());
-    Pairs { image, text, rows: rows.to_vec(), captions: rows.to_vec(), epoch, step: 0 }
+    let (rows, captions) = (rows.to_vec(), rows.to_vec());
+    Pairs { image, text, second: None, rows, captions, epoch, step: 0 }
 }
 
 fn scale() -> Result<Tensor> {

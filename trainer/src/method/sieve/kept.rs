@@ -1,7 +1,6 @@
 //! Which pairs are kept, by their scores.
 
-use super::mixture::Mixture;
-use crate::config::Split;
+use crate::{config::Split, method::mixture::Mixture};
 
 /// Chance of belonging to the upper group above which a pair is kept.
 const KEPT: f64 = 0.5;

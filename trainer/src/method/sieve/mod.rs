@@ -4,7 +4,6 @@
 
 mod ask;
 mod kept;
-mod mixture;
 mod pooled;
 
 use std::sync::Arc;

@@ -15,6 +15,7 @@ fn pairs(captions: [[f32; 2]; 2], first: u32) -> Result<Pairs> {
     Ok(Pairs {
         image: Tensor::new(&[[1f32, 0.0], [0.0, 1.0]], &Device::Cpu)?,
         text: Tensor::new(&captions, &Device::Cpu)?,
+        second: None,
         captions: rows.clone(),
         rows,
         epoch: 1,
