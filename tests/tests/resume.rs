@@ -38,6 +38,11 @@ const WAITING: &str = "[method]\nname = 'roclip'\n\
 /// Scores of steps, a pool, pairs in doubt that are matched.
 const POOLED: &str = "[method]\nname = 'sieve'\n\
     [method.sieve]\nfrom_epoch = 2\nscore = 'pool'\ndoubted = 'matched'\nsmoothing = 1.0\n";
+/// Two views, of which one is as it is.
+const CLEANCLIP: &str = "[method]\nname = 'cleanclip'\n";
+/// All three phases, each an epoch: views, a slow one, and pairs that are split.
+const SAFECLIP: &str = "[method]\nname = 'safeclip'\n\
+    [method.safeclip]\nunimodal_epochs = 1\npool_share = 0.3\n";
 
 /// A data set and the runs on it.
 struct Place(TempDir);
@@ -284,7 +289,13 @@ fn a_killed_run_ends_as_one_that_nobody_touched() {
 /// Killed in its middle, resumed, and as long with other threads: whatever a method keeps.
 #[test]
 fn other_forms_end_as_ones_that_nobody_touched() {
-    for (method, phase) in [(PUBLISHED, "match"), (WAITING, "match"), (POOLED, "sieve")] {
+    for (method, phase) in [
+        (PUBLISHED, "match"),
+        (WAITING, "match"),
+        (POOLED, "sieve"),
+        (CLEANCLIP, "plain"),
+        (SAFECLIP, "split"),
+    ] {
         let place = survives_kills(method, phase);
         place.whole(CONFIG, "threads", "--set data.workers=4");
         place.check_same("whole", "threads");

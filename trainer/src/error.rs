@@ -289,7 +289,7 @@ pub enum Error {
     /// A pool that cannot hold one batch.
     #[error(
         "the pool would hold {capacity} of {rows} rows, which is no batch of {batch_size}: lower \
-         `data.batch_size` or raise `method.roclip.pool_share`"
+         `data.batch_size` or raise the method's `pool_share`"
     )]
     SmallPool {
         /// Rows that can be read.
@@ -302,7 +302,7 @@ pub enum Error {
     /// A pool that holds more than half of the data: many images would meet their own captions.
     #[error(
         "the pool would hold {capacity} of {rows} rows, more than half: lower `data.batch_size` or \
-         `method.roclip.pool_share`"
+         the method's `pool_share`"
     )]
     LargePool {
         /// Rows that can be read.

@@ -107,6 +107,14 @@ fn run_refuses() {
     check(&format!("{sieve}.views=3"), &["`method.sieve.views` must be 1 or 2"]);
     check(&format!("{sieve}.smoothing=2"), &["method.sieve.smoothing"]);
     check(&format!("{sieve}.references=1"), &["method.sieve.references"]);
+    check("--set method.cleanclip.clip_weight=2", &["method.cleanclip", "left out unless"]);
+    let cleanclip = "--set method.name=cleanclip --set method.cleanclip";
+    check(&format!("{cleanclip}.clip_weight=-1"), &["method.cleanclip.clip_weight", "at least 0"]);
+    check("--set method.safeclip.growth=0.1", &["method.safeclip", "left out unless"]);
+    check("--set method.name=safeclip", &["`method.safeclip.unimodal_epochs`", "`optim.epochs`"]);
+    let safeclip = "--set method.name=safeclip --set optim.epochs=9 --set method.safeclip";
+    check(&format!("{safeclip}.safe_chance=2"), &["method.safeclip.safe_chance"]);
+    check(&format!("{safeclip}.pool_share=0.05"), &["pool_share"]);
     let roclip = "--set optim.epochs=2 --set method.name=roclip";
     check(&format!("{roclip} --set method.roclip.pool_share=0.05"), &["pool_share"]);
     check("--set data.manifest=no.csv", &["cannot read `", "/no.csv`"]);

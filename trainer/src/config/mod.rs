@@ -21,8 +21,8 @@ use serde::{Deserialize, Serialize};
 pub use augment::{Augment, TextForm};
 pub use data::Data;
 pub use method::{
-    Duplicates, Enqueue, Fate, Fill, LastEpoch, Method, MethodName, Retrieval, Roclip, Score,
-    Sieve, Split, TextTower, Wrap,
+    Cleanclip, Duplicates, Enqueue, Fate, Fill, LastEpoch, Method, MethodName, Retrieval, Roclip,
+    Safeclip, Score, Sieve, Split, TextTower, Wrap,
 };
 pub use model::Model;
 pub use monitor::{Alarms, Monitor};
@@ -194,7 +194,12 @@ mod tests {
 
     #[test]
     fn a_block_of_another_method_is_refused() {
-        for (name, key) in [("roclip", "pool_share = 0.2"), ("sieve", "views = 1")] {
+        for (name, key) in [
+            ("roclip", "pool_share = 0.2"),
+            ("sieve", "views = 1"),
+            ("cleanclip", "clip_weight = 2.0"),
+            ("safeclip", "growth = 0.1"),
+        ] {
             let lines = problems(&format!("[data]\nmanifest = 'a.csv'\n[method.{name}]\n{key}"));
             assert_eq!(lines.len(), 1, "{lines:?}");
             assert!(lines[0].contains(&format!("method.{name}")), "{lines:?}");

@@ -61,6 +61,8 @@ pub(crate) fn resolve(
             config.augment.blur_share.get_or_insert(1.0);
             config.data.copies_max.get_or_insert(1);
         }
+        MethodName::Cleanclip => config.method.cleanclip = Some(config.method.cleanclip()),
+        MethodName::Safeclip => config.method.safeclip = Some(config.method.safeclip()),
     }
     if let Some(out) = out {
         config.output.folder = absolute(out)?;
@@ -322,11 +324,16 @@ mod tests {
             let named = (config.method.roclip.is_some(), config.method.sieve.is_some());
             assert_eq!(named.0, config.method.name == MethodName::Roclip);
             assert_eq!(named.1, config.method.name == MethodName::Sieve);
+            let named = (config.method.cleanclip.is_some(), config.method.safeclip.is_some());
+            assert_eq!(named.0, config.method.name == MethodName::Cleanclip);
+            assert_eq!(named.1, config.method.name == MethodName::Safeclip);
             assert_eq!(config.augment.epochs, epochs, "{settings:?}");
             Ok(())
         };
         check(&[], None)?;
         check(&["method.name=roclip"], None)?;
+        check(&["method.name=cleanclip"], None)?;
+        check(&["method.name=safeclip"], None)?;
         check(&["method.name=sieve"], Some(10))?;
         check(&["method.name=sieve", "optim.epochs=3"], Some(1))?;
         check(&["method.name=sieve", "augment.epochs=20"], Some(20))

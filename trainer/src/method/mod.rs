@@ -1,8 +1,12 @@
 //! A method is a loss, the state that it keeps, and what it reports.
 
+mod cleanclip;
 mod clip;
 mod mixture;
+#[cfg(test)]
+mod proof;
 mod roclip;
+mod safeclip;
 mod sieve;
 
 use std::sync::Arc;
@@ -20,8 +24,10 @@ use crate::{
     survey::Survey,
 };
 
+pub use cleanclip::Cleanclip;
 pub use clip::Clip;
 pub use roclip::Roclip;
+pub use safeclip::Safeclip;
 pub use sieve::Sieve;
 
 /// Embeddings of a batch.
@@ -152,6 +158,10 @@ pub enum Phase {
     Match,
     /// Own captions of the pairs that are not doubted
     Sieve,
+    /// Two views of each image and of each caption, without regard to which belong together
+    Unimodal,
+    /// Own captions of the pairs that are safe, views of the others
+    Split,
 }
 
 /// A way of pre-training.
@@ -201,5 +211,7 @@ pub fn new(config: &Config, rows: usize, dim: usize, device: &Device) -> Result<
             Box::new(Roclip::new(config, rows, dim, device)?)
         }
         MethodName::Sieve => Box::new(Sieve::new(config, rows, dim, device)?),
+        MethodName::Cleanclip => Box::new(Cleanclip::new(config.method.cleanclip())),
+        MethodName::Safeclip => Box::new(Safeclip::new(config, rows, dim, device)?),
     })
 }

@@ -14,17 +14,21 @@ macro_rules! choice {
     };
 }
 
+mod cleanclip;
 mod roclip;
+mod safeclip;
 mod sieve;
 
+pub use cleanclip::Cleanclip;
 pub use roclip::{Duplicates, Enqueue, Fill, LastEpoch, Retrieval, Roclip, TextTower, Wrap};
+pub use safeclip::Safeclip;
 pub use sieve::{Fate, Score, Sieve, Split};
 
 /// `[method]`
 #[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Method {
-    /// `clip`, `roclip`, `roclip-as-published` or `sieve`
+    /// `clip`, `roclip`, `roclip-as-published`, `sieve`, `cleanclip` or `safeclip`
     pub name: MethodName,
     /// Settings of `roclip` and `roclip-as-published`
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -32,6 +36,12 @@ pub struct Method {
     /// Settings of `sieve`
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sieve: Option<Sieve>,
+    /// Settings of `cleanclip`
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cleanclip: Option<Cleanclip>,
+    /// Settings of `safeclip`
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub safeclip: Option<Safeclip>,
 }
 
 /// Which loss is minimised.
@@ -47,12 +57,27 @@ pub enum MethodName {
     RoclipAsPublished,
     /// InfoNCE of each image and its own caption, without the pairs in doubt
     Sieve,
+    /// InfoNCE of each image and its own caption, and of both with their augmented selves
+    Cleanclip,
+    /// InfoNCE of each image and its own caption for the pairs that are safe, and of views with their
+    /// nearest neighbors in the same modality for the others
+    Safeclip,
 }
 
 impl Method {
     /// Settings of `sieve`, defaults where none are given.
     pub fn sieve(&self) -> Sieve {
         self.sieve.clone().unwrap_or_default()
+    }
+
+    /// Settings of `cleanclip`, defaults where none are given.
+    pub fn cleanclip(&self) -> Cleanclip {
+        self.cleanclip.clone().unwrap_or_default()
+    }
+
+    /// Settings of `safeclip`, defaults where none are given.
+    pub fn safeclip(&self) -> Safeclip {
+        self.safeclip.clone().unwrap_or_default()
     }
 
     /// Settings of `roclip`, the defaults of the method's name where none are given.
@@ -74,12 +99,19 @@ impl Method {
         problems.require(chosen, "method.roclip", "left out unless `method.name` is `roclip`");
         let chosen = self.sieve.is_none() || self.name == MethodName::Sieve;
         problems.require(chosen, "method.sieve", "left out unless `method.name` is `sieve`");
+        let chosen = self.cleanclip.is_none() || self.name == MethodName::Cleanclip;
+        let limits = "left out unless `method.name` is `cleanclip`";
+        problems.require(chosen, "method.cleanclip", limits);
+        let chosen = self.safeclip.is_none() || self.name == MethodName::Safeclip;
+        problems.require(chosen, "method.safeclip", "left out unless `method.name` is `safeclip`");
         match self.name {
             MethodName::Clip => {}
             MethodName::Roclip | MethodName::RoclipAsPublished => {
                 self.roclip().check(epochs, problems);
             }
             MethodName::Sieve => self.sieve().check(epochs, problems),
+            MethodName::Cleanclip => self.cleanclip().check(problems),
+            MethodName::Safeclip => self.safeclip().check(epochs, problems),
         }
     }
 }
