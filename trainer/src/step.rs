@@ -119,19 +119,12 @@ impl Trainer {
         text.backward(&at_rows, &mut self.gradients)?; // a tower that rests frees its memory
         image.backward(&at_rows, &mut self.gradients)?;
         self.collective.sum_gradients(self.model.parameters(), &mut self.gradients);
-        let (trained, lr) = (trained.without(self.model.locked()), self.lr(batch.epoch));
+        let trained = trained.without(self.model.locked());
+        let lr = self.method.lr(&self.schedule, batch.epoch, self.step);
         let grad_norm = self.optimizer.update(&self.model, &self.gradients, trained, lr)?;
         let logit_scale = self.clamp_logit_scale()?;
         self.step += 1;
         Ok(StepReport { loss: value, lr, grad_norm, logit_scale, trained, method: report })
-    }
-
-    /// Learning rate of this step.
-    fn lr(&self, epoch: u32) -> f64 {
-        match self.method.lr_share(epoch) {
-            Some(share) => share * self.schedule.lr,
-            None => self.schedule.lr(self.step),
-        }
     }
 
     /// Where `error` happened, and why, if it is that something is not finite.

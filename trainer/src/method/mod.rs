@@ -20,6 +20,7 @@ use crate::{
     data::Views,
     doubted::Doubted,
     error::Result,
+    optim::Schedule,
     state::State,
     survey::Survey,
 };
@@ -187,10 +188,10 @@ pub trait Method: Send {
         Views::One
     }
 
-    /// The share of the highest learning rate that all steps of an epoch have, if the schedule does
-    /// not decide.
-    fn lr_share(&self, _epoch: u32) -> Option<f64> {
-        None
+    /// Learning rate of a step of an epoch, counted from 0: that of the run's schedule, unless the
+    /// method has phases with their own.
+    fn lr(&self, schedule: &Schedule, _epoch: u32, step: u64) -> f64 {
+        schedule.lr(step)
     }
 
     /// The loss of a batch; may keep what the next batches need.

@@ -1,5 +1,7 @@
 //! Learning rate over the steps of a run.
 
+use std::ops::Range;
+
 /// Linear warm-up from 0, then half a cosine down to 0.
 #[derive(Debug, Clone, Copy)]
 pub struct Schedule {
@@ -26,6 +28,15 @@ impl Schedule {
         let progress = ((step - self.warmup) as f64 / left as f64).min(1.0);
         self.lr * 0.5 * (1.0 + (std::f64::consts::PI * progress).cos())
     }
+
+    /// Learning rate of a step of the run if it rises and falls within `part` of its steps alone, with
+    /// the same share of warm-up.
+    pub fn lr_within(&self, part: Range<u64>, step: u64) -> f64 {
+        let steps = part.end - part.start;
+        let warmup = self.warmup as f64 / self.steps.max(1) as f64 * steps as f64;
+        let part_of = Self { lr: self.lr, warmup: warmup.round() as u64, steps };
+        part_of.lr(step.saturating_sub(part.start))
+    }
 }
 
 #[cfg(test)]
@@ -44,6 +55,9 @@ mod tests {
         check(55, 1.0);
         check(100, 0.0);
         assert_eq!(Schedule::new(2.0, 0.0, 1).lr(0), 2.0);
+        let (whole, part) = (Schedule::new(2.0, 0.1, 30), schedule.lr_within(40..70, 45));
+        assert_eq!(part, whole.lr(5));
+        assert_eq!(schedule.lr_within(0..100, 55), schedule.lr(55));
         assert_eq!(Schedule::new(2.0, 1.0, 4).lr(3), 2.0);
     }
 }

@@ -15,6 +15,7 @@ use crate::{
     data::Views,
     doubted::Doubted,
     error::Result,
+    optim::Schedule,
     pool::Pool,
     state::State,
     survey::Survey,
@@ -26,6 +27,8 @@ pub struct Safeclip {
     settings: config::Safeclip,
     /// Pairs of the data set.
     count: usize,
+    /// Of the whole run.
+    epochs: u32,
     images: Pool,
     captions: Pool,
     /// Of this epoch, once pairs are split.
@@ -39,7 +42,8 @@ impl Safeclip {
         let sizes = config::Roclip { pool_share: settings.pool_share, ..Default::default() };
         let capacity = roclip::capacity(&sizes, count, config.data.batch_size)?;
         let pool = || Pool::new(capacity, dim, None, device);
-        Ok(Self { settings, count, images: pool()?, captions: pool()?, split: None })
+        let (epochs, images, captions) = (config.optim.epochs, pool()?, pool()?);
+        Ok(Self { settings, count, epochs, images, captions, split: None })
     }
 
     fn phase(&self, epoch: u32) -> Phase {
@@ -121,8 +125,14 @@ impl Method for Safeclip {
         }
     }
 
-    fn lr_share(&self, epoch: u32) -> Option<f64> {
-        (self.phase(epoch) == Phase::Plain).then_some(self.settings.clip_lr_share)
+    fn lr(&self, schedule: &Schedule, epoch: u32, step: u64) -> f64 {
+        let first = self.settings.split_from() - 1; // epochs before the split
+        let split = schedule.steps / u64::from(self.epochs) * u64::from(first);
+        match self.phase(epoch) {
+            Phase::Unimodal => schedule.lr_within(0..split, step),
+            Phase::Plain => self.settings.clip_lr_share * schedule.lr,
+            _ => schedule.lr_within(split..schedule.steps, step),
+        }
     }
 
     fn begin_epoch(&mut self, epoch: u32, survey: &mut Survey<'_>) -> Result<Option<String>> {

@@ -95,7 +95,19 @@ fn phases_follow_one_another() -> Result<()> {
     assert_eq!(phases, [Phase::Unimodal, Phase::Plain, Phase::Split, Phase::Split]);
     let views = [1, 2, 3].map(|epoch| method.views(epoch));
     assert_eq!(views, [Views::TwoVaried, Views::One, Views::TwoVaried]);
-    assert_eq!([1, 2, 3].map(|epoch| method.lr_share(epoch)), [None, Some(0.01), None]);
+    // Ten steps an epoch, a tenth of a part is warm-up: of two epochs, and of the eighteen others.
+    let schedule = Schedule::new(2.0, 0.1, 200);
+    let check = |epoch: u32, step: u64, expected: f64| {
+        let found = method.lr(&schedule, epoch, step);
+        assert!((found - expected).abs() < 1e-3, "epoch {epoch}, step {step}: {found}");
+    };
+    check(1, 0, 1.0);
+    check(1, 1, 2.0);
+    check(2, 10, 0.02);
+    check(2, 19, 0.02);
+    check(3, 20, 2.0 / 18.0);
+    check(3, 37, 2.0);
+    check(20, 199, 0.0);
     Ok(())
 }
 
