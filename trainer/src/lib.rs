@@ -15,7 +15,7 @@
 //! | [`poison`] | which rows are poisoned and with what, written as a whole |
 //! | [`step`] · [`train`] | one optimizer step for any method · epochs around it |
 //! | [`grad_cache`] · [`not_finite`] | a batch in parts · what ends a step |
-//! | [`method`] · [`pool`] | CLIP, RoCLIP, CleanCLIP, SafeCLIP and the sieve · FIFO of caption embeddings |
+//! | [`method`] · [`pool`] | CLIP and every defence of it · FIFO of embeddings |
 //! | [`survey`] | pairs embedded without training |
 //! | [`doubted`] · [`skipped`] | the pairs that a method does not trust · that cannot be read |
 //! | [`parallel`] | several processes, each with its part of every batch |

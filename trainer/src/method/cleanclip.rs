@@ -1,5 +1,5 @@
-//! CleanCLIP (Bansal et al., ICCV 2023, section 4): CLIP, and each image and each caption beside its
-//! augmented self, so that a trigger is no longer what ties an image to a caption.
+//! CleanCLIP (Bansal et al., ICCV 2023, section 4): CLIP, and each image and each caption beside
+//! its augmented self, so that a trigger is no longer what ties an image to a caption.
 //! `docs/safeclip-cleanclip.md` has the formula, and how a poisoned model is fine-tuned with it.
 
 use candle_core::Tensor;

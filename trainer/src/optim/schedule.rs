@@ -29,8 +29,8 @@ impl Schedule {
         self.lr * 0.5 * (1.0 + (std::f64::consts::PI * progress).cos())
     }
 
-    /// Learning rate of a step of the run if it rises and falls within `part` of its steps alone, with
-    /// the same share of warm-up.
+    /// Learning rate of a step of the run if it rises and falls within `part` of its steps alone,
+    /// with the same share of warm-up.
     pub fn lr_within(&self, part: Range<u64>, step: u64) -> f64 {
         let steps = part.end - part.start;
         let warmup = self.warmup as f64 / self.steps.max(1) as f64 * steps as f64;

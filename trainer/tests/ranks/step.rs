@@ -36,10 +36,12 @@ const TOLERANCE: f32 = 5e-5;
 /// for rounding (that of the keys' biases) would move its weight as far as any other.
 const EPSILON: f64 = 1e-3;
 const LR: f64 = 1e-2;
-/// Epoch of each step; from the second on `roclip` matches, and `safeclip` has had its unimodal one.
+/// Epoch of each step; from the second on `roclip` matches, and `safeclip` has had its unimodal
+/// one.
 const EPOCHS: [u32; 4] = [1, 1, 2, 2];
-/// Added to the seed of a batch's first view: such that no ReLU of the ResNet is so near to 0 that the
-/// order of sums decides whether it passes. With most numbers, and with `clip` on most batches, one is.
+/// Added to the seed of a batch's first view: such that no ReLU of the ResNet is so near to 0 that
+/// the order of sums decides whether it passes. With most numbers, and with `clip` on most batches,
+/// one is.
 const VIEW_SEED: u64 = 24;
 
 fn config(image: ImageTower) -> ClipConfig {

@@ -59,8 +59,8 @@ pub enum MethodName {
     Sieve,
     /// InfoNCE of each image and its own caption, and of both with their augmented selves
     Cleanclip,
-    /// InfoNCE of each image and its own caption for the pairs that are safe, and of views with their
-    /// nearest neighbors in the same modality for the others
+    /// InfoNCE of each image and its own caption for the pairs that are safe, and of views with
+    /// their nearest neighbors in the same modality for the others
     Safeclip,
 }
 

@@ -17,8 +17,8 @@ pub struct Safeclip {
     /// Learning rate of these as a share of `optim.lr`, constant, above 0 and at most 1 (released,
     /// `filter_lr` of 5e-6 over 5e-4: 0.01)
     pub clip_lr_share: f64,
-    /// Least chance of the upper group that makes a pair safe in the first split, above 0 and at most
-    /// 1 (released: 0.9)
+    /// Least chance of the upper group that makes a pair safe in the first split, above 0 and at
+    /// most 1 (released: 0.9)
     pub safe_chance: f64,
     /// By how much of all pairs the safe ones grow from epoch to epoch, 0 to 1 (released,
     /// `update_filter_ratio`: 0.01)
@@ -26,8 +26,8 @@ pub struct Safeclip {
     /// Greatest share of safe pairs, from the second split on, above 0 and at most 1 (released,
     /// `cap_filter_ratio`: 0.85)
     pub safe_max: f64,
-    /// Share of the data-set rows that each of both pools holds, above 0 and at most 0.5; unless given
-    /// as for `method.roclip.pool_share` (the authors' command for a million pairs: 0.02184)
+    /// Share of the data-set rows that each of both pools holds, above 0 and at most 0.5; unless
+    /// given as for `method.roclip.pool_share` (the authors' command for a million pairs: 0.02184)
     pub pool_share: Option<f64>,
 }
 

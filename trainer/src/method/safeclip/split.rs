@@ -50,8 +50,8 @@ impl Split {
     }
 }
 
-/// The cosine of each image, varied as in training, and its caption as it is written, in the order of
-/// the data set.
+/// The cosine of each image, varied as in training, and its caption as it is written, in the order
+/// of the data set.
 pub(super) fn cosines(survey: &mut Survey<'_>) -> Result<Vec<f32>> {
     let rows = survey.rows();
     let mut answers = Vec::with_capacity(rows.len());
@@ -64,8 +64,8 @@ pub(super) fn cosines(survey: &mut Survey<'_>) -> Result<Vec<f32>> {
     Ok(answers.into_iter().map(|(_, cosine)| cosine).collect())
 }
 
-/// The numbers of the pairs that belong to the upper one of two groups with a chance of `least` or
-/// more, in rising order; none if there are no two groups.
+/// The numbers of the pairs that belong to the upper one of two groups with a chance of `least`
+/// or more, in rising order; none if there are no two groups.
 pub(super) fn likely(cosines: &[f32], least: f64) -> Vec<usize> {
     let mixture = Mixture::fit(cosines);
     let is_safe = |cosine: f32| mixture.is_some_and(|fit| fit.upper(f64::from(cosine)) >= least);
