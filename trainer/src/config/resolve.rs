@@ -49,20 +49,11 @@ pub(crate) fn resolve(
     let is_augmented = config.method.name != MethodName::Clip; // a part of the defences
     config.augment.image.get_or_insert(is_augmented);
     config.augment.text.get_or_insert(is_augmented);
-    // Resolved, a run does not change when a default does.
-    match config.method.name {
-        MethodName::Clip => {}
-        MethodName::Roclip | MethodName::RoclipAsPublished => {
-            config.method.roclip = Some(config.method.roclip());
-        }
-        MethodName::Sieve => {
-            config.method.sieve.get_or_insert_default();
-            config.augment.epochs.get_or_insert((config.optim.epochs / 2).max(1));
-            config.augment.blur_share.get_or_insert(1.0);
-            config.data.copies_max.get_or_insert(1);
-        }
-        MethodName::Cleanclip => config.method.cleanclip = Some(config.method.cleanclip()),
-        MethodName::Safeclip => config.method.safeclip = Some(config.method.safeclip()),
+    config.method.fill_in();
+    if config.method.name == MethodName::Sieve {
+        config.augment.epochs.get_or_insert((config.optim.epochs / 2).max(1));
+        config.augment.blur_share.get_or_insert(1.0);
+        config.data.copies_max.get_or_insert(1);
     }
     if let Some(out) = out {
         config.output.folder = absolute(out)?;

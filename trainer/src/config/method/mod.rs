@@ -88,6 +88,17 @@ impl Method {
         })
     }
 
+    /// Writes out the settings of the method: resolved, a run does not change when a default does.
+    pub(super) fn fill_in(&mut self) {
+        match self.name {
+            MethodName::Clip => {}
+            MethodName::Roclip | MethodName::RoclipAsPublished => self.roclip = Some(self.roclip()),
+            MethodName::Sieve => self.sieve = Some(self.sieve()),
+            MethodName::Cleanclip => self.cleanclip = Some(self.cleanclip()),
+            MethodName::Safeclip => self.safeclip = Some(self.safeclip()),
+        }
+    }
+
     /// Whether the method has a pool.
     pub(super) fn is_roclip(&self) -> bool {
         matches!(self.name, MethodName::Roclip | MethodName::RoclipAsPublished)
