@@ -16,7 +16,8 @@ pub(crate) struct Method {
     epochs: u32,
 }
 
-/// In the order of the tables; each differs from its neighbor in one thing.
+/// In the order of the tables; each differs from its neighbor in one thing, but the sieve, which has
+/// its own defaults: it blurs, and an epoch trains on one of the copies of a picture.
 pub(crate) const METHODS: [Method; 4] = [
     Method { name: "clip", method: "clip", augment: false, epochs: 16 },
     Method { name: "clip-aug", method: "clip", augment: true, epochs: 16 },
@@ -58,7 +59,7 @@ impl Method {
             );
         }
         if self.method == "sieve" {
-            words += " in the first half, pairs in doubt left out from epoch 2";
+            words += " and blurred in the first half, pairs in doubt left out from epoch 2";
         }
         words + &format!(", batch {BATCH_SIZE}, learning rate {LEARNING_RATE})")
     }

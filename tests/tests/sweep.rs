@@ -115,9 +115,11 @@ fn a_killed_sweep_comes_to_what_one_comes_to_that_nobody_touched() {
     assert!(unseen["backdoor_asr"]["low"].is_number(), "{unseen}");
     let lines = place.lines("whole");
     let line = lines.iter().find(|line| line.contains("corner-unseen-text=true-3"));
-    assert!(line.is_some_and(|line| line.contains("cells/none-sieve-text=true-3/run/model")));
+    for part in ["cells/none-sieve-text=true-3/run/model", "poison ", "corner-3"] {
+        assert!(line.is_some_and(|line| line.contains(part)), "{part}: {line:?}");
+    }
 
-    let words = "sweep --config sweep.toml --out killed --jobs 2 --attack none --method clip";
+    let words = "sweep --config sweep.toml --out killed --attack none --method clip";
     let ended = run(&mut place.command(words));
     assert_eq!(ended.code, Some(0), "{ended:?}");
     assert_eq!(place.results("killed").keys().collect::<Vec<_>>(), ["none-clip-3"]);
@@ -194,9 +196,15 @@ fn a_mistake_is_told_before_anything_is_done() {
     let ended = run(&mut place.command("sweep --config sweep.toml --dry-run"));
     assert_eq!(ended.code, Some(0), "{ended:?}");
     assert_eq!(ended.stdout.lines().count(), CELLS + 1, "{ended:?}");
-    let words = "sweep --config sweep.toml --dry-run --attack corner --method clip,stopped";
-    let ended = run(&mut place.command(words));
-    assert_eq!(ended.stdout.lines().last(), Some("2 cells"), "{ended:?}");
+    for (choice, count) in [
+        ("--attack corner --method clip", "1 cells"),
+        ("--attack corner --method stopped", "2 cells"), // and what it looks at
+        ("--method unseen", "4 cells"),
+    ] {
+        let words = format!("sweep --config sweep.toml --dry-run {choice}");
+        let ended = run(&mut place.command(&words));
+        assert_eq!(ended.stdout.lines().last(), Some(count), "{ended:?}");
+    }
     let words = "sweep --config sweep.toml --method clips";
     place.refused(words, &["`--method clips`: the sweep has no method of that name"]);
     assert!(!place.path("sweep").exists());

@@ -136,6 +136,7 @@ fn decisive(config: &Config) -> Keys {
         batch_size: config.data.batch_size,
         bad_rows_max: config.data.bad_rows_max,
         copies_max: config.data.copies_max,
+        same_captions_max: config.data.same_captions_max,
         ..Default::default()
     };
     config.model.tokenizer = None;

@@ -314,14 +314,14 @@ pub enum Error {
     #[error(
         "`{}` has {rows} readable rows{}, `data.batch_size` is {batch_size}",
         file.display(),
-        if *capped { " within `data.copies_max`" } else { "" }
+        if *capped { " within `data.copies_max` and `data.same_captions_max`" } else { "" }
     )]
     SmallData {
         /// The manifest.
         file: PathBuf,
         /// Rows that can be read.
         rows: usize,
-        /// Whether copies of pictures are left out.
+        /// Whether copies of pictures or captions are left out.
         capped: bool,
         /// Rows of one batch.
         batch_size: usize,

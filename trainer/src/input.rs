@@ -50,15 +50,20 @@ pub(crate) fn open_loader(
         watch.warn(format!("unreadable rows are left out: {bad} of {all} ({file})"));
     }
     if let Some(max) = config.data.copies_max {
-        store.find_copies(max)?;
-        let (all, rows) = (store.rows().len(), store.epoch_rows());
-        if rows < all {
-            watch.note(format!("copies of pictures: an epoch trains on {rows} of {all} pairs"));
-        }
+        store.cap_pictures(max)?;
     }
-    if store.epoch_rows() < *batch_size {
-        let (file, rows) = (manifest.clone(), store.epoch_rows());
-        let capped = config.data.copies_max.is_some();
+    if let Some(max) = config.data.same_captions_max {
+        store.cap_captions(max);
+    }
+    let (all, rows) = (store.rows().len(), store.epoch_rows());
+    let told = || format!("without copies an epoch trains on {rows} of {all} pairs");
+    match rows {
+        _ if rows == all => {}
+        _ if rows < all / 2 => watch.warn(format!("{} (`data.copies_max`)", told())),
+        _ => watch.note(told()),
+    }
+    if rows < *batch_size {
+        let (file, capped) = (manifest.clone(), rows < all);
         return Err(Error::SmallData { file, rows, capped, batch_size: *batch_size });
     }
     let (seed, batch_size, workers) = (config.seed, *batch_size, *workers);

@@ -86,7 +86,8 @@ impl Trainer {
         batch: Batch,
     ) -> Result<StepReport> {
         self.optimizer.rest(&self.model, &mut self.gradients)?;
-        let embed = |input| Embedded::new(&self.model, input, self.micro_batch);
+        let part = self.micro_batch.map(|pairs| views * pairs);
+        let embed = |input| Embedded::new(&self.model, input, part);
         let image = embed(Input::Images(pixels.clone()))?;
         let text = embed(Input::Texts(ids.clone()))?;
         let images = self.collective.gather_rows(image.rows())?; // [V B, D], unit rows
@@ -140,9 +141,10 @@ impl Trainer {
     fn too_large(&self, pixels: &Tensor, ids: &Tensor, views: usize, problem: String) -> Error {
         let fits = || -> Result<Error> {
             let count = pixels.dim(0)?;
-            let (key, views, rows) = match self.micro_batch.filter(|&size| size < count) {
-                Some(size) => ("optim.micro_batch", 1, size),
-                None => ("data.batch_size", views, count),
+            let part = self.micro_batch.map(|pairs| views * pairs).filter(|&rows| rows < count);
+            let (key, rows) = match part {
+                Some(rows) => ("optim.micro_batch", rows),
+                None => ("data.batch_size", count),
             };
             let (pixels, ids) = (pixels.narrow(0, 0, rows)?, ids.narrow(0, 0, rows)?);
             let (batch, fits) = (rows / views, self.model.largest_fit(&pixels, &ids)? / views);

@@ -47,9 +47,9 @@ pub trait Watch: Send + Sync {
 #[derive(Debug, Serialize)]
 pub struct Summary {
     schema: &'static str,
-    /// Pairs that were trained on
+    /// Pairs that could be trained on
     pub rows: usize,
-    /// Of these, the pairs that the last epoch left out
+    /// Of these, the pairs that the last epoch doubted
     #[serde(skip_serializing_if = "Option::is_none")]
     pub doubted: Option<usize>,
     /// Updates
@@ -207,9 +207,9 @@ impl<'a> Run<'a> {
             model.join(collective.clone());
         }
         let steps = u64::from(config.optim.epochs) * loader.batches() as u64;
-        let rows = loader.store.rows().len();
+        let (rows, epoch_rows) = (loader.store.rows().len(), loader.store.epoch_rows());
         let mut trainer = Trainer {
-            method: method::new(config, rows, loader.clip.dim, device)?,
+            method: method::new(config, rows, epoch_rows, loader.clip.dim, device)?,
             gradients: model.gradients(),
             optimizer: Optimizer::new(&model, &config.optim),
             schedule: Schedule::new(config.optim.lr, config.optim.warmup_share, steps),

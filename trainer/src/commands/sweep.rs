@@ -23,9 +23,9 @@ pub fn run(args: &SweepArgs) -> Result<Exit, Report> {
         return list(&plan);
     }
     let mut store = Store::open(&plan.place, &plan.recipe)?;
-    let chosen = || plan.cells.iter().filter(|cell| !cell.waits);
-    let done = chosen().filter(|cell| store.has(&cell.name)).count();
-    let progress = Progress::new("sweep", chosen().count() as u64, !args.no_progress);
+    let (all, done) =
+        (plan.chosen().count(), plan.chosen().filter(|cell| store.has(&cell.name)).count());
+    let progress = Progress::new("sweep", all as u64, !args.no_progress);
     progress.resume_at(done as u64);
     let watch = Screen { progress, shown: !args.no_progress };
     let failures = execute(&plan, &mut store, jobs(args, &plan), &watch)?;
@@ -36,7 +36,7 @@ pub fn run(args: &SweepArgs) -> Result<Exit, Report> {
     match failures.len() {
         0 => Ok(Exit::Done),
         count => {
-            let (all, cells) = (plan.cells.len(), if count == 1 { "cell" } else { "cells" });
+            let cells = if count == 1 { "cell" } else { "cells" };
             terminal::say(format!(
                 "error: {count} {cells} of {all} failed, the same command tries again"
             ));
@@ -55,14 +55,13 @@ fn jobs(args: &SweepArgs, plan: &Plan) -> NonZero<usize> {
 
 /// One line for each cell, in their order.
 fn list(plan: &Plan) -> Result<Exit, Report> {
-    let chosen: Vec<_> = plan.cells.iter().filter(|cell| !cell.waits).collect();
-    for cell in &chosen {
+    for cell in plan.chosen() {
         let (attack, method, point) = (&cell.attack, &cell.method, cell.point.short());
         let point = if point.is_empty() { point } else { format!(" {point}") };
         let line = format!("{attack} {method}{point} seed {}: {}", cell.seed, cell.name);
         println_result(escape(&line))?;
     }
-    println_result(format!("{} cells", chosen.len()))?;
+    println_result(format!("{} cells", plan.chosen().count()))?;
     Ok(Exit::Done)
 }
 

@@ -11,8 +11,8 @@ use super::Problems;
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(from = "Given")]
 pub struct Augment {
-    /// Crop, flip, color and blur of images; unless given, on for `roclip`, as its authors train,
-    /// and for `sieve`, off for `clip`
+    /// Crop, flip, color and blur of images; unless given, off for `clip` and on for the others, as
+    /// their authors train
     pub image: Option<bool>,
     /// Epochs in which pairs are varied, the first ones of the run; unless given, all, and for
     /// `sieve` the first half
@@ -32,7 +32,7 @@ pub struct Augment {
     #[serde(skip_serializing_if = "is_default")]
     pub blur_share: Option<f64>,
     /// Side of the blur's kernel in pixels, odd, at least 3; unless given, 21/224 of the image's, and
-    /// for `sieve` wide enough for two standard deviations
+    /// for `sieve` 35/224, whatever the deviations
     #[serde(skip_serializing_if = "is_default")]
     pub blur_kernel: Option<usize>,
     /// Least and greatest standard deviation of the blur in pixels; unless given, 0.1/224 and 2/224

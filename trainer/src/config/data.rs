@@ -33,9 +33,12 @@ pub struct Data {
     /// Share of unreadable images that is still trained without, 0 to 1
     pub bad_rows_max: f64,
     /// Of pairs whose pictures are nearly the same, how many an epoch trains on, drawn anew each time,
-    /// at least 1; unless given, all, and for `sieve` one
+    /// at least 1; unless given, all, and for `sieve` without a pool one
     #[serde(skip_serializing_if = "Option::is_none")]
     pub copies_max: Option<usize>,
+    /// The same of pairs whose captions have the same words, case aside; unless given, all
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub same_captions_max: Option<usize>,
     /// Decoded images are kept in memory up to this many MiB; the rest is decoded in each epoch
     pub cache_mib: usize,
 }
@@ -54,6 +57,7 @@ impl Default for Data {
             workers,
             bad_rows_max: 0.01,
             copies_max: None,
+            same_captions_max: None,
             cache_mib: 2048,
         }
     }
@@ -74,6 +78,8 @@ impl Data {
         let share = (0.0..=1.0).contains(&self.bad_rows_max); // false for NaN
         problems.require(share, "data.bad_rows_max", "between 0 and 1");
         problems.require(self.copies_max != Some(0), "data.copies_max", "at least 1");
+        let captions = self.same_captions_max != Some(0);
+        problems.require(captions, "data.same_captions_max", "at least 1");
     }
 }
 

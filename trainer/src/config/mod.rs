@@ -118,8 +118,11 @@ impl Config {
     /// Adds everything that is wrong, each with its key and its limits.
     pub fn check(&self, problems: &mut Problems) {
         self.data.check(problems);
-        let fits = self.device != Device::Cuda || self.data.batch_size <= CUDA_BATCH_MAX;
-        problems.require(fits, "data.batch_size", "at most 65535 when `device` is `cuda`");
+        let rows = self.method.views_max() * self.data.batch_size;
+        let fits = self.device != Device::Cuda || rows <= CUDA_BATCH_MAX;
+        let limit = CUDA_BATCH_MAX / self.method.views_max();
+        let limit = format!("at most {limit} when `device` is `cuda`");
+        problems.require(fits, "data.batch_size", &limit);
         let device = self.parallel == Parallel::Single || self.device == Device::Cpu;
         problems.require(device, "device", "`cpu` when `parallel` is `mpi`");
         self.model.check(problems);

@@ -53,7 +53,10 @@ pub(crate) fn resolve(
     if config.method.name == MethodName::Sieve {
         config.augment.epochs.get_or_insert((config.optim.epochs / 2).max(1));
         config.augment.blur_share.get_or_insert(1.0);
-        config.data.copies_max.get_or_insert(1);
+        // With a pool, only what an epoch trains on is asked.
+        if !config.method.sieve().has_pool() {
+            config.data.copies_max.get_or_insert(1);
+        }
     }
     if let Some(out) = out {
         config.output.folder = absolute(out)?;

@@ -138,7 +138,7 @@ impl Links {
     }
 }
 
-/// Of pictures that are nearly the same, how many an epoch trains on.
+/// Of pairs that are nearly the same, how many an epoch trains on.
 #[derive(Debug)]
 pub(super) struct Copies {
     /// Of each row of the manifest
@@ -152,8 +152,8 @@ impl Copies {
         Self { clusters, max }
     }
 
-    /// Those of `rows` that `epoch` trains on, in their order: drawn by (seed, epoch), so that each
-    /// caption of a picture that has several has its turn.
+    /// Those of `rows` that `epoch` trains on, in their order: drawn by (seed, epoch), so that the
+    /// captions of a picture that has several are all used in the end.
     pub(super) fn capped(&self, rows: &[u32], seed: u64, epoch: u32) -> Vec<u32> {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         rng.set_stream(CHOICE | u64::from(epoch));
@@ -261,6 +261,6 @@ mod tests {
         assert_eq!((0..7).map(of).collect::<Vec<_>>(), [3; 7]);
         assert_eq!(kept(100, 1), rows);
         assert_eq!(kept(3, 1), three);
-        assert_ne!(kept(3, 2), three, "each has its turn");
+        assert_ne!(kept(3, 2), three, "drawn anew");
     }
 }

@@ -192,12 +192,20 @@ mod tests {
 
     /// Of four pairs in `folder`, in batches of four.
     fn loader(folder: &Path, (rank, ranks): (usize, usize), varied: bool) -> Result<Loader> {
+        let caption = |row: u8| format!("one two three four five six seven number {row}");
+        let pairs = [0, 1, 2, 3].map(|row| (row, caption(row)));
+        Ok(Loader { rank, ranks, ..of_pairs(folder, &pairs, varied)? })
+    }
+
+    /// Of pictures by number, with captions.
+    fn of_pairs(folder: &Path, pairs: &[(u8, String)], varied: bool) -> Result<Loader> {
         let mut table = String::from("path,caption\n");
-        for row in 0..4u8 {
-            let pixel = |x: u32, y: u32| [40 * row, 30 * x as u8 % 200, 20 * y as u8 % 200].into();
+        for (number, caption) in pairs {
+            let block = |x: u32, y: u32| (u32::from(*number) * 83 + x / 4 * 31 + y / 4 * 47) % 61;
+            let pixel = |x: u32, y: u32| [40 * number, (4 * block(x, y)) as u8, 3 * y as u8].into();
             let png = encode_png(&RgbImage::from_fn(32, 32, pixel));
-            fs::write(folder.join(format!("{row}.png")), png).expect("writable");
-            table += &format!("{row}.png,one two three four five six seven number {row}\n");
+            fs::write(folder.join(format!("{number}.png")), png).expect("writable");
+            table += &format!("{number}.png,{caption}\n");
         }
         let path = folder.join("train.csv");
         fs::write(&path, table).expect("writable");
@@ -209,7 +217,7 @@ mod tests {
         let store = Store::open(manifest, 32, 1, 0.0, || ())?;
         let (image, text) = (Some(varied), Some(varied));
         let augment = Augment::open(&config::Augment { image, text, ..Default::default() }, 7)?;
-        let (seed, batch_size, workers) = (7, 4, 1);
+        let (seed, batch_size, workers, rank, ranks) = (7, 4, 1, 0, 1);
         Ok(Loader { store, augment, tokenizer, clip, seed, batch_size, rank, ranks, workers })
     }
 
@@ -236,6 +244,41 @@ mod tests {
         let two = views(&two, 2);
         assert!(two[0] == *varied && two[1].0 != varied.0 && two[1].1 != varied.1);
         assert!(two[1].0 != as_it_is.0 && two[1].1 != as_it_is.1);
+        Ok(())
+    }
+
+    #[test]
+    fn an_epoch_trains_on_one_of_the_copies_of_a_picture_or_a_caption() -> Result<()> {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let pairs: Vec<_> = (0..12).map(|row| (row / 3, format!("Number {}.", row % 6))).collect();
+        let mut loader = of_pairs(folder.path(), &pairs, false)?;
+        loader.batch_size = 2;
+        let rows = |loader: &Loader, epoch, selected, from| -> Result<Vec<u32>> {
+            let mut rows = Vec::new();
+            loader.each(epoch, selected, Views::One, from, |batch| {
+                rows.extend(batch.rows);
+                Ok::<_, crate::Error>(())
+            })?;
+            Ok(rows)
+        };
+        assert_eq!((loader.batches(), rows(&loader, 1, None, 0)?.len()), (6, 12));
+        loader.store.cap_pictures(1)?;
+        assert_eq!(loader.batches(), 2);
+        let mut seen = std::collections::BTreeSet::new();
+        for epoch in 1..20 {
+            let all = rows(&loader, epoch, None, 0)?;
+            let mut pictures: Vec<u32> = all.iter().map(|row| row / 3).collect();
+            pictures.sort_unstable();
+            assert_eq!(pictures, [0, 1, 2, 3], "{all:?}");
+            assert_eq!(rows(&loader, epoch, None, 1)?, all[2..], "from the middle");
+            seen.extend(all);
+            let some = rows(&loader, epoch, Some(&[0, 1, 2, 7]), 0)?;
+            assert_eq!((some.len(), some.iter().filter(|&&row| row == 7).count()), (4, 2));
+        }
+        assert_eq!(seen.len(), 12, "each is drawn at some time: {seen:?}");
+        let mut loader = of_pairs(folder.path(), &pairs, false)?;
+        loader.store.cap_captions(1);
+        assert_eq!(loader.store.epoch_rows(), 6, "rows 0 and 6, 1 and 7, ... have one caption");
         Ok(())
     }
 

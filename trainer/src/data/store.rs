@@ -3,6 +3,7 @@
 use std::{
     borrow::Cow,
     collections::HashMap,
+    hash::Hash,
     sync::atomic::{AtomicUsize, Ordering},
 };
 
@@ -26,8 +27,8 @@ pub struct Store {
     /// Rows that can be read.
     rows: Vec<u32>,
     skipped: Vec<Skipped>,
-    /// Once they are looked for.
-    copies: Option<Copies>,
+    /// Of pictures and of captions, where they were looked for.
+    copies: Vec<Copies>,
     epoch_rows: usize,
     /// Number of each row's caption.
     captions: Vec<u32>,
@@ -93,38 +94,50 @@ impl Store {
             let first = Box::new(place(&manifest, row, problem));
             return Err(Error::BadRows { count, all, max: bad_rows_max, first });
         }
-        let captions = numbered(&manifest);
+        let captions = numbered(manifest.rows.iter().map(|row| &row.caption));
         let sha256 = hash.finalize().into();
         let epoch_rows = rows.len();
-        let copies = None;
+        let copies = Vec::new();
         Ok(Self { manifest, side, pictures, rows, skipped, copies, epoch_rows, captions, sha256 })
     }
 
     /// Looks for pictures that are nearly the same, of which an epoch trains on `max`.
-    pub fn find_copies(&mut self, max: usize) -> Result<()> {
+    pub fn cap_pictures(&mut self, max: usize) -> Result<()> {
         let look = |&row: &u32| self.picture(row).map(|picture| Look::of(&picture));
         let looks = self.rows.par_iter().map(look).collect::<Result<Vec<_>>>()?;
         let mut of_rows = vec![u32::MAX; self.manifest.rows.len()];
         for (&row, cluster) in self.rows.iter().zip(clusters(&looks)) {
             of_rows[row as usize] = cluster;
         }
-        let copies = Copies::new(of_rows, max);
-        self.epoch_rows = copies.capped(&self.rows, 0, 0).len();
-        self.copies = Some(copies);
+        self.cap(Copies::new(of_rows, max));
         Ok(())
     }
 
-    /// Pairs that an epoch trains on, if all are asked for.
+    /// Looks for captions of the same words, case aside, of which an epoch trains on `max`.
+    pub fn cap_captions(&mut self, max: usize) {
+        let plain = self.manifest.rows.iter().map(|row| plain(&row.caption));
+        let of_rows = numbered(plain);
+        self.cap(Copies::new(of_rows, max));
+    }
+
+    fn cap(&mut self, copies: Copies) {
+        self.copies.push(copies);
+        self.epoch_rows = self.of_epoch(&self.rows, 0, 0).len();
+    }
+
+    /// Pairs that an epoch trains on, if all are asked for: what decides its length. If pictures and
+    /// captions are capped, the draws of later epochs may be more or fewer.
     pub fn epoch_rows(&self) -> usize {
         self.epoch_rows
     }
 
     /// Those of `rows` that `epoch` trains on: all that are no copies too many.
     pub fn of_epoch<'a>(&self, rows: &'a [u32], seed: u64, epoch: u32) -> Cow<'a, [u32]> {
-        match &self.copies {
-            Some(copies) => copies.capped(rows, seed, epoch).into(),
-            None => rows.into(),
+        let mut rows = Cow::from(rows);
+        for copies in &self.copies {
+            rows = copies.capped(&rows, seed, epoch).into();
         }
+        rows
     }
 
     /// Rows that can be read, in the order of the manifest.
@@ -173,13 +186,34 @@ fn place(manifest: &Manifest, row: u32, problem: Error) -> Error {
     Error::Row { file, row, source: Box::new(problem) }
 }
 
-/// Numbers the distinct captions in the order of their first appearance.
-fn numbered(manifest: &Manifest) -> Vec<u32> {
-    let mut numbers: HashMap<&str, u32> = HashMap::new();
-    let mut captions = Vec::with_capacity(manifest.rows.len());
-    for row in &manifest.rows {
+/// Numbers distinct texts in the order of their first appearance.
+fn numbered<T: Eq + Hash>(texts: impl Iterator<Item = T>) -> Vec<u32> {
+    let mut numbers: HashMap<T, u32> = HashMap::new();
+    let number = |text| {
         let next = numbers.len() as u32;
-        captions.push(*numbers.entry(row.caption.as_str()).or_insert(next));
+        *numbers.entry(text).or_insert(next)
+    };
+    texts.map(number).collect()
+}
+
+/// The words of a caption in lower case: anything but letters and digits parts them. One that has
+/// none stays.
+fn plain(caption: &str) -> String {
+    let words = caption.split(|symbol: char| !symbol.is_alphanumeric());
+    let words: Vec<_> = words.filter(|word| !word.is_empty()).map(str::to_lowercase).collect();
+    if words.is_empty() { caption.to_owned() } else { words.join(" ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn captions_of_the_same_words_are_the_same() {
+        let numbers = |texts: &[&str]| numbered(texts.iter().map(|text| plain(text)));
+        assert_eq!(
+            numbers(&["A red hat.", "a red  hat", "a red hats", "?!", "...", "?!"]),
+            [0, 0, 1, 2, 3, 2]
+        );
     }
-    captions
 }

@@ -204,15 +204,22 @@ pub trait Method: Send {
     fn restore(&mut self, state: State) -> bool;
 }
 
-/// The configured method, for `rows` pairs and embeddings of width `dim`.
-pub fn new(config: &Config, rows: usize, dim: usize, device: &Device) -> Result<Box<dyn Method>> {
+/// The configured method, for `rows` pairs, of which an epoch trains on `epoch_rows`, and embeddings of
+/// width `dim`.
+pub fn new(
+    config: &Config,
+    rows: usize,
+    epoch_rows: usize,
+    dim: usize,
+    device: &Device,
+) -> Result<Box<dyn Method>> {
     Ok(match config.method.name {
         MethodName::Clip => Box::new(Clip),
         MethodName::Roclip | MethodName::RoclipAsPublished => {
-            Box::new(Roclip::new(config, rows, dim, device)?)
+            Box::new(Roclip::new(config, epoch_rows, dim, device)?)
         }
-        MethodName::Sieve => Box::new(Sieve::new(config, rows, dim, device)?),
+        MethodName::Sieve => Box::new(Sieve::new(config, rows, epoch_rows, dim, device)?),
         MethodName::Cleanclip => Box::new(Cleanclip::new(config.method.cleanclip())),
-        MethodName::Safeclip => Box::new(Safeclip::new(config, rows, dim, device)?),
+        MethodName::Safeclip => Box::new(Safeclip::new(config, rows, epoch_rows, dim, device)?),
     })
 }

@@ -16,6 +16,7 @@ use clip::atomic_write::atomic_write;
 use serde_json::Value;
 
 use super::{
+    attack::Poisoning,
     cell::{Cell, Training, Work},
     child::{Lock, Program, shell_line},
     doubted,
@@ -62,18 +63,10 @@ pub fn execute(
         watch.failed(&failure);
         failures.lock().unwrap_or_else(PoisonError::into_inner).push(failure);
     };
-    let unpoisoned = sweep.poison_all(&todo, jobs)?;
-    let trained: Vec<(&Cell, &Training)> = todo
-        .iter()
-        .filter_map(|cell| match &cell.work {
-            Work::Train(training) => Some((*cell, &**training)),
-            Work::Stop { .. } | Work::Unpoisoned { .. } => None,
-        })
-        .collect();
+    let not_made = sweep.poison_all(&todo, jobs)?;
     let shared = Mutex::new(&mut *store);
-    each(jobs, &trained, |(cell, training)| {
-        let planted = training.poisoning.and_then(|index| unpoisoned.get(&index));
-        match planted.map_or_else(|| sweep.train(cell, training), |problem| Err(problem.clone())) {
+    let keep = |cell: &Cell, result: Result<CellResult, String>| -> Result<()> {
+        match result {
             Ok(result) => {
                 watch.done(&result);
                 shared.lock().unwrap_or_else(PoisonError::into_inner).add(result)?;
@@ -81,26 +74,35 @@ pub fn execute(
             Err(problem) => fail(cell, problem),
         }
         Ok(())
+    };
+    let made = |poisoning: &usize| not_made.get(poisoning).map_or(Ok(()), |p| Err(p.clone()));
+    let trained: Vec<(&Cell, &Training)> = todo
+        .iter()
+        .filter_map(|cell| match &cell.work {
+            Work::Train(training) => Some((*cell, &**training)),
+            Work::Stop { .. } | Work::Unpoisoned { .. } => None,
+        })
+        .collect();
+    each(jobs, &trained, |(cell, training)| {
+        let made = training.poisoning.as_ref().map_or(Ok(()), made);
+        keep(cell, made.and_then(|()| sweep.train(cell, training)))
     })?;
-    for cell in &todo {
-        let result = match &cell.work {
-            Work::Train(_) => continue,
-            Work::Stop { target, epochs } => {
-                sweep.stop(cell, &plan.cells[*target], &plan.cells[*epochs], store.results())
-            }
-            Work::Unpoisoned { run, poisoning, evaluate } => match unpoisoned.get(poisoning) {
-                Some(problem) => Err(problem.clone()),
-                None => sweep.show(cell, &plan.cells[*run], evaluate, store.results()),
-            },
-        };
-        match result {
-            Ok(result) => {
-                watch.done(&result);
-                store.add(result)?;
-            }
-            Err(problem) => fail(cell, problem),
+    // These look at what has been trained.
+    let others: Vec<&Cell> =
+        todo.iter().copied().filter(|cell| !matches!(cell.work, Work::Train(_))).collect();
+    let trained = shared.lock().unwrap_or_else(PoisonError::into_inner).results().to_vec();
+    each(jobs, &others, |cell| match &cell.work {
+        Work::Train(_) => Ok(()),
+        Work::Stop { target, epochs } => {
+            let [target, epochs] = [target, epochs].map(|&index| &plan.cells[index]);
+            keep(cell, sweep.stop(cell, target, epochs, &trained))
         }
-    }
+        Work::Unpoisoned { run, poisoning, evaluate } => {
+            let set = &plan.poisonings[*poisoning];
+            let shown = |()| sweep.show(cell, &plan.cells[*run], set, evaluate, &trained);
+            keep(cell, made(poisoning).and_then(shown))
+        }
+    })?;
     Ok(failures.into_inner().unwrap_or_else(PoisonError::into_inner))
 }
 
@@ -183,12 +185,13 @@ impl Sweep<'_> {
         &self,
         cell: &Cell,
         run: &Cell,
+        set: &Poisoning,
         evaluate: &[String],
         results: &[CellResult],
     ) -> Result<CellResult, String> {
         let mut commands = done(run, results)?.commands.clone();
         commands.pop(); // its own evaluation
-        commands.push(shell_line(evaluate));
+        commands.extend([&*set.words, evaluate].map(shell_line));
         let folder = self.plan.place.cell(&cell.name);
         let lock = self.lock(&folder.join("lock"), &cell.name)?;
         let document = folder.join("evaluation.json");

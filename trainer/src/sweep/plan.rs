@@ -24,7 +24,8 @@ const CELLS_MAX: usize = 100_000;
 /// Bytes of the name of a cell's folder.
 const NAME_MAX: usize = 200;
 
-/// The cells of a sweep, in a fixed order: by seed, then attack, method, and point of the grid.
+/// The cells of a sweep, in a fixed order: by seed, then attack, method, and point of the grid;
+/// those of unpoisoned models come last of each seed.
 #[derive(Debug)]
 pub struct Plan {
     /// What the file says.
@@ -71,7 +72,8 @@ impl Plan {
         Ok(plan)
     }
 
-    /// Lets all cells wait but those of these attacks and methods; none named are all.
+    /// Lets all cells wait but those of these attacks and methods (none named are all), and those
+    /// that they look at.
     pub fn choose(&mut self, attacks: &[String], methods: &[String]) -> Result<()> {
         type Name = fn(&Cell) -> &String;
         let chosen: [(&str, &[String], Name); 2] =
@@ -84,12 +86,24 @@ impl Plan {
             let waits = |cell: &Cell| !names.is_empty() && !names.contains(of(cell));
             self.cells.iter_mut().for_each(|cell| cell.waits |= waits(cell));
         }
+        let looked_at = |cell: &Cell| match cell.work {
+            Work::Train(_) => Vec::new(),
+            Work::Stop { target, epochs } => vec![target, epochs],
+            Work::Unpoisoned { run, .. } => vec![run],
+        };
+        let needed: Vec<usize> = self.chosen().flat_map(looked_at).collect();
+        needed.into_iter().for_each(|index| self.cells[index].waits = false);
         Ok(())
+    }
+
+    /// Cells that need not wait.
+    pub fn chosen(&self) -> impl Iterator<Item = &Cell> {
+        self.cells.iter().filter(|cell| !cell.waits)
     }
 
     /// Cells in which a GPU is asked for.
     pub fn needs_gpu(&self) -> bool {
-        self.cells.iter().any(|cell| match &cell.work {
+        self.chosen().any(|cell| match &cell.work {
             Work::Train(training) => training.config.device == config::Device::Cuda,
             Work::Stop { .. } | Work::Unpoisoned { .. } => false,
         })
@@ -257,5 +271,5 @@ fn check_run(config: &Config, rows: usize) -> Result<()> {
     if let Some(source) = config.model.tokenizer_source() {
         source.open()?.with_context_length(clip.text.context_length)?;
     }
-    method::new(config, rows, clip.dim, &Device::Cpu).map(drop)
+    method::new(config, rows, rows, clip.dim, &Device::Cpu).map(drop)
 }

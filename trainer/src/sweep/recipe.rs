@@ -97,6 +97,7 @@ pub struct Method {
     /// The method whose epochs `stop_at_top1_of` looks at
     pub epochs_of: Option<String>,
     /// No training: the run of this method on which nothing was planted, evaluated under each attack
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub unpoisoned_of: Option<String>,
 }
 

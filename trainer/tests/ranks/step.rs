@@ -79,7 +79,7 @@ fn safeclip() -> Box<dyn Method> {
     let pool_share = Some(0.25);
     let settings = config::Safeclip { unimodal_epochs: 1, pool_share, ..Default::default() };
     config.method.safeclip = Some(settings);
-    let method = method::Safeclip::new(&config, 4 * BATCH, 8, &Device::Cpu);
+    let method = method::Safeclip::new(&config, 4 * BATCH, 4 * BATCH, 8, &Device::Cpu);
     Box::new(method.expect("pools of a batch"))
 }
 
@@ -274,7 +274,7 @@ fn a_vit_learns_from_parts_of_a_batch_as_from_the_whole() {
                 together(&vit(), method, ranks, Way { micro_batch: Some(size), ..Way::default() });
             check_near(&format!("parts of {size} on {ranks} ranks"), &parts, &alone);
         }
-        let all = Some(2 * BATCH); // in two views
+        let all = Some(BATCH);
         let one = together(&vit(), method, 1, Way { micro_batch: all, ..Way::default() });
         assert!(one == alone, "one part is the whole batch, to the bit");
     }

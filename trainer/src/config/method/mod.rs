@@ -99,6 +99,14 @@ impl Method {
         }
     }
 
+    /// Most views of a pair in one batch.
+    pub(super) fn views_max(&self) -> usize {
+        match self.name {
+            MethodName::Cleanclip | MethodName::Safeclip => 2,
+            _ => 1,
+        }
+    }
+
     /// Whether the method has a pool.
     pub(super) fn is_roclip(&self) -> bool {
         matches!(self.name, MethodName::Roclip | MethodName::RoclipAsPublished)

@@ -76,6 +76,11 @@ impl Default for Sieve {
 }
 
 impl Sieve {
+    /// Whether there are captions of the last steps to compare or to match with.
+    pub fn has_pool(&self) -> bool {
+        self.score == Score::Pool || self.doubted == Fate::Matched
+    }
+
     pub(super) fn check(&self, epochs: u32, problems: &mut Problems) {
         let mut require = |sound: bool, key: &str, limits: &str| {
             problems.require(sound, &format!("method.sieve.{key}"), limits);

@@ -35,7 +35,7 @@ pub struct Roclip {
 }
 
 impl Roclip {
-    /// For a data set of `rows` pairs and embeddings of width `dim`.
+    /// For epochs of `rows` pairs and embeddings of width `dim`.
     pub fn new(config: &Config, rows: usize, dim: usize, device: &Device) -> Result<Self> {
         let (settings, batch_size) = (config.method.roclip(), config.data.batch_size);
         let capacity = capacity(&settings, rows, batch_size)?;

@@ -36,11 +36,18 @@ pub struct Safeclip {
 }
 
 impl Safeclip {
-    /// For a data set of `count` pairs and embeddings of width `dim`.
-    pub fn new(config: &Config, count: usize, dim: usize, device: &Device) -> Result<Self> {
+    /// For a data set of `count` pairs, of which an epoch trains on `epoch_rows`, and embeddings of width
+    /// `dim`.
+    pub fn new(
+        config: &Config,
+        count: usize,
+        epoch_rows: usize,
+        dim: usize,
+        device: &Device,
+    ) -> Result<Self> {
         let settings = config.method.safeclip();
         let sizes = config::Roclip { pool_share: settings.pool_share, ..Default::default() };
-        let capacity = roclip::capacity(&sizes, count, config.data.batch_size)?;
+        let capacity = roclip::capacity(&sizes, epoch_rows, config.data.batch_size)?;
         let pool = || Pool::new(capacity, dim, None, device);
         let (epochs, images, captions) = (config.optim.epochs, pool()?, pool()?);
         Ok(Self { settings, count, epochs, images, captions, split: None })

@@ -43,17 +43,23 @@ pub struct Sieve {
 }
 
 impl Sieve {
-    /// For a data set of `count` pairs and embeddings of width `dim`.
-    pub fn new(config: &Config, count: usize, dim: usize, device: &Device) -> Result<Self> {
+    /// For a data set of `count` pairs, of which an epoch trains on `epoch_rows`, and embeddings of width
+    /// `dim`.
+    pub fn new(
+        config: &Config,
+        count: usize,
+        epoch_rows: usize,
+        dim: usize,
+        device: &Device,
+    ) -> Result<Self> {
         let settings = config.method.sieve();
-        let has_pool = settings.score == Score::Pool || settings.doubted == Fate::Matched;
         let pool = || -> Result<Pool> {
             let capacity =
-                roclip::capacity(&config::Roclip::default(), count, config.data.batch_size)?;
+                roclip::capacity(&config::Roclip::default(), epoch_rows, config.data.batch_size)?;
             Ok(Pool::new(capacity, dim, None, device)?)
         };
         Ok(Self {
-            pool: has_pool.then(pool).transpose()?,
+            pool: settings.has_pool().then(pool).transpose()?,
             settings,
             count,
             epochs: config.optim.epochs,
