@@ -28,10 +28,8 @@ def lines(path, texts):
     path.write_text("".join(text + "\n" for text in texts))
 
 
-def main():
-    if len(sys.argv) != 3:
-        sys.exit(__doc__)
-    data, out = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
+def prepare(data, out):
+    """Manifests with class indices, and the lists of names and prompts."""
     if not (data / "train.csv").is_file():
         sys.exit(f"skipped: the photographs are not in {data}")
     out.mkdir(parents=True, exist_ok=True)
@@ -49,4 +47,7 @@ def main():
                 writer.writerow([(data / row["path"]).resolve(), row["caption"], number])
 
 
-main()
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
+    prepare(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]))

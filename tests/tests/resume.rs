@@ -302,6 +302,31 @@ fn other_forms_end_as_ones_that_nobody_touched() {
     }
 }
 
+/// No file may grow beyond what a checkpoint needs: to the program, the disk is full.
+#[test]
+fn a_full_disk_leaves_the_last_checkpoint_and_the_run_goes_on_from_it() {
+    let place = Place::new(ROCLIP);
+    place.whole(CONFIG, "whole", "");
+    let begun = Moment { from: 0, step: CHECKPOINT_STEPS + 1, torn: false };
+    place.killed("killed", "", begun);
+    let kept = || fs::read(place.path("killed/checkpoint.safetensors")).expect("a checkpoint");
+    let (before, limit) = (kept(), kept().len() / 512 / 2); // in blocks of 512 bytes, half of it
+    let line = format!("trap '' XFSZ; ulimit -f {limit}; exec \"$@\"");
+    let command = place.command(CONFIG, "killed", "--resume");
+    let mut limited = Command::new("sh");
+    limited.args(["-c", &line, "sh"]).arg(command.get_program()).args(command.get_args());
+    let Ended { code, stdout, stderr } = run(limited.current_dir(place.0.path()));
+    assert_eq!((code, stdout.as_str()), (Some(2), ""), "{stderr}");
+    let errors: Vec<_> = stderr.lines().filter(|line| line.starts_with("error")).collect();
+    assert!(errors.len() == 1 && errors[0].contains("checkpoint.safetensors"), "{stderr}");
+    assert!(kept() == before, "the last good one stays");
+    let files = fs::read_dir(place.path("killed")).expect("a folder").flatten();
+    let names: Vec<_> = files.map(|file| file.file_name().display().to_string()).collect();
+    assert!(names.iter().all(|name| !name.ends_with(".partial")), "{names:?}");
+    place.whole(CONFIG, "killed", "--resume");
+    place.check_same("whole", "killed");
+}
+
 #[test]
 fn neither_threads_nor_the_way_to_a_configuration_decide_anything() {
     let place = Place::new(ROCLIP);
