@@ -327,12 +327,14 @@ pub enum Error {
         batch_size: usize,
     },
     /// A sweep is to do what it has not.
-    #[error("`--{option} {name}`: the sweep has no {option} of that name")]
+    #[error("`--{option} {name}`: the sweep has no {option} of that name: {known}")]
     SweepChoice {
         /// `attack` or `method`.
         option: &'static str,
         /// What was asked for.
         name: String,
+        /// What there is.
+        known: String,
     },
     /// A key that a sweep's commands would not share.
     #[error(

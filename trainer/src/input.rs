@@ -56,10 +56,13 @@ pub(crate) fn open_loader(
         store.cap_captions(max);
     }
     let (all, rows) = (store.rows().len(), store.epoch_rows());
-    let told = || format!("without copies an epoch trains on {rows} of {all} pairs");
+    let told = || format!("with copies capped, an epoch trains on {rows} of {all} pairs");
     match rows {
         _ if rows == all => {}
-        _ if rows < all / 2 => watch.warn(format!("{} (`data.copies_max`)", told())),
+        _ if rows < all / 2 => {
+            let keys = "`data.copies_max`, `data.same_captions_max`";
+            watch.warn(format!("{} ({keys})", told()));
+        }
         _ => watch.note(told()),
     }
     if rows < *batch_size {

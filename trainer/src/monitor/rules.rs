@@ -64,10 +64,12 @@ pub(super) const RULES: [Rule; 9] = [
         name: "backdoor_asr",
         limit: |limits| limits.backdoor_asr,
         side: Side::Above,
-        value: |seen| Some(seen.evaluation?.backdoor_asr?.value()),
-        told: "of the stamped test pictures are taken for the target class",
-        advice: "the backdoor is learnt: defend with `method.name`, match in more epochs, or begin \
-                 the sieve earlier",
+        value: |seen| {
+            let evaluation = seen.evaluation?;
+            Some(evaluation.backdoor_asr?.value() - evaluation.asr_floor?.value())
+        },
+        told: "of the test pictures are taken for the target class because of the stamp",
+        advice: "the backdoor is learnt: defend with another `method.name`, or match in more epochs",
     },
     Rule {
         name: "targeted_psr",
@@ -75,8 +77,8 @@ pub(super) const RULES: [Rule; 9] = [
         side: Side::Above,
         value: |seen| Some(seen.evaluation?.targeted_psr?.value()),
         told: "of the targeted pictures are taken for their target class",
-        advice: "the targeted poisons are learnt: defend with `method.name`, match in more epochs, \
-                 or begin the sieve earlier",
+        advice: "the targeted poisons are learnt, unless these are few and the classes are not: defend \
+                 with another `method.name`, or match in more epochs",
     },
     Rule {
         name: "top1_drop",

@@ -79,9 +79,10 @@ impl Plan {
         let chosen: [(&str, &[String], Name); 2] =
             [("attack", attacks, |cell| &cell.attack), ("method", methods, |cell| &cell.method)];
         for (option, names, of) in chosen {
-            if let Some(name) = names.iter().find(|name| !self.cells.iter().any(|c| of(c) == *name))
-            {
-                return Err(Error::SweepChoice { option, name: name.clone() });
+            let known: BTreeSet<_> = self.cells.iter().map(of).collect();
+            if let Some(name) = names.iter().find(|name| !known.contains(name)) {
+                let known = known.into_iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+                return Err(Error::SweepChoice { option, name: name.clone(), known });
             }
             let waits = |cell: &Cell| !names.is_empty() && !names.contains(of(cell));
             self.cells.iter_mut().for_each(|cell| cell.waits |= waits(cell));

@@ -58,11 +58,12 @@ impl Safeclip {
         let share = |value: f64| 0.0 < value && value <= 1.0; // false for NaN
         require(self.clip_epochs >= 1, "clip_epochs", "at least 1");
         let some = self.split_from() <= epochs; // else nothing is defended
-        require(
-            some,
-            "unimodal_epochs",
-            "so low that it and `clip_epochs` leave some of `optim.epochs`",
+        let most = epochs.saturating_sub(self.clip_epochs.saturating_add(1));
+        let limits = format!(
+            "at most {most}, so that an epoch is left after it and `clip_epochs`, or \
+             `optim.epochs` more than {epochs}"
         );
+        require(some, "unimodal_epochs", &limits);
         require(share(self.clip_lr_share), "clip_lr_share", "above 0, at most 1");
         require(share(self.safe_chance), "safe_chance", "above 0, at most 1");
         require((0.0..=1.0).contains(&self.growth), "growth", "between 0 and 1");
@@ -87,11 +88,15 @@ mod tests {
             assert_eq!(problems.into_lines(), expected, "{line}");
         };
         check("", None);
-        let some = "unimodal_epochs` must be so low that it and `clip_epochs` leave some of \
-                    `optim.epochs`";
+        let most = |most: u32| {
+            format!(
+                "unimodal_epochs` must be at most {most}, so that an epoch is left after it and \
+                 `clip_epochs`, or `optim.epochs` more than 7"
+            )
+        };
         check("unimodal_epochs = 0\nclip_epochs = 6", None);
-        check("unimodal_epochs = 6", Some(some));
-        check("clip_epochs = 4294967295", Some(some));
+        check("unimodal_epochs = 6", Some(&most(5)));
+        check("clip_epochs = 4294967295", Some(&most(0)));
         check("clip_epochs = 0", Some("clip_epochs` must be at least 1"));
         check("clip_lr_share = 1.0", None);
         check("clip_lr_share = 0.0", Some("clip_lr_share` must be above 0, at most 1"));
