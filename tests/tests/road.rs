@@ -1,4 +1,4 @@
-//! The whole road, walked by the demo with fewer epochs: CLIP takes the backdoor and both audits
+//! The whole road, walked by the demo: CLIP takes the backdoor and both audits
 //! find it, RoCLIP does not and both pass it; the results have the form that readers rely on.
 
 use std::{collections::BTreeSet, fs, path::Path, process::Command, time::Duration};
@@ -7,8 +7,9 @@ use serde_json::Value;
 use tests::program::{program, run_within};
 
 const SEED: &str = "3";
-/// Fewer leave CLIP's backdoor half taken on some seeds: the audit of the weights passes it then.
-const EPOCHS: &str = "10";
+/// The demo's own. Fewer leave CLIP's backdoor half taken on some seeds, which the audit of the weights
+/// passes then, and the sieve, which blurs in half of them, has not learnt the classes after ten.
+const EPOCHS: &str = "16";
 /// The demo works on all methods at one time, perhaps beside other tests.
 const LIMIT: Duration = Duration::from_secs(900);
 /// Pictures of the demo's test set, and those of them that targeted poisons show.

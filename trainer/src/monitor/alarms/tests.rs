@@ -55,9 +55,13 @@ fn check(alarms: &mut Alarms, evaluation: Option<&Evaluation>, expected: &[&str]
 
 #[test]
 fn success_of_an_attack_is_alarming() {
-    let backdoor = |hits| Evaluation { backdoor_asr: rate(hits), ..top1(50) };
-    check(&mut alarms(), Some(&backdoor(11)), &["backdoor_asr"]);
-    check(&mut alarms(), Some(&backdoor(10)), &[]);
+    let backdoor = |hits, floor| {
+        let (backdoor_asr, asr_floor) = (rate(hits), rate(floor));
+        Evaluation { backdoor_asr, asr_floor, ..top1(50) }
+    };
+    check(&mut alarms(), Some(&backdoor(11, 0)), &["backdoor_asr"]);
+    check(&mut alarms(), Some(&backdoor(10, 0)), &[]);
+    check(&mut alarms(), Some(&backdoor(100, 95)), &[]); // these are taken for it without a stamp
     let targeted = |hits| Evaluation { targeted_psr: rate(hits), ..top1(50) };
     check(&mut alarms(), Some(&targeted(11)), &["targeted_psr"]);
     check(&mut alarms(), Some(&targeted(10)), &[]);
