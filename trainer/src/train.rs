@@ -22,7 +22,7 @@ use crate::{
     gpu::{self, Gpu},
     input::open_loader,
     journal::{Journal, tensorboard::Events},
-    method,
+    method::{self, Sizes},
     monitor::{Alarm, Alarms, Monitor, Tally},
     optim::{Optimizer, Schedule},
     parallel::Collective,
@@ -207,9 +207,13 @@ impl<'a> Run<'a> {
             model.join(collective.clone());
         }
         let steps = u64::from(config.optim.epochs) * loader.batches() as u64;
-        let (rows, epoch_rows) = (loader.store.rows().len(), loader.store.epoch_rows());
+        let sizes = Sizes {
+            rows: loader.store.rows().len(),
+            epoch_rows: loader.store.epoch_rows(),
+            dim: loader.clip.dim,
+        };
         let mut trainer = Trainer {
-            method: method::new(config, rows, epoch_rows, loader.clip.dim, device)?,
+            method: method::new(config, sizes, device)?,
             gradients: model.gradients(),
             optimizer: Optimizer::new(&model, &config.optim),
             schedule: Schedule::new(config.optim.lr, config.optim.warmup_share, steps),

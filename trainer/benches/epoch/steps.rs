@@ -11,7 +11,7 @@ use trainer::{
     config::{self, Config, MethodName, Optim},
     data::Batch,
     gpu::{self, Gpu},
-    method::{self, Method, Pairs, Roclip},
+    method::{self, Method, Pairs, Roclip, Sizes},
     optim::{Optimizer, Schedule},
     parallel::Single,
     step::Trainer,
@@ -106,7 +106,7 @@ fn roclip(cli: &Cli, clip: &ClipConfig, rows: usize) -> Result<Box<dyn Method>, 
     config.method.name = MethodName::Roclip;
     let pool_rows = Some(cli.pool as usize);
     config.method.roclip = Some(config::Roclip { pool_rows, ..Default::default() });
-    let mut roclip = Roclip::new(&config, rows, clip.dim, &Device::Cpu)?;
+    let mut roclip = Roclip::new(&config, Sizes::whole(rows, clip.dim), &Device::Cpu)?;
     let (scale, mut rng) = (Tensor::new(0f32, &Device::Cpu)?, ChaCha8Rng::seed_from_u64(2));
     for filled in (0..cli.pool as usize).step_by(FILLED) {
         let count = FILLED.min(cli.pool as usize - filled);

@@ -6,7 +6,7 @@ use candle_core::Tensor;
 use clip::ops::{Equals, info_nce, info_nce_one_way};
 
 use super::{Method, MethodLoss, MethodReport, Pairs, Phase, Towers};
-use crate::{config, data::Views, error::Result, state::State};
+use crate::{config, data::Views, error::Result};
 
 /// Keeps nothing.
 #[derive(Debug)]
@@ -40,14 +40,6 @@ impl Method for Cleanclip {
             report: MethodReport::new(Phase::Plain),
         })
     }
-
-    fn state(&self) -> Result<State> {
-        Ok(State::default())
-    }
-
-    fn restore(&mut self, state: State) -> bool {
-        state.is_empty()
-    }
 }
 
 #[cfg(test)]
@@ -55,7 +47,10 @@ mod tests {
     use candle_core::{Device, Var};
 
     use super::*;
-    use crate::method::{Second, proof};
+    use crate::{
+        method::{Second, proof},
+        state::State,
+    };
 
     /// Images, captions, and both varied; unit rows of three pairs.
     const VIEWS: [[[f64; 2]; 3]; 4] = [

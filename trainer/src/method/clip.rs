@@ -4,7 +4,7 @@ use candle_core::Tensor;
 use clip::ops::{Equals, info_nce};
 
 use super::{Method, MethodLoss, MethodReport, Pairs, Phase, Towers};
-use crate::{error::Result, state::State};
+use crate::error::Result;
 
 /// Keeps nothing.
 #[derive(Debug)]
@@ -17,13 +17,5 @@ impl Method for Clip {
             trained: Towers::BOTH,
             report: MethodReport::new(Phase::Plain),
         })
-    }
-
-    fn state(&self) -> Result<State> {
-        Ok(State::default())
-    }
-
-    fn restore(&mut self, state: State) -> bool {
-        state.is_empty()
     }
 }

@@ -197,29 +197,44 @@ pub trait Method: Send {
     /// The loss of a batch; may keep what the next batches need.
     fn loss(&mut self, pairs: &Pairs, logit_scale: &Tensor) -> Result<MethodLoss>;
 
-    /// What the method keeps from batch to batch, for a checkpoint.
-    fn state(&self) -> Result<State>;
+    /// What the method keeps from batch to batch, for a checkpoint; nothing unless it says so.
+    fn state(&self) -> Result<State> {
+        Ok(State::default())
+    }
 
     /// Takes back what [`Method::state`] gave; false if it does not fit.
-    fn restore(&mut self, state: State) -> bool;
+    fn restore(&mut self, state: State) -> bool {
+        state.is_empty()
+    }
 }
 
-/// The configured method, for `rows` pairs, of which an epoch trains on `epoch_rows`, and embeddings of
-/// width `dim`.
-pub fn new(
-    config: &Config,
-    rows: usize,
-    epoch_rows: usize,
-    dim: usize,
-    device: &Device,
-) -> Result<Box<dyn Method>> {
+/// What a method is made for.
+#[derive(Debug, Clone, Copy)]
+pub struct Sizes {
+    /// Pairs of the data set
+    pub rows: usize,
+    /// Of these, how many an epoch trains on
+    pub epoch_rows: usize,
+    /// Width of embeddings
+    pub dim: usize,
+}
+
+impl Sizes {
+    /// Of epochs that train on all of `rows` pairs.
+    pub fn whole(rows: usize, dim: usize) -> Self {
+        Self { rows, epoch_rows: rows, dim }
+    }
+}
+
+/// The configured method.
+pub fn new(config: &Config, sizes: Sizes, device: &Device) -> Result<Box<dyn Method>> {
     Ok(match config.method.name {
         MethodName::Clip => Box::new(Clip),
         MethodName::Roclip | MethodName::RoclipAsPublished => {
-            Box::new(Roclip::new(config, epoch_rows, dim, device)?)
+            Box::new(Roclip::new(config, sizes, device)?)
         }
-        MethodName::Sieve => Box::new(Sieve::new(config, rows, epoch_rows, dim, device)?),
+        MethodName::Sieve => Box::new(Sieve::new(config, sizes, device)?),
         MethodName::Cleanclip => Box::new(Cleanclip::new(config.method.cleanclip())),
-        MethodName::Safeclip => Box::new(Safeclip::new(config, rows, epoch_rows, dim, device)?),
+        MethodName::Safeclip => Box::new(Safeclip::new(config, sizes, device)?),
     })
 }

@@ -16,7 +16,7 @@ use crate::{
     augment::Augment,
     config::{self, Config},
     error::{Error, Result},
-    method,
+    method::{self, Sizes},
 };
 
 /// Cells of one sweep.
@@ -272,5 +272,5 @@ fn check_run(config: &Config, rows: usize) -> Result<()> {
     if let Some(source) = config.model.tokenizer_source() {
         source.open()?.with_context_length(clip.text.context_length)?;
     }
-    method::new(config, rows, rows, clip.dim, &Device::Cpu).map(drop)
+    method::new(config, Sizes::whole(rows, clip.dim), &Device::Cpu).map(drop)
 }

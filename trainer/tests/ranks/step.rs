@@ -16,7 +16,7 @@ use trainer::{
     Error,
     config::{self, Config, MethodName, Optim, Roclip},
     data::{Batch, Views},
-    method::{self, Method, MethodLoss, Pairs},
+    method::{self, Method, MethodLoss, Pairs, Sizes},
     not_finite::NotFinite,
     optim::{Optimizer, Schedule},
     parallel::{Collective, Single},
@@ -64,7 +64,7 @@ fn roclip() -> Box<dyn Method> {
     let pool_rows = Some(2 * BATCH);
     let settings = Roclip { pool_rows, match_every_epochs: 1, ..Default::default() };
     config.method.roclip = Some(settings);
-    let method = method::Roclip::new(&config, 4 * BATCH, 8, &Device::Cpu);
+    let method = method::Roclip::new(&config, Sizes::whole(4 * BATCH, 8), &Device::Cpu);
     Box::new(method.expect("a pool of two batches"))
 }
 
@@ -79,7 +79,7 @@ fn safeclip() -> Box<dyn Method> {
     let pool_share = Some(0.25);
     let settings = config::Safeclip { unimodal_epochs: 1, pool_share, ..Default::default() };
     config.method.safeclip = Some(settings);
-    let method = method::Safeclip::new(&config, 4 * BATCH, 4 * BATCH, 8, &Device::Cpu);
+    let method = method::Safeclip::new(&config, Sizes::whole(4 * BATCH, 8), &Device::Cpu);
     Box::new(method.expect("pools of a batch"))
 }
 

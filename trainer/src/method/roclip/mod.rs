@@ -11,7 +11,7 @@ use candle_core::{Device, Tensor};
 use clip::ops::{Equals, info_nce, info_nce_one_way};
 
 use self::{phases::Phases, signal::Signal};
-use super::{Method, MethodLoss, MethodReport, Pairs, Phase, Towers};
+use super::{Method, MethodLoss, MethodReport, Pairs, Phase, Sizes, Towers};
 use crate::{
     config::{self, Config, Duplicates, Enqueue, Fill, Retrieval, TextTower},
     error::{Error, Result},
@@ -35,10 +35,11 @@ pub struct Roclip {
 }
 
 impl Roclip {
-    /// For epochs of `rows` pairs and embeddings of width `dim`.
-    pub fn new(config: &Config, rows: usize, dim: usize, device: &Device) -> Result<Self> {
+    /// For a data set and embeddings of these sizes.
+    pub fn new(config: &Config, sizes: Sizes, device: &Device) -> Result<Self> {
+        let Sizes { epoch_rows, dim, .. } = sizes;
         let (settings, batch_size) = (config.method.roclip(), config.data.batch_size);
-        let capacity = capacity(&settings, rows, batch_size)?;
+        let capacity = capacity(&settings, epoch_rows, batch_size)?;
         let noise = (settings.fill == Fill::Gaussian).then_some(config.seed);
         let pool = |stream| Pool::new(capacity, dim, noise.map(|seed| (seed, stream)), device);
         let looks_for_images = settings.retrieval != Retrieval::TextPool;

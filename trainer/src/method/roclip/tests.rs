@@ -12,7 +12,7 @@ fn method(settings: config::Roclip) -> Result<Roclip> {
     config.method.name = MethodName::Roclip;
     config.method.roclip =
         Some(config::Roclip { pool_rows: Some(4), match_every_epochs: 1, ..settings });
-    Roclip::new(&config, 20, 2, &Device::Cpu)
+    Roclip::new(&config, Sizes::whole(20, 2), &Device::Cpu)
 }
 
 fn rows(a: [f32; 2], b: [f32; 2]) -> Result<Var> {

@@ -9,7 +9,7 @@ use candle_core::{Device, Tensor};
 use clip::ops::{Equals, info_nce, info_nce_one_way};
 
 use self::split::{Split, best, cosines, likely};
-use super::{Method, MethodLoss, MethodReport, Pairs, Phase, Second, Towers, roclip};
+use super::{Method, MethodLoss, MethodReport, Pairs, Phase, Second, Sizes, Towers, roclip};
 use crate::{
     config::{self, Config, Wrap},
     data::Views,
@@ -36,15 +36,9 @@ pub struct Safeclip {
 }
 
 impl Safeclip {
-    /// For a data set of `count` pairs, of which an epoch trains on `epoch_rows`, and embeddings of width
-    /// `dim`.
-    pub fn new(
-        config: &Config,
-        count: usize,
-        epoch_rows: usize,
-        dim: usize,
-        device: &Device,
-    ) -> Result<Self> {
+    /// For a data set and embeddings of these sizes.
+    pub fn new(config: &Config, sizes: Sizes, device: &Device) -> Result<Self> {
+        let Sizes { rows: count, epoch_rows, dim } = sizes;
         let settings = config.method.safeclip();
         let sizes = config::Roclip { pool_share: settings.pool_share, ..Default::default() };
         let capacity = roclip::capacity(&sizes, epoch_rows, config.data.batch_size)?;

@@ -30,7 +30,7 @@ fn method() -> Result<Safeclip> {
     config.data.batch_size = 4;
     config.method.safeclip =
         Some(config::Safeclip { unimodal_epochs: 1, clip_epochs: 1, ..Default::default() });
-    let mut method = Safeclip::new(&config, 8, 8, 2, &Device::Cpu)?;
+    let mut method = Safeclip::new(&config, Sizes::whole(8, 2), &Device::Cpu)?;
     assert_eq!(method.images.capacity(), 4);
     method.split = Some(Split { cosines: vec![0.0; 8], safe: SAFE.to_vec(), first: 2 });
     Ok(method)

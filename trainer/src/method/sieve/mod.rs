@@ -12,7 +12,7 @@ use candle_core::{Device, Tensor};
 use clip::ops::{Equals, info_nce};
 
 use self::{ask::ask, kept::kept};
-use super::{Method, MethodLoss, MethodReport, Pairs, Phase, Towers, roclip};
+use super::{Method, MethodLoss, MethodReport, Pairs, Phase, Sizes, Towers, roclip};
 use crate::{
     config::{self, Config, Fate, Score, Wrap},
     doubted::Doubted,
@@ -43,15 +43,9 @@ pub struct Sieve {
 }
 
 impl Sieve {
-    /// For a data set of `count` pairs, of which an epoch trains on `epoch_rows`, and embeddings of width
-    /// `dim`.
-    pub fn new(
-        config: &Config,
-        count: usize,
-        epoch_rows: usize,
-        dim: usize,
-        device: &Device,
-    ) -> Result<Self> {
+    /// For a data set and embeddings of these sizes.
+    pub fn new(config: &Config, sizes: Sizes, device: &Device) -> Result<Self> {
+        let Sizes { rows: count, epoch_rows, dim } = sizes;
         let settings = config.method.sieve();
         let pool = || -> Result<Pool> {
             let capacity =

@@ -6,7 +6,7 @@ fn sieve(settings: config::Sieve, count: usize) -> Result<Sieve> {
     let mut config = Config::default();
     (config.data.batch_size, config.optim.epochs, config.seed) = (2, 10, 1);
     config.method.sieve = Some(settings);
-    Sieve::new(&config, count, count, 2, &Device::Cpu)
+    Sieve::new(&config, Sizes::whole(count, 2), &Device::Cpu)
 }
 
 /// Two images that point to the right and up, and the captions of row `first` and the next.
