@@ -16,8 +16,8 @@ pub(crate) struct Method {
     epochs: u32,
 }
 
-/// In the order of the tables; each differs from its neighbor in one thing, but the sieve, which has
-/// its own defaults: it blurs, and an epoch trains on one of the copies of a picture.
+/// In the order of the tables; each differs from its neighbor in one thing, but the sieve, which
+/// has its own defaults: it blurs, and an epoch trains on one of the copies of a picture.
 pub(crate) const METHODS: [Method; 4] = [
     Method { name: "clip", method: "clip", augment: false, epochs: 16 },
     Method { name: "clip-aug", method: "clip", augment: true, epochs: 16 },

@@ -1,5 +1,6 @@
 //! How many pictures per second does the loader read, beside PyTorch's? Our half of
-//! `scripts/bench-loader`: an epoch after the other by one thread, nothing kept from one to the next.
+//! `scripts/bench-loader`: an epoch after the other by one thread, nothing kept from one to the
+//! next.
 
 use std::{path::PathBuf, time::Instant};
 

@@ -199,9 +199,9 @@ pub fn check_same(config: &Config, origin: &Origin, place: Place, trainer: &Trai
     trainer.collective.check_same(what, hash.finalize().into())
 }
 
-/// Replaces the checkpoint in the run's folder, on the first rank and if all ranks agree; `tally` is
-/// what was watched of an epoch that goes on. Not if a weight is not finite: the last one that is
-/// good stays.
+/// Replaces the checkpoint in the run's folder, on the first rank and if all ranks agree; `tally`
+/// is what was watched of an epoch that goes on. Not if a weight is not finite: the last one that
+/// is good stays.
 pub fn write(
     config: &Config,
     origin: &Origin,
@@ -298,8 +298,8 @@ pub fn read(folder: &Path, config: &Config) -> Result<Checkpoint> {
 }
 
 impl Checkpoint {
-    /// The origin of the run that goes on from here; refuses one with other data than `now`, and one
-    /// that began with other weights, if these are still there. Comes before a model is made.
+    /// The origin of the run that goes on from here; refuses one with other data than `now`, and
+    /// one that began with other weights, if these are still there. Comes before a model is made.
     pub fn check(&self, folder: &Path, now: &Origin) -> Result<Origin> {
         let refuse = |what: &str| {
             let problem = format!("was made with other {what}");

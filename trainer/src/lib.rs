@@ -21,7 +21,8 @@
 //! | [`parallel`] | several processes, each with its part of every batch |
 //! | [`optim`] · [`gpu`] | AdamW with its state, schedule · the GPU of a run |
 //! | [`pretrained`] | the model that a run begins with |
-//! | [`checkpoint`] · [`state`] · [`journal`] | what makes a resumed run the same run · step records |
+//! | [`checkpoint`] · [`state`] · [`journal`] | what makes a resumed run the same run · step
+//! records |
 //! | [`monitor`] | what is watched during training, and alarms; a ledger comes as far as here |
 //! | [`evaluate`] | zero-shot, probes, retrieval, attack success, each with its interval |
 //! | [`sweep`] · [`report`] | grids of experiments from one file · one page of what came of them |

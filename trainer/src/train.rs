@@ -65,8 +65,8 @@ pub struct Summary {
     pub alarms: Vec<Alarm>,
 }
 
-/// Trains as `config` says; with `resume`, goes on where the folder's checkpoint stands, if there is
-/// one. A folder that holds a run is refused otherwise.
+/// Trains as `config` says; with `resume`, goes on where the folder's checkpoint stands, if there
+/// is one. A folder that holds a run is refused otherwise.
 ///
 /// Leaves in `config.output.folder`: `resolved.toml` (the configuration with its defaults, as
 /// `--config` takes it), `metrics.jsonl`, `checkpoint.safetensors`, `model/`, `doubted.csv` (if the

@@ -31,8 +31,8 @@ pub struct Augment {
     /// Share of images that are blurred; unless given, none, and for `sieve` all
     #[serde(skip_serializing_if = "is_default")]
     pub blur_share: Option<f64>,
-    /// Side of the blur's kernel in pixels, odd, at least 3; unless given, 21/224 of the image's, and
-    /// for `sieve` 35/224, whatever the deviations
+    /// Side of the blur's kernel in pixels, odd, at least 3; unless given, 21/224 of the image's,
+    /// and for `sieve` 35/224, whatever the deviations
     #[serde(skip_serializing_if = "is_default")]
     pub blur_kernel: Option<usize>,
     /// Least and greatest standard deviation of the blur in pixels; unless given, 0.1/224 and 2/224

@@ -32,8 +32,8 @@ pub struct Data {
     pub workers: usize,
     /// Share of unreadable images that is still trained without, 0 to 1
     pub bad_rows_max: f64,
-    /// Of pairs whose pictures are nearly the same, how many an epoch trains on, drawn anew each time,
-    /// at least 1; unless given, all, and for `sieve` without a pool one
+    /// Of pairs whose pictures are nearly the same, how many an epoch trains on, drawn anew each
+    /// time, at least 1; unless given, all, and for `sieve` without a pool one
     #[serde(skip_serializing_if = "Option::is_none")]
     pub copies_max: Option<usize>,
     /// The same of pairs whose captions have the same words, case aside; unless given, all

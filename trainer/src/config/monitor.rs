@@ -29,7 +29,8 @@ pub struct Monitor {
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Alarms {
-    /// Stamped test pictures taken for the target class, less those that are without the stamp: above
+    /// Stamped test pictures taken for the target class, less those that are without the stamp:
+    /// above
     pub backdoor_asr: f64,
     /// Targeted pictures taken for their target class: above
     pub targeted_psr: f64,

@@ -11,8 +11,8 @@ use crate::error::{Error, Result};
 /// Reads `file`, applies `key=value` settings and the output folder `out`, fills in what depends on
 /// the method, makes paths absolute, and checks. A path in the file starts from the file's folder.
 ///
-/// A setting that makes a mistake is told by its own text, without the file. A path that is not UTF-8
-/// is refused: the resolved configuration is written as TOML.
+/// A setting that makes a mistake is told by its own text, without the file. A path that is not
+/// UTF-8 is refused: the resolved configuration is written as TOML.
 pub fn open(file: &Path, settings: &[String], out: Option<&Path>) -> Result<Config> {
     let text =
         fs::read_to_string(file).map_err(|source| Error::Read { path: file.to_owned(), source })?;
@@ -50,7 +50,9 @@ pub(crate) fn resolve(
     config.augment.image.get_or_insert(is_augmented);
     config.augment.text.get_or_insert(is_augmented);
     config.method.fill_in();
+    let mut blur = Blur::PUBLISHED;
     if config.method.name == MethodName::Sieve {
+        blur = Blur::COARSE;
         config.augment.epochs.get_or_insert((config.optim.epochs / 2).max(1));
         config.augment.blur_share.get_or_insert(1.0);
         // With a pool, only what an epoch trains on is asked.
@@ -71,10 +73,6 @@ pub(crate) fn resolve(
         return Err(refuse(of_sizes.into_iter().map(told).collect()));
     }
     let clip = config.clip().expect("`check` refused an unknown preset");
-    let blur = match config.method.name {
-        MethodName::Sieve => Blur::COARSE,
-        _ => Blur::PUBLISHED,
-    };
     config.augment.resolve_blur(clip.image.image_size(), blur);
     Ok(config)
 }
@@ -136,7 +134,8 @@ impl Config {
     }
 }
 
-/// `optim.lr=1e-3`: a value is TOML if it parses, a string otherwise. What the table then describes.
+/// `optim.lr=1e-3`: a value is TOML if it parses, a string otherwise. What the table then
+/// describes.
 fn set(table: &mut toml::Table, setting: &str) -> Result<Config, String> {
     let malformed = || "expected `key=value`".to_owned();
     let (key, value) = setting.split_once('=').ok_or_else(malformed)?;

@@ -17,8 +17,8 @@ const ROWS: usize = 16;
 const BITS_OFF_MAX: u32 = 7;
 /// Parts of a hash that are looked up: one more than bits may differ, so that one part is whole.
 const BANDS: usize = 8;
-/// Bits of a band that says something: fewer steps that rise, or that do not, are plain ground or one
-/// slope, which many pictures share.
+/// Bits of a band that says something: fewer steps that rise, or that do not, are plain ground or
+/// one slope, which many pictures share.
 const BAND_BITS: std::ops::RangeInclusive<u32> = 4..=28;
 /// Pictures with one band that are compared: strangers must not make it a matter of squares.
 const SAME_BAND_MAX: usize = 64;

@@ -125,8 +125,8 @@ impl Store {
         self.epoch_rows = self.of_epoch(&self.rows, 0, 0).len();
     }
 
-    /// Pairs that an epoch trains on, if all are asked for: what decides its length. If pictures and
-    /// captions are capped, the draws of later epochs may be more or fewer.
+    /// Pairs that an epoch trains on, if all are asked for: what decides its length. If pictures
+    /// and captions are capped, the draws of later epochs may be more or fewer.
     pub fn epoch_rows(&self) -> usize {
         self.epoch_rows
     }

@@ -57,8 +57,8 @@ pub fn page(folders: &[PathBuf]) -> Result<String> {
     Ok(page::document("RoCLIP: results", &body))
 }
 
-/// Names runs by as many of the last parts of their paths as tell them apart; one that is given twice
-/// keeps its number.
+/// Names runs by as many of the last parts of their paths as tell them apart; one that is given
+/// twice keeps its number.
 fn tell_apart(runs: &mut [Entry]) {
     let paths: Vec<Vec<String>> =
         runs.iter().map(|run| run.method.split('/').rev().map(str::to_owned).collect()).collect();

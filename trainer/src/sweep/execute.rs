@@ -46,8 +46,8 @@ pub struct Failure {
     pub problem: String,
 }
 
-/// Does every cell that is not done and need not wait, `jobs` at a time; those that failed. What is done is in the
-/// store at once. An error ends the sweep: the store cannot be written.
+/// Does every cell that is not done and need not wait, `jobs` at a time; those that failed. What is
+/// done is in the store at once. An error ends the sweep: the store cannot be written.
 pub fn execute(
     plan: &Plan,
     store: &mut Store,

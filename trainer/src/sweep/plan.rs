@@ -251,8 +251,8 @@ fn name(attack: &Attack, method: &Method, point: &Point, seed: u64) -> String {
     file_name(&[attack.name.clone(), method.name.clone(), point.short(), seed.to_string()])
 }
 
-/// Refuses what a run would refuse, as far as that goes without its pictures, and column names, which
-/// poison and evaluation of a sweep do not know.
+/// Refuses what a run would refuse, as far as that goes without its pictures, and column names,
+/// which poison and evaluation of a sweep do not know.
 fn check_run(config: &Config, rows: usize) -> Result<()> {
     let config::Data { image_key, caption_key, class_key, .. } = &config.data;
     for (key, name) in

@@ -96,7 +96,8 @@ pub struct Method {
     pub stop_at_top1_of: Option<String>,
     /// The method whose epochs `stop_at_top1_of` looks at
     pub epochs_of: Option<String>,
-    /// No training: the run of this method on which nothing was planted, evaluated under each attack
+    /// No training: the run of this method on which nothing was planted, evaluated under each
+    /// attack
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unpoisoned_of: Option<String>,
 }
@@ -224,8 +225,8 @@ impl Recipe {
         }
     }
 
-    /// The axes of a method's cells: the sweep's, then its own, or of one that trains nothing those of
-    /// the methods that it looks at.
+    /// The axes of a method's cells: the sweep's, then its own, or of one that trains nothing those
+    /// of the methods that it looks at.
     pub(super) fn axes(&self, method: &Method) -> Result<Vec<Axis>, String> {
         let mut axes = grid::axes(&self.grid)?;
         let looked_at = [&method.stop_at_top1_of, &method.epochs_of, &method.unpoisoned_of];

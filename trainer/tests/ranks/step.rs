@@ -28,12 +28,12 @@ use crate::threads::Threads;
 
 /// B
 const BATCH: usize = 12;
-/// Of each weight, and of losses and norms as a share. Ranks add in another order than one process, and so does
-/// one process with the pairs in another order: it comes out 6e-6 (ResNet) and 1e-6 (ViT) away,
-/// ranks 9e-6 and 2e-6.
+/// Of each weight, and of losses and norms as a share. Ranks add in another order than one process,
+/// and so does one process with the pairs in another order: it comes out 6e-6 (ResNet) and 1e-6
+/// (ViT) away, ranks 9e-6 and 2e-6.
 const TOLERANCE: f32 = 5e-5;
-/// AdamW divides by the root of the square and this. With the usual 1e-8 a gradient that is zero but
-/// for rounding (that of the keys' biases) would move its weight as far as any other.
+/// AdamW divides by the root of the square and this. With the usual 1e-8 a gradient that is zero
+/// but for rounding (that of the keys' biases) would move its weight as far as any other.
 const EPSILON: f64 = 1e-3;
 const LR: f64 = 1e-2;
 /// Epoch of each step; from the second on `roclip` matches, and `safeclip` has had its unimodal
@@ -164,7 +164,8 @@ struct Way {
 /// `[loss, gradient norm]` of each step.
 type Steps = Vec<[f32; 2]>;
 
-/// Loss and gradient norm of each step (AdamW itself hides how long a gradient is), and the weights after them, running statistics included.
+/// Loss and gradient norm of each step (AdamW itself hides how long a gradient is), and the weights
+/// after them, running statistics included.
 fn trained(
     config: &ClipConfig,
     method: Box<dyn Method>,

@@ -1,6 +1,6 @@
-//! RoCLIP (Yang et al., NeurIPS 2023, algorithm 1): in matched steps each image is pulled towards the
-//! nearest caption of a pool instead of towards its own. `docs/roclip.md` has the other published
-//! forms, and what the released code does otherwise.
+//! RoCLIP (Yang et al., NeurIPS 2023, algorithm 1): in matched steps each image is pulled towards
+//! the nearest caption of a pool instead of towards its own. `docs/roclip.md` has the other
+//! published forms, and what the released code does otherwise.
 
 mod phases;
 mod signal;

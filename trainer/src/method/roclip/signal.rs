@@ -10,11 +10,11 @@ const BLOCK: usize = 4096;
 
 /// Waits until images find captions like their own.
 ///
-/// An image's share is that of the pooled captions that are no closer to its own caption than the one
-/// that it finds is. A tower that knows nothing may have a high one: all images find one caption in
-/// the middle, which is close to all. So the share with the caption that *another* image finds is
-/// taken off: (a - b) / (1 - b), means of a batch, is 0 where images find nothing of their own. It
-/// needs no labels, and few poisoned pairs move the means by no more than their share.
+/// An image's share is that of the pooled captions that are no closer to its own caption than the
+/// one that it finds is. A tower that knows nothing may have a high one: all images find one
+/// caption in the middle, which is close to all. So the share with the caption that *another* image
+/// finds is taken off: (a - b) / (1 - b), means of a batch, is 0 where images find nothing of their
+/// own. It needs no labels, and few poisoned pairs move the means by no more than their share.
 #[derive(Debug)]
 pub(super) struct Signal {
     least: f64,
@@ -36,8 +36,8 @@ impl Signal {
         self.given
     }
 
-    /// Looks at a batch of plain training, before it enters the pool; its agreement. `None` while the
-    /// pool is not full, and once the signal is given.
+    /// Looks at a batch of plain training, before it enters the pool; its agreement. `None` while
+    /// the pool is not full, and once the signal is given.
     pub(super) fn see(&mut self, pool: &Pool, pairs: &Pairs) -> Result<Option<f32>> {
         let count = pairs.rows.len();
         if self.given.is_some() || pool.filled() < pool.capacity() || count < 2 {

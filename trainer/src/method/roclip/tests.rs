@@ -34,8 +34,8 @@ const UP: [f32; 2] = [0.0, 1.0];
 const LEFT: [f32; 2] = [-1.0, 0.0];
 const DOWN: [f32; 2] = [0.0, -1.0];
 
-/// A batch whose images and captions both fill the pools, then one that is matched: its images point
-/// to the right and up, its captions to the left and down.
+/// A batch whose images and captions both fill the pools, then one that is matched: its images
+/// point to the right and up, its captions to the left and down.
 fn matched(settings: config::Roclip) -> Result<(MethodLoss, Var, Var)> {
     let mut method = method(settings)?;
     let first = rows(RIGHT, UP)?;

@@ -1,7 +1,7 @@
 //! SafeCLIP (Yang et al., ICML 2024, algorithm 1): each modality learns by itself before images
-//! meet their captions, a short and slow CLIP shows which pairs agree, and from then on CLIP has the
-//! safe pairs alone, while the others go on modality by modality. `docs/safeclip-cleanclip.md` has the
-//! definition, and what the released code does otherwise.
+//! meet their captions, a short and slow CLIP shows which pairs agree, and from then on CLIP has
+//! the safe pairs alone, while the others go on modality by modality. `docs/safeclip-cleanclip.md`
+//! has the definition, and what the released code does otherwise.
 
 mod split;
 

@@ -72,7 +72,8 @@ pub(super) fn likely(cosines: &[f32], least: f64) -> Vec<usize> {
     (0..cosines.len()).filter(|&pair| is_safe(cosines[pair])).collect()
 }
 
-/// The numbers of the `count` pairs with the greatest cosines, in rising order; of equals the first.
+/// The numbers of the `count` pairs with the greatest cosines, in rising order; of equals the
+/// first.
 pub(super) fn best(cosines: &[f32], count: usize) -> Vec<usize> {
     let mut pairs: Vec<usize> = (0..cosines.len()).collect();
     pairs.sort_by(|&a, &b| cosines[b].total_cmp(&cosines[a]));

@@ -8,9 +8,9 @@ const KEPT: f64 = 0.5;
 const DOUBTED_MAX: f64 = 0.5;
 
 /// The numbers of the pairs that are kept, in rising order: of the best `share` of all, those that
-/// `split` trusts, and the better half whatever it says. Of clean data the lower group is the tail: a
-/// mixture always has two groups, unless all scores are equal. A pair without a score (no number) is
-/// kept: nobody has asked it.
+/// `split` trusts, and the better half whatever it says. Of clean data the lower group is the tail:
+/// a mixture always has two groups, unless all scores are equal. A pair without a score (no number)
+/// is kept: nobody has asked it.
 pub(super) fn kept(scores: &[f32], split: Split, share: f64) -> Vec<usize> {
     let mut known: Vec<f32> = scores.iter().copied().filter(|score| !score.is_nan()).collect();
     known.sort_unstable_by(f32::total_cmp);

@@ -1,6 +1,6 @@
-//! The sieve: every pair is asked how well it agrees, and the pairs in doubt stay out. Ours; SafeCLIP
-//! (Yang et al., ICML 2024, section 4) splits pairs by a mixture, too. `docs/sieve.md` has the
-//! definition, and what was measured.
+//! The sieve: every pair is asked how well it agrees, and the pairs in doubt stay out. Ours;
+//! SafeCLIP (Yang et al., ICML 2024, section 4) splits pairs by a mixture, too. `docs/sieve.md` has
+//! the definition, and what was measured.
 
 mod ask;
 mod kept;
@@ -31,8 +31,8 @@ pub struct Sieve {
     /// Of the whole run.
     epochs: u32,
     seed: u64,
-    /// Smoothed agreement of each pair, in nats or, with a pool, as a cosine; no number where nobody
-    /// asked; empty before the first are known.
+    /// Smoothed agreement of each pair, in nats or, with a pool, as a cosine; no number where
+    /// nobody asked; empty before the first are known.
     agreement: Vec<f32>,
     /// What the steps of this epoch say, where they are asked.
     fresh: Vec<f32>,
