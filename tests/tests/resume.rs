@@ -38,6 +38,9 @@ const WAITING: &str = "[method]\nname = 'roclip'\n\
 /// Scores of steps, a pool, pairs in doubt that are matched.
 const POOLED: &str = "[method]\nname = 'sieve'\n\
     [method.sieve]\nfrom_epoch = 2\nscore = 'pool'\ndoubted = 'matched'\nsmoothing = 1.0\n";
+/// A scout of two epochs that is asked without quarters, and a model of one.
+const SCOUT: &str = "[method]\nname = 'sieve'\n\
+    [method.sieve]\nscout_epochs = 2\nquarters = true\nreferences = 50\n";
 /// Two views, of which one is as it is.
 const CLEANCLIP: &str = "[method]\nname = 'cleanclip'\n";
 /// All three phases, each an epoch: views, a slow one, and pairs that are split.
@@ -53,12 +56,14 @@ impl Place {
         write_data(&place.path("data"), ROWS, 20, 3);
         fs::write(place.path("words.txt"), "square, box, block\nsmall, little, tiny\n")
             .expect("a file can be written");
+        let scouting = if method == SCOUT { 2 } else { 0 };
+        let own = EPOCHS - scouting;
         let config = format!(
             "seed = 5\n\
              [data]\nmanifest = 'data/train.csv'\nbatch_size = {BATCH}\nworkers = 2\n\
              {method}\
              [augment]\nepochs = 2\nimage = true\ntext = true\nthesaurus = 'words.txt'\n\
-             [optim]\nepochs = {EPOCHS}\n\
+             [optim]\nepochs = {own}\n\
              [monitor]\ntest = 'data/test.csv'\nclasses = 'data/classes.txt'\n\
              [output]\ncheckpoint_every_steps = {CHECKPOINT_STEPS}\nrecord_every_steps = 1\n\
              tensorboard = true\n"
@@ -293,6 +298,7 @@ fn other_forms_end_as_ones_that_nobody_touched() {
         (PUBLISHED, "match"),
         (WAITING, "match"),
         (POOLED, "sieve"),
+        (SCOUT, "scout"),
         (CLEANCLIP, "plain"),
         (SAFECLIP, "split"),
     ] {

@@ -83,6 +83,11 @@ impl Pool {
         Ok(pool)
     }
 
+    /// Forgets all that it holds, noise too.
+    pub fn clear(&mut self) {
+        (self.next, self.filled, self.lengths) = (0, 0, None);
+    }
+
     /// Rows that it can hold.
     pub fn capacity(&self) -> usize {
         self.owners.len()

@@ -10,7 +10,7 @@ use clip::{
 use rayon::prelude::*;
 
 use crate::{
-    augment::View,
+    augment::{Quarter, View},
     data::{Loader, order},
     error::{Error, Result},
     not_finite::NotFinite,
@@ -78,17 +78,29 @@ impl<'a> Survey<'a> {
     }
 
     /// Images of a batch, `[B, D]`: varied as in training where the run is augmented, each view in
-    /// its own way. [`Error::NotFinite`] if the towers have diverged. Batch normalisation takes the statistics of the batch.
+    /// its own way. [`Error::NotFinite`] if the towers have diverged. Batch normalisation takes the
+    /// statistics of the batch.
     pub fn images(&self, rows: &[u32], view: View) -> Result<UnitRows> {
-        self.embed(rows, Some((self.epoch, view)))
+        let variation = Some((self.epoch, view));
+        self.embed(rows, |row, pixels| self.loader.pixels(row, variation, pixels))
     }
 
-    fn embed(&self, rows: &[u32], variation: Option<(u32, View)>) -> Result<UnitRows> {
+    /// The same, each without one of its quarters, as [`Loader::covered`] shows them.
+    pub fn covered(&self, rows: &[u32], quarter: Quarter) -> Result<UnitRows> {
+        self.embed(rows, |row, pixels| self.loader.covered(row, quarter, pixels))
+    }
+
+    /// Images of a batch, each as `show` writes it.
+    fn embed(
+        &self,
+        rows: &[u32],
+        show: impl Fn(u32, &mut [f32]) -> Result<()> + Sync,
+    ) -> Result<UnitRows> {
         let loader = self.loader;
         let side = loader.clip.image.image_size();
         let mut pixels = vec![0.0; rows.len() * 3 * side * side];
         let pictures = pixels.par_chunks_exact_mut(3 * side * side).zip(rows);
-        pictures.try_for_each(|(pixels, &row)| loader.pixels(row, variation, pixels))?;
+        pictures.try_for_each(|(pixels, &row)| show(row, pixels))?;
         let pixels = Tensor::from_vec(pixels, (rows.len(), 3, side, side), self.model.device())?;
         let embedded = self.model.image_rows(&pixels, Mode::Survey)?.flatten_all()?.to_vec1()?;
         if !embedded.iter().all(|value: &f32| value.is_finite()) {
@@ -105,21 +117,21 @@ impl<'a> Survey<'a> {
 
     /// Pairs of a batch, their pictures as they are.
     pub fn plain_pairs(&mut self, rows: &[u32]) -> Result<Embedded> {
-        let image = self.embed(rows, None)?;
+        let image = self.embed(rows, |row, pixels| self.loader.pixels(row, None, pixels))?;
         self.with_captions(image, rows)
     }
 
     fn with_captions(&mut self, image: UnitRows, rows: &[u32]) -> Result<Embedded> {
-        let (text, store) = (self.texts(rows)?, &self.loader.store);
-        let captions = rows.iter().map(|&row| store.caption_number(row)).collect();
+        let (text, captions) = self.captions(rows)?;
         Ok(Embedded { image, text, captions })
     }
 
-    /// Captions of a batch as they are written, `[B, D]`.
-    fn texts(&mut self, rows: &[u32]) -> Result<UnitRows> {
-        let texts: Vec<&str> = rows.iter().map(|&row| self.loader.store.caption(row)).collect();
-        let tokens = self.loader.tokenizer.encode(&texts)?;
-        Ok(self.model.embed_texts(&tokens)?)
+    /// Captions of a batch as they are written, `[B, D]`, and the number of each.
+    pub fn captions(&mut self, rows: &[u32]) -> Result<(UnitRows, Vec<u32>)> {
+        let store = &self.loader.store;
+        let texts: Vec<&str> = rows.iter().map(|&row| store.caption(row)).collect();
+        let text = self.model.embed_texts(&self.loader.tokenizer.encode(&texts)?)?;
+        Ok((text, rows.iter().map(|&row| store.caption_number(row)).collect()))
     }
 }
 

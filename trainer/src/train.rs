@@ -1,19 +1,22 @@
 //! Epochs, evaluations and checkpoints around the step.
 
+mod folder;
 mod record;
 
-use std::{fs, path::Path, sync::Arc, time::Instant};
+use std::{sync::Arc, time::Instant};
 
 use candle_core::Device;
 use clip::{
     atomic_write::{atomic_folder, atomic_write},
     model::Clip,
+    weights::Weights,
 };
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use serde::Serialize;
 
+use self::folder::{METRICS, MODEL, RESOLVED, SUMMARY};
 use crate::{
-    checkpoint::{self, Checkpoint, Origin, Place},
+    checkpoint::{self, Origin, Place},
     config::{self, Config},
     data::Loader,
     doubted,
@@ -107,51 +110,20 @@ fn open_gpu(config: &Config, watch: &dyn Watch) -> Result<Option<Gpu>> {
     })
 }
 
-/// The checkpoint to go on from; refuses a folder that holds anything else of a run.
-fn open_checkpoint(config: &Config, resume: bool, watch: &dyn Watch) -> Result<Option<Checkpoint>> {
-    let folder = &config.output.folder;
-    let refuse =
-        |problem: &str| Err(Error::Occupied { path: folder.clone(), problem: problem.to_owned() });
-    if folder.is_file() {
-        return refuse("is a file, expected a folder");
+/// Towers with these weights, where the run's steps are.
+fn towers(
+    config: &Config,
+    loader: &Loader,
+    weights: &Weights,
+    gpu: Option<&Gpu>,
+    collective: &Arc<dyn Collective>,
+) -> Result<Clip> {
+    let mut model = gpu::place(Clip::from_weights(&loader.clip, weights, &Device::Cpu)?, gpu)?;
+    model.lock(config.model.lock);
+    if collective.ranks() > 1 {
+        model.join(collective.clone());
     }
-    match (folder.join(checkpoint::FILE).exists(), folder.join(MODEL).exists()) {
-        (true, _) if resume => checkpoint::read(folder, config).map(Some),
-        (true, _) => refuse("holds a run already: `--resume` continues it"),
-        (false, true) => refuse("holds a model and no checkpoint that could be continued"),
-        (false, false) => {
-            if resume {
-                watch.warn(format!("no checkpoint in `{}`: the run begins", folder.display()));
-            }
-            Ok(None)
-        }
-    }
-}
-
-const RESOLVED: &str = "resolved.toml";
-const METRICS: &str = "metrics.jsonl";
-const MODEL: &str = "model";
-const SUMMARY: &str = "summary.json";
-/// What a run leaves in its folder.
-const FILES: [&str; 7] =
-    [RESOLVED, METRICS, checkpoint::FILE, MODEL, SUMMARY, doubted::FILE, skipped::FILE];
-
-/// Removes what a killed run left half-written beside its final files.
-fn sweep(folder: &Path) -> Result<()> {
-    let refuse = |source| Error::Write { path: folder.to_owned(), source };
-    for entry in fs::read_dir(folder).map_err(refuse)? {
-        let entry = entry.map_err(refuse)?;
-        let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
-        let is_ours =
-            |file: &&str| name.strip_prefix(*file).is_some_and(|rest| rest.starts_with('.'));
-        if !name.ends_with(".partial") || !FILES.iter().any(is_ours) {
-            continue;
-        }
-        let removed =
-            if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-        removed.map_err(|source| Error::Write { path, source })?;
-    }
-    Ok(())
+    Ok(model)
 }
 
 struct Run<'a> {
@@ -167,6 +139,7 @@ struct Run<'a> {
     place: Place,
     /// What an earlier run had watched of the epoch that goes on.
     tally: Tally,
+    gpu: Option<Gpu>,
 }
 
 impl<'a> Run<'a> {
@@ -183,30 +156,27 @@ impl<'a> Run<'a> {
         }
         let (folder, device) = (&config.output.folder, &Device::Cpu);
         let gpu = open_gpu(config, watch)?;
-        let checkpoint = open_checkpoint(config, resume, watch)?;
+        let checkpoint = folder::open_checkpoint(config, resume, watch)?;
         let monitor = if collective.is_first() { Monitor::open(config)? } else { None };
         let loader = open_loader(config, &**collective, watch)?;
         let pretrained = pretrained::sha256(config)?;
         let mut origin = Origin { data: loader.fingerprint()?, pretrained };
-        let model = match &checkpoint {
+        let first;
+        let weights = match &checkpoint {
             Some(checkpoint) => {
                 origin = checkpoint.check(folder, &origin)?;
-                Clip::from_weights(&loader.clip, &checkpoint.weights, device)?
+                &checkpoint.weights
             }
             None => {
-                let weights = pretrained::weights(config, &loader.clip)?;
-                Clip::from_weights(&loader.clip, &weights, device)?
+                first = pretrained::weights(config, &loader.clip)?;
+                &first
             }
         };
-        let mut model = gpu::place(model, gpu.as_ref())?;
-        model.lock(config.model.lock);
+        let model = towers(config, &loader, weights, gpu.as_ref(), collective)?;
         if config.model.lock.is_some() && config.model.pretrained.is_none() {
             watch.warn("`model.lock` without `model.pretrained`: that tower stays random".into());
         }
-        if ranks > 1 {
-            model.join(collective.clone());
-        }
-        let steps = u64::from(config.optim.epochs) * loader.batches() as u64;
+        let steps = u64::from(config.epochs()) * loader.batches() as u64;
         let sizes = Sizes {
             rows: loader.store.rows().len(),
             epoch_rows: loader.store.epoch_rows(),
@@ -230,7 +200,18 @@ impl<'a> Run<'a> {
             checkpoint.restore(folder, &mut trainer)?;
         }
         let (journal, alarms) = (None, None);
-        Ok(Self { config, loader, origin, monitor, trainer, journal, alarms, place, tally })
+        Ok(Self { config, loader, origin, monitor, trainer, journal, alarms, place, tally, gpu })
+    }
+
+    /// New towers, as at the beginning, and an optimizer that knows nothing of them.
+    fn start_over(&mut self) -> Result<()> {
+        let Self { config, loader, trainer, gpu, .. } = self;
+        let weights = pretrained::weights(config, &loader.clip)?;
+        let model = towers(config, loader, &weights, gpu.as_ref(), &trainer.collective)?;
+        trainer.gradients = model.gradients();
+        trainer.optimizer = Optimizer::new(&model, &config.optim);
+        trainer.model = model;
+        Ok(())
     }
 
     /// Makes the folder ready, on the first rank.
@@ -243,7 +224,7 @@ impl<'a> Run<'a> {
             }
             self.alarms = Some(self.open_alarms(&journal)?);
             self.journal = Some(journal);
-            sweep(folder)?;
+            folder::sweep(folder)?;
             let resolved = toml::to_string(self.config);
             let resolved = resolved.expect("`config::open` refused paths that are no text");
             atomic_write(&folder.join(RESOLVED), resolved.as_bytes())?;
@@ -273,7 +254,7 @@ impl<'a> Run<'a> {
     fn epochs(&mut self, watch: &mut dyn Watch) -> Result<Summary> {
         let mut evaluation = None;
         watch.begin("training", self.trainer.schedule.steps, self.place.step);
-        for epoch in self.place.epoch..=self.config.optim.epochs {
+        for epoch in self.place.epoch..=self.config.epochs() {
             let loss = self.epoch(epoch, watch)?;
             let similarity = self.similarity(epoch);
             let similarity = similarity.map_err(|error| self.trainer.diverged(epoch, error))?;
@@ -284,7 +265,7 @@ impl<'a> Run<'a> {
             checkpoint::write(self.config, &self.origin, place, &tally, &self.trainer)?;
         }
         if evaluation.is_none() {
-            evaluation = self.evaluate(self.config.optim.epochs)?; // a finished run was resumed
+            evaluation = self.evaluate(self.config.epochs())?; // a finished run was resumed
         }
         let (seconds, batch) = (self.place.seconds, self.config.data.batch_size);
         Ok(Summary {
@@ -299,18 +280,29 @@ impl<'a> Run<'a> {
         })
     }
 
+    /// What comes before the first batch of an epoch.
+    fn begin_epoch(&mut self, epoch: u32, watch: &dyn Watch) -> Result<()> {
+        let began = Instant::now();
+        let trainer = &mut self.trainer;
+        let survey = &mut Survey::new(&self.loader, &mut trainer.model, epoch);
+        let begun = trainer.method.begin_epoch(epoch, survey);
+        let warning = begun.map_err(|error| trainer.diverged(epoch, error))?;
+        if trainer.method.starts_over(epoch) {
+            self.start_over()?;
+        }
+        // What it selects, too.
+        checkpoint::check_same(self.config, &self.origin, self.place, &self.trainer)?;
+        warning.into_iter().for_each(|line| watch.warn(line));
+        self.place.seconds += began.elapsed().as_secs_f64();
+        Ok(())
+    }
+
     /// One pass from where the run stands; the mean loss of the whole pass, in nats.
     fn epoch(&mut self, epoch: u32, watch: &dyn Watch) -> Result<f64> {
-        let Self { config, loader, origin, trainer, journal, alarms, place, .. } = self;
-        if place.batches == 0 {
-            let began = Instant::now();
-            let survey = &mut Survey::new(loader, &mut trainer.model, epoch);
-            let begun = trainer.method.begin_epoch(epoch, survey);
-            let warning = begun.map_err(|error| trainer.diverged(epoch, error))?;
-            checkpoint::check_same(config, origin, *place, trainer)?; // what it selects, too
-            warning.into_iter().for_each(|line| watch.warn(line));
-            place.seconds += began.elapsed().as_secs_f64();
+        if self.place.batches == 0 {
+            self.begin_epoch(epoch, watch)?;
         }
+        let Self { config, loader, origin, trainer, journal, alarms, place, .. } = self;
         let (selected, none) = (trainer.method.selected(), Tally::default());
         let views = trainer.method.views(epoch);
         let mut last = Instant::now(); // end of the step before: waiting for a batch counts
@@ -350,8 +342,11 @@ impl<'a> Run<'a> {
 
     /// Whether figures of the model are due at the end of `epoch`.
     fn is_due(&self, epoch: u32) -> bool {
-        let last = epoch == self.config.optim.epochs;
-        let due = |monitor: &Monitor| last || epoch.is_multiple_of(monitor.every_epochs);
+        let Some(own) = epoch.checked_sub(self.config.scout_epochs()).filter(|own| *own > 0) else {
+            return false; // a scout's figures are not the model's
+        };
+        let last = own == self.config.optim.epochs;
+        let due = |monitor: &Monitor| last || own.is_multiple_of(monitor.every_epochs);
         self.monitor.as_ref().is_some_and(due)
     }
 

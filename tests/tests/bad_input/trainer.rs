@@ -105,6 +105,8 @@ fn run_refuses() {
     check("--set method.sieve.views=1", &["method.sieve", "left out unless"]);
     let sieve = "--set method.name=sieve --set optim.epochs=9 --set method.sieve";
     check(&format!("{sieve}.views=3"), &["`method.sieve.views` must be 1 or 2"]);
+    let scout = "--set method.sieve.scout_epochs=4";
+    check(&format!("{scout} {sieve}.from_epoch=6"), &["method.sieve.from_epoch", "`scout_epochs`"]);
     check(&format!("{sieve}.smoothing=2"), &["method.sieve.smoothing"]);
     check(&format!("{sieve}.references=1"), &["method.sieve.references"]);
     check("--set method.cleanclip.clip_weight=2", &["method.cleanclip", "left out unless"]);

@@ -5,6 +5,7 @@ mod blur;
 mod color;
 mod crop;
 mod eda;
+mod erase;
 #[cfg(test)]
 mod golden;
 mod text;
@@ -19,6 +20,7 @@ use crate::{
     error::Result,
 };
 
+pub use erase::Quarter;
 pub use thesaurus::Thesaurus;
 
 /// Views of a picture in an epoch, each varied in its own way; the number is its random stream.
@@ -43,6 +45,7 @@ const SECOND_CAPTION: u128 = 1 << 32;
 enum Part {
     Hue = 1,
     Blur = 2,
+    Erase = 3,
 }
 
 /// The configured augmentations.
@@ -94,7 +97,7 @@ impl Augment {
         rng
     }
 
-    /// Writes `[3, H, W]` values of 0 to 1: crop, flip, then color, gray and blur. Without a
+    /// Writes `[3, H, W]` values of 0 to 1: crop, flip, color, gray, blur, erasing. Without a
     /// variation, an epoch and which of its views, or without augmentation, the picture as it is.
     pub fn image(
         &self,
@@ -108,7 +111,8 @@ impl Augment {
             return crop::split(image, planes);
         };
         let rng = &mut self.rng(epoch, row, view as u64);
-        let config::Augment { crop_area_min, hue, blur_share, .. } = self.settings;
+        let config::Augment { crop_area_min, hue, blur_share, erase_share, .. } = self.settings;
+        let width = image.width() as usize;
         crop::crop(image, crop_area_min, rng, planes);
         let late = |part| self.late_rng(epoch, row, view, part);
         let turn = (hue > 0.0).then(|| color::Turn::draw(hue, &mut late(Part::Hue)));
@@ -116,16 +120,34 @@ impl Augment {
         if let Some(share) = blur_share {
             let rng = &mut late(Part::Blur);
             if rng.random_bool(share) {
-                self.blur(image.width() as usize, rng, planes);
+                let (kernel, [least, greatest]) = self.blur();
+                blur::blur(planes, width, kernel, rng.random_range(least..=greatest));
+            }
+        }
+        if let Some(share) = erase_share {
+            let rng = &mut late(Part::Erase);
+            if rng.random_bool(share) {
+                erase::erase(planes, width, self.settings.erase_area, rng);
             }
         }
     }
 
-    fn blur(&self, width: usize, rng: &mut impl Rng, planes: &mut [f32]) {
+    /// Writes `[3, H, W]` values of 0 to 1: a picture without one of its quarters, blurred halfway
+    /// between the least and the most where the run's pictures are blurred.
+    pub fn covered(&self, image: &RgbImage, quarter: Quarter, planes: &mut [f32]) {
+        let width = image.width() as usize;
+        crop::split(image, planes);
+        if self.settings.blur_share.is_some_and(|share| share > 0.0) {
+            let (kernel, [least, greatest]) = self.blur();
+            blur::blur(planes, width, kernel, f64::midpoint(least, greatest));
+        }
+        quarter.cover(planes, width);
+    }
+
+    /// Side of the kernel in pixels, least and greatest standard deviation.
+    fn blur(&self) -> (usize, [f64; 2]) {
         let (kernel, sigma) = (self.settings.blur_kernel, self.settings.blur_sigma);
-        let kernel = kernel.expect("`config::open` resolves it");
-        let [least, greatest] = sigma.expect("`config::open` resolves it");
-        blur::blur(planes, width, kernel, rng.random_range(least..=greatest));
+        kernel.zip(sigma).expect("`config::open` resolves them")
     }
 
     /// The caption with synonyms, deletions, insertions and swaps.
@@ -199,10 +221,10 @@ mod tests {
         assert_eq!((planes[1], planes[64 + 8]), (30.0 / 255.0, 30.0 / 255.0));
     }
 
-    /// The first values of the generator that `image` crops with are those of a run without hue and
-    /// blur: what is drawn for them comes from elsewhere.
+    /// The first values of the generator that `image` crops with are those of a run without hue,
+    /// blur and erasing: what is drawn for them comes from elsewhere.
     #[test]
-    fn hue_and_blur_shift_no_other_draw() {
+    fn hue_blur_and_erasing_shift_no_other_draw() {
         let with = |change: &dyn Fn(&mut config::Augment)| {
             let mut settings =
                 config::Augment { image: Some(true), color_share: 1.0, ..Default::default() };
@@ -219,13 +241,19 @@ mod tests {
             settings.blur_share = Some(1.0);
             (settings.blur_kernel, settings.blur_sigma) = (Some(3), Some([0.01, 0.02]));
         });
-        for other in [&turned, &blurred] {
+        let erased = with(&|settings| {
+            (settings.erase_share, settings.erase_area) = (Some(1.0), 1e-6); // not a pixel
+        });
+        for other in [&turned, &blurred, &erased] {
             let apart = |(a, b): (&f32, &f32)| (a - b).abs();
             let most = plain.iter().zip(other).map(apart).fold(0.0, f32::max);
             assert!(most < 1e-4, "{most}");
         }
         let strong = with(&|settings| settings.hue = 0.5);
         assert_ne!(plain, strong);
+        let erased = with(&|settings| settings.erase_share = Some(1.0));
+        let apart = plain.iter().zip(&erased).filter(|(a, b)| a != b).count();
+        assert!((3 * 12..=3 * 16).contains(&apart), "{apart} of a quarter");
     }
 
     #[test]

@@ -115,6 +115,19 @@ impl Config {
         self.model.clip()
     }
 
+    /// Epochs of the run: of the model, and of a scout before it.
+    pub fn epochs(&self) -> u32 {
+        self.scout_epochs().saturating_add(self.optim.epochs)
+    }
+
+    /// Epochs of a scout whose towers are given up, the first ones of the run.
+    pub fn scout_epochs(&self) -> u32 {
+        match self.method.name {
+            MethodName::Sieve => self.method.sieve().scout_epochs,
+            _ => 0,
+        }
+    }
+
     /// Adds everything that is wrong, each with its key and its limits.
     pub fn check(&self, problems: &mut Problems) {
         self.data.check(problems);
@@ -150,6 +163,11 @@ impl Config {
                       statistics of the whole batch";
         problems.require(optim.micro_batch.is_none() || !whole, "optim.micro_batch", limits);
     }
+}
+
+/// Left out of files: a run that uses none of the later keys is described as it was without them.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 #[cfg(test)]
@@ -199,7 +217,7 @@ mod tests {
     fn a_block_of_another_method_is_refused() {
         for (name, key) in [
             ("roclip", "pool_share = 0.2"),
-            ("sieve", "views = 1"),
+            ("sieve", "references = 9"),
             ("cleanclip", "clip_weight = 2.0"),
             ("safeclip", "growth = 0.1"),
         ] {
@@ -274,6 +292,9 @@ mod tests {
         check("from_epoch = 6", None);
         check("from_epoch = 7", from);
         check("from_epoch = 1", from);
+        let scout = Some("from_epoch` must be at least 2, at most one more than `scout_epochs`");
+        check("scout_epochs = 3\nfrom_epoch = 4", None);
+        check("scout_epochs = 3\nfrom_epoch = 5", scout);
         check("views = 1", None);
         check("views = 0", Some("views` must be 1 or 2"));
         check("references = 2", None);
@@ -284,9 +305,9 @@ mod tests {
         check("kept_first = 0.5", None);
         check("kept_first = 0.4", Some("kept_first` must be between 0.5 and 1"));
         check("kept_first = 0.8\nkept_last = 0.9", None);
-        let last = Some("kept_last` must be between `kept_first` and 1");
-        check("kept_first = 0.8\nkept_last = 0.7", last);
-        let share = Some("kept_first` must be below 1 where `split` is `share`");
+        check("kept_last = 0.4", Some("kept_last` must be between 0.5 and 1"));
+        check("split = 'share'\nkept_last = 0.9", None);
+        let share = Some("kept_first` must be below 1, or `kept_last`, where `split` is `share`");
         check("split = 'share'", share);
     }
 

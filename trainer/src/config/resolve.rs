@@ -53,8 +53,15 @@ pub(crate) fn resolve(
     let mut blur = Blur::PUBLISHED;
     if config.method.name == MethodName::Sieve {
         blur = Blur::COARSE;
-        config.augment.epochs.get_or_insert((config.optim.epochs / 2).max(1));
+        let augmented = match config.scout_epochs() {
+            0 => (config.optim.epochs / 2).max(1),
+            scouting => scouting,
+        };
+        config.augment.epochs.get_or_insert(augmented);
         config.augment.blur_share.get_or_insert(1.0);
+        if config.method.sieve().quarters {
+            config.augment.erase_share.get_or_insert(0.7);
+        }
         // With a pool, only what an epoch trains on is asked.
         if !config.method.sieve().has_pool() {
             config.data.copies_max.get_or_insert(1);
@@ -329,6 +336,7 @@ mod tests {
         check(&["method.name=safeclip"], None)?;
         check(&["method.name=sieve"], Some(10))?;
         check(&["method.name=sieve", "optim.epochs=3"], Some(1))?;
+        check(&["method.name=sieve", "method.sieve.scout_epochs=4"], Some(4))?;
         check(&["method.name=sieve", "augment.epochs=20"], Some(20))
     }
 

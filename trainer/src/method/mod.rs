@@ -157,6 +157,8 @@ pub enum Phase {
     Plain,
     /// Nearest pooled captions
     Match,
+    /// Own captions of the pairs that are not doubted, by towers that are given up later
+    Scout,
     /// Own captions of the pairs that are not doubted
     Sieve,
     /// Two views of each image and of each caption, without regard to which belong together
@@ -171,6 +173,12 @@ pub trait Method: Send {
     /// what the user may not have meant. `survey` embeds all pairs with the towers as they are.
     fn begin_epoch(&mut self, _: u32, _: &mut Survey<'_>) -> Result<Option<String>> {
         Ok(None)
+    }
+
+    /// Whether the towers are new in this epoch, and all that the optimizer has learnt is forgotten:
+    /// what came before was to know the pairs.
+    fn starts_over(&self, _epoch: u32) -> bool {
+        false
     }
 
     /// Data-set rows that the epoch which has begun trains on, in rising order; all if `None`.

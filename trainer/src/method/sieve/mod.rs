@@ -17,6 +17,7 @@ use crate::{
     config::{self, Config, Fate, Score, Wrap},
     doubted::Doubted,
     error::Result,
+    optim::Schedule,
     pool::Pool,
     state::State,
     survey::Survey,
@@ -28,7 +29,9 @@ pub struct Sieve {
     settings: config::Sieve,
     /// Pairs of the data set.
     count: usize,
-    /// Of the whole run.
+    /// Epochs of the scout, the first ones, if there is one.
+    scouting: u32,
+    /// Of scout and model together.
     epochs: u32,
     seed: u64,
     /// Smoothed agreement of each pair, in nats or, with a pool, as a cosine; no number where
@@ -56,7 +59,8 @@ impl Sieve {
             pool: settings.has_pool().then(pool).transpose()?,
             settings,
             count,
-            epochs: config.optim.epochs,
+            scouting: config.scout_epochs(),
+            epochs: config.epochs(),
             seed: config.seed,
             agreement: Vec::new(),
             fresh: Vec::new(),
@@ -79,10 +83,17 @@ impl Sieve {
         }
     }
 
+    /// The epoch before which pairs are asked for the last time: the last, or the first of the
+    /// model after a scout.
+    fn verdict(&self) -> u32 {
+        if self.scouting == 0 { self.epochs } else { self.scouting + 1 }
+    }
+
     /// Greatest share of the pairs that `epoch` keeps.
     fn share(&self, epoch: u32) -> f64 {
         let config::Sieve { kept_first, kept_last, from_epoch, .. } = self.settings;
-        let way = f64::from(epoch - from_epoch) / f64::from((self.epochs - from_epoch).max(1));
+        let ways = self.verdict().saturating_sub(from_epoch).max(1);
+        let way = f64::from(epoch - from_epoch) / f64::from(ways);
         kept_first + way.min(1.0) * (kept_last - kept_first)
     }
 
@@ -114,6 +125,9 @@ impl Sieve {
 
 impl Method for Sieve {
     fn begin_epoch(&mut self, epoch: u32, survey: &mut Survey<'_>) -> Result<Option<String>> {
+        if epoch > self.verdict() {
+            return Ok(None); // it stands
+        }
         let rows = survey.rows();
         let asked = match self.settings.score {
             Score::References if epoch < self.settings.from_epoch => return Ok(None),
@@ -140,12 +154,29 @@ impl Method for Sieve {
         let kept = kept(&self.agreement, self.settings.split, self.share(epoch));
         let doubted = self.count - kept.len();
         self.kept = Some(kept.into_iter().map(|pair| rows[pair]).collect());
-        let is_lost = epoch == self.epochs && 2 * doubted + 1 >= self.count;
+        if self.starts_over(epoch)
+            && let Some(pool) = &mut self.pool
+        {
+            pool.clear(); // of towers that are gone
+        }
+        let is_lost = epoch == self.verdict() && 2 * doubted + 1 >= self.count;
         Ok(is_lost.then(|| {
             "half of all pairs are in doubt to the end: the towers do not know enough to tell (more \
              epochs or pairs help)"
                 .into()
         }))
+    }
+
+    fn starts_over(&self, epoch: u32) -> bool {
+        self.scouting > 0 && epoch == self.scouting + 1
+    }
+
+    fn lr(&self, schedule: &Schedule, epoch: u32, step: u64) -> f64 {
+        let scouted = schedule.steps / u64::from(self.epochs) * u64::from(self.scouting);
+        match epoch <= self.scouting {
+            true => schedule.lr_within(0..scouted, step),
+            false => schedule.lr_within(scouted..schedule.steps, step),
+        }
     }
 
     fn selected(&self) -> Option<Arc<[u32]>> {
@@ -160,7 +191,11 @@ impl Method for Sieve {
     }
 
     fn loss(&mut self, pairs: &Pairs, logit_scale: &Tensor) -> Result<MethodLoss> {
-        let phase = if self.kept.is_some() { Phase::Sieve } else { Phase::Warmup };
+        let phase = match &self.kept {
+            _ if pairs.epoch <= self.scouting => Phase::Scout,
+            Some(_) => Phase::Sieve,
+            None => Phase::Warmup,
+        };
         let kept = self.kept.as_ref().map(|kept| kept.len());
         let mut report = MethodReport { kept, ..MethodReport::new(phase) };
         let Some(mut pool) = self.pool.take() else {

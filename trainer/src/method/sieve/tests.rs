@@ -1,11 +1,12 @@
 //! What is kept from epoch to epoch, and the batches that hold pairs in doubt.
 
 use super::*;
+use crate::config::MethodName;
 
 fn sieve(settings: config::Sieve, count: usize) -> Result<Sieve> {
     let mut config = Config::default();
     (config.data.batch_size, config.optim.epochs, config.seed) = (2, 10, 1);
-    config.method.sieve = Some(settings);
+    (config.method.name, config.method.sieve) = (MethodName::Sieve, Some(settings));
     Sieve::new(&config, Sizes::whole(count, 2), &Device::Cpu)
 }
 
@@ -64,11 +65,17 @@ fn a_score_is_the_mean_of_all_or_leans_to_the_last() -> Result<()> {
 
 #[test]
 fn the_share_that_may_be_kept_rises_to_all() -> Result<()> {
-    let settings = config::Sieve { from_epoch: 2, kept_first: 0.6, ..Default::default() };
-    let sieve = sieve(settings, 4)?;
-    assert_eq!([2, 6, 10].map(|epoch| (100.0 * sieve.share(epoch)).round()), [60.0, 80.0, 100.0]);
-    let settings = config::Sieve { from_epoch: 10, kept_first: 0.6, ..Default::default() };
-    assert_eq!(self::sieve(settings, 4)?.share(10), 0.6);
+    let settings = config::Sieve { kept_first: 0.6, ..Default::default() };
+    let check = |settings: config::Sieve, epochs: [u32; 3]| -> Result<()> {
+        let sieve = sieve(settings, 4)?;
+        let shares = epochs.map(|epoch| (100.0 * sieve.share(epoch)).round());
+        assert_eq!(shares, [60.0, 80.0, 100.0], "{epochs:?}");
+        Ok(())
+    };
+    check(settings.clone(), [2, 6, 10])?;
+    check(config::Sieve { scout_epochs: 5, ..settings.clone() }, [2, 4, 6])?;
+    let late = sieve(config::Sieve { from_epoch: 10, ..settings }, 4)?;
+    assert_eq!(late.share(10), 0.6);
     Ok(())
 }
 
