@@ -83,11 +83,6 @@ impl Pool {
         Ok(pool)
     }
 
-    /// Forgets all that it holds, noise too.
-    pub fn clear(&mut self) {
-        (self.next, self.filled, self.lengths) = (0, 0, None);
-    }
-
     /// Rows that it can hold.
     pub fn capacity(&self) -> usize {
         self.owners.len()

@@ -205,7 +205,12 @@ impl<'a> Run<'a> {
 
     /// New towers, as at the beginning, and an optimizer that knows nothing of them.
     fn start_over(&mut self) -> Result<()> {
-        let Self { config, loader, trainer, gpu, .. } = self;
+        let Self { config, loader, origin, trainer, gpu, .. } = self;
+        if pretrained::sha256(config)? != origin.pretrained {
+            let path = config.output.folder.join(checkpoint::FILE);
+            let problem = "needs the weights in `model.pretrained` with which it began".into();
+            return Err(Error::Checkpoint { path, problem });
+        }
         let weights = pretrained::weights(config, &loader.clip)?;
         let model = towers(config, loader, &weights, gpu.as_ref(), &trainer.collective)?;
         trainer.gradients = model.gradients();

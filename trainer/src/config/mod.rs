@@ -131,6 +131,9 @@ impl Config {
     /// Adds everything that is wrong, each with its key and its limits.
     pub fn check(&self, problems: &mut Problems) {
         self.data.check(problems);
+        let blind = self.augment.image == Some(false) && self.method.sieve().quarters;
+        let limits = "false where `augment.image` is: the towers would not know such pictures";
+        problems.require(!blind, "method.sieve.quarters", limits);
         let rows = self.method.views_max() * self.data.batch_size;
         let fits = self.device != Device::Cuda || rows <= CUDA_BATCH_MAX;
         let limit = CUDA_BATCH_MAX / self.method.views_max();
@@ -295,6 +298,18 @@ mod tests {
         let scout = Some("from_epoch` must be at least 2, at most one more than `scout_epochs`");
         check("scout_epochs = 3\nfrom_epoch = 4", None);
         check("scout_epochs = 3\nfrom_epoch = 5", scout);
+        let alone =
+            Some("scout_epochs` must be 0 where `score` is `pool` or `doubted` is `matched`");
+        check("scout_epochs = 3\nscore = 'pool'", alone);
+        check("scout_epochs = 3\ndoubted = 'matched'", alone);
+        let counts = Some("scout_epochs` must be with `optim.epochs` less than 2^32");
+        check("scout_epochs = 4294967295", counts);
+        check("quarters = true", None);
+        let quarters = Some(
+            "quarters` must be false where `augment.image` is: the towers would not know such \
+             pictures",
+        );
+        check("quarters = true\n[augment]\nimage = false", quarters);
         check("views = 1", None);
         check("views = 0", Some("views` must be 1 or 2"));
         check("references = 2", None);

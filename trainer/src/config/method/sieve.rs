@@ -99,6 +99,11 @@ impl Sieve {
             0 => (epochs, "`optim.epochs`"),
             scouting => (scouting.saturating_add(1), "one more than `scout_epochs`"),
         };
+        let alone = self.scout_epochs == 0 || !self.has_pool();
+        let limits = "0 where `score` is `pool` or `doubted` is `matched`";
+        require(alone, "scout_epochs", limits);
+        let counts = self.scout_epochs.checked_add(epochs).is_some();
+        require(counts, "scout_epochs", "with `optim.epochs` less than 2^32");
         let from = (2..=last).contains(&self.from_epoch);
         require(from, "from_epoch", &format!("at least 2, at most {limit}"));
         require((1..=2).contains(&self.views), "views", "1 or 2");

@@ -92,8 +92,10 @@ impl Sieve {
     /// Greatest share of the pairs that `epoch` keeps.
     fn share(&self, epoch: u32) -> f64 {
         let config::Sieve { kept_first, kept_last, from_epoch, .. } = self.settings;
-        let ways = self.verdict().saturating_sub(from_epoch).max(1);
-        let way = f64::from(epoch - from_epoch) / f64::from(ways);
+        if self.starts_over(epoch) {
+            return kept_last; // even where it is the first to leave some out
+        }
+        let way = f64::from(epoch - from_epoch) / f64::from((self.verdict() - from_epoch).max(1));
         kept_first + way.min(1.0) * (kept_last - kept_first)
     }
 
@@ -154,11 +156,6 @@ impl Method for Sieve {
         let kept = kept(&self.agreement, self.settings.split, self.share(epoch));
         let doubted = self.count - kept.len();
         self.kept = Some(kept.into_iter().map(|pair| rows[pair]).collect());
-        if self.starts_over(epoch)
-            && let Some(pool) = &mut self.pool
-        {
-            pool.clear(); // of towers that are gone
-        }
         let is_lost = epoch == self.verdict() && 2 * doubted + 1 >= self.count;
         Ok(is_lost.then(|| {
             "half of all pairs are in doubt to the end: the towers do not know enough to tell (more \

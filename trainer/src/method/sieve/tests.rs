@@ -76,6 +76,9 @@ fn the_share_that_may_be_kept_rises_to_all() -> Result<()> {
     check(config::Sieve { scout_epochs: 5, ..settings.clone() }, [2, 4, 6])?;
     let late = sieve(config::Sieve { from_epoch: 10, ..settings }, 4)?;
     assert_eq!(late.share(10), 0.6);
+    let short =
+        config::Sieve { scout_epochs: 1, from_epoch: 2, kept_last: 0.7, ..Default::default() };
+    assert_eq!(self::sieve(short, 4)?.share(2), 0.7, "the model's");
     Ok(())
 }
 
