@@ -38,7 +38,7 @@ const WAITING: &str = "[method]\nname = 'roclip'\n\
 /// Scores of steps, a pool, pairs in doubt that are matched.
 const POOLED: &str = "[method]\nname = 'sieve'\n\
     [method.sieve]\nfrom_epoch = 2\nscore = 'pool'\ndoubted = 'matched'\nsmoothing = 1.0\n";
-/// A scout of two epochs that is asked without quarters, and a model of one.
+/// A scout of two epochs, asked without a quarter of each picture, and a model of one.
 const SCOUT: &str = "[method]\nname = 'sieve'\n\
     [method.sieve]\nscout_epochs = 2\nquarters = true\nreferences = 50\n";
 /// Two views, of which one is as it is.

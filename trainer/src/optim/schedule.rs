@@ -29,6 +29,11 @@ impl Schedule {
         self.lr * 0.5 * (1.0 + (std::f64::consts::PI * progress).cos())
     }
 
+    /// Steps of the first `epochs` of the run, which has `all`.
+    pub fn steps_of(&self, epochs: u32, all: u32) -> u64 {
+        self.steps / u64::from(all) * u64::from(epochs)
+    }
+
     /// Learning rate of a step of the run if it rises and falls within `part` of its steps alone,
     /// with the same share of warm-up.
     pub fn lr_within(&self, part: Range<u64>, step: u64) -> f64 {

@@ -91,20 +91,29 @@ impl Sieve {
         self.score == Score::Pool || self.doubted == Fate::Matched
     }
 
+    /// The epoch before which pairs are asked for the last time: the last of `epochs`, or the first
+    /// of the model after a scout.
+    pub fn verdict(&self, epochs: u32) -> u32 {
+        match self.scout_epochs {
+            0 => epochs,
+            scouting => scouting.saturating_add(1),
+        }
+    }
+
     pub(super) fn check(&self, epochs: u32, problems: &mut Problems) {
         let mut require = |sound: bool, key: &str, limits: &str| {
             problems.require(sound, &format!("method.sieve.{key}"), limits);
         };
-        let (last, limit) = match self.scout_epochs {
-            0 => (epochs, "`optim.epochs`"),
-            scouting => (scouting.saturating_add(1), "one more than `scout_epochs`"),
+        let limit = match self.scout_epochs {
+            0 => "`optim.epochs`",
+            _ => "one more than `scout_epochs`",
         };
         let alone = self.scout_epochs == 0 || !self.has_pool();
         let limits = "0 where `score` is `pool` or `doubted` is `matched`";
         require(alone, "scout_epochs", limits);
         let counts = self.scout_epochs.checked_add(epochs).is_some();
         require(counts, "scout_epochs", "with `optim.epochs` less than 2^32");
-        let from = (2..=last).contains(&self.from_epoch);
+        let from = (2..=self.verdict(epochs)).contains(&self.from_epoch);
         require(from, "from_epoch", &format!("at least 2, at most {limit}"));
         require((1..=2).contains(&self.views), "views", "1 or 2");
         require(self.references >= 2, "references", "at least 2");

@@ -127,8 +127,7 @@ impl Method for Safeclip {
     }
 
     fn lr(&self, schedule: &Schedule, epoch: u32, step: u64) -> f64 {
-        let first = self.settings.split_from() - 1; // epochs before the split
-        let split = schedule.steps / u64::from(self.epochs) * u64::from(first);
+        let split = schedule.steps_of(self.settings.split_from() - 1, self.epochs);
         match self.phase(epoch) {
             Phase::Unimodal => schedule.lr_within(0..split, step),
             Phase::Plain => self.settings.clip_lr_share * schedule.lr,

@@ -29,8 +29,6 @@ pub struct Sieve {
     settings: config::Sieve,
     /// Pairs of the data set.
     count: usize,
-    /// Epochs of the scout, the first ones, if there is one.
-    scouting: u32,
     /// Of scout and model together.
     epochs: u32,
     seed: u64,
@@ -59,7 +57,6 @@ impl Sieve {
             pool: settings.has_pool().then(pool).transpose()?,
             settings,
             count,
-            scouting: config.scout_epochs(),
             epochs: config.epochs(),
             seed: config.seed,
             agreement: Vec::new(),
@@ -86,7 +83,7 @@ impl Sieve {
     /// The epoch before which pairs are asked for the last time: the last, or the first of the
     /// model after a scout.
     fn verdict(&self) -> u32 {
-        if self.scouting == 0 { self.epochs } else { self.scouting + 1 }
+        self.settings.verdict(self.epochs)
     }
 
     /// Greatest share of the pairs that `epoch` keeps.
@@ -165,12 +162,12 @@ impl Method for Sieve {
     }
 
     fn starts_over(&self, epoch: u32) -> bool {
-        self.scouting > 0 && epoch == self.scouting + 1
+        self.settings.scout_epochs > 0 && epoch == self.verdict()
     }
 
     fn lr(&self, schedule: &Schedule, epoch: u32, step: u64) -> f64 {
-        let scouted = schedule.steps / u64::from(self.epochs) * u64::from(self.scouting);
-        match epoch <= self.scouting {
+        let scouted = schedule.steps_of(self.settings.scout_epochs, self.epochs);
+        match epoch <= self.settings.scout_epochs {
             true => schedule.lr_within(0..scouted, step),
             false => schedule.lr_within(scouted..schedule.steps, step),
         }
@@ -189,7 +186,7 @@ impl Method for Sieve {
 
     fn loss(&mut self, pairs: &Pairs, logit_scale: &Tensor) -> Result<MethodLoss> {
         let phase = match &self.kept {
-            _ if pairs.epoch <= self.scouting => Phase::Scout,
+            _ if pairs.epoch <= self.settings.scout_epochs => Phase::Scout,
             Some(_) => Phase::Sieve,
             None => Phase::Warmup,
         };
