@@ -58,7 +58,7 @@ pub(crate) struct Outcome {
 /// Work of all steps of `method`, in units of one training step.
 pub(crate) fn work(method: &Method, data: &Data, epochs: Option<u32>) -> u64 {
     let steps = Method::steps_per_epoch(data.train_rows.len()) as u64;
-    let train = u64::from(method.epochs(epochs)) * steps;
+    let train = u64::from(method.run_epochs(epochs)) * steps;
     let audits = AUDIT_ENDPOINT_WORK + audit_model_work(data);
     train + EVALUATE_WORK + EXPORT_WORK + SERVE_WORK + audits
 }
@@ -133,11 +133,14 @@ impl Shared<'_> {
         let (began, epochs) = (Instant::now(), method.epochs(self.epochs));
         let toml = method.run_toml(self.data, Some(&self.plan.ledger), epochs, self.seed);
         let rows = self.data.train_rows.len();
-        let steps = (epochs, Method::steps_per_epoch(rows));
+        let steps = (method.run_epochs(self.epochs), Method::steps_per_epoch(rows));
         let Trained { model, epochs: curves, speed } =
             train(self.programs, board, name, &toml, steps, &folder)?;
         let took = began.elapsed().as_secs();
-        board.say(&format!("{name}: trained {epochs} epochs in {took} s"));
+        board.say(&format!("{name}: trained {} epochs in {took} s", steps.0));
+        // Those of networks that are given up come first.
+        let own = |(epoch, curve)| Some((u32::checked_sub(epoch, steps.0 - epochs)?, curve));
+        let curves = curves.into_iter().filter_map(own).filter(|(epoch, _)| *epoch > 0).collect();
 
         board.doing(name, "evaluating");
         let evaluation = self.evaluate(name, &model, &folder)?;

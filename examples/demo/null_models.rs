@@ -119,7 +119,7 @@ impl Member {
     }
 
     fn steps(&self, rows: usize) -> (u32, usize) {
-        (self.method.epochs(None), Method::steps_per_epoch(rows))
+        (self.method.run_epochs(None), Method::steps_per_epoch(rows))
     }
 
     fn work(&self, rows: usize) -> u64 {

@@ -17,7 +17,8 @@ pub(crate) struct Method {
 }
 
 /// In the order of the tables; each differs from its neighbor in one thing, but the sieve, which
-/// has its own defaults: it blurs, and an epoch trains on one of the copies of a picture.
+/// has its own defaults: as many epochs again for two networks that find the pairs in doubt, then a
+/// model that is not augmented, and in each epoch one of the copies of a picture.
 pub(crate) const METHODS: [Method; 4] = [
     Method { name: "clip", method: "clip", augment: false, epochs: 16 },
     Method { name: "clip-aug", method: "clip", augment: true, epochs: 16 },
@@ -41,6 +42,15 @@ impl Method {
         asked.unwrap_or(self.epochs)
     }
 
+    /// Epochs of its run, of which the model has [`Method::epochs`].
+    pub(crate) fn run_epochs(&self, asked: Option<u32>) -> u32 {
+        let epochs = self.epochs(asked);
+        match self.method {
+            "sieve" => epochs + 2 * epochs.div_ceil(2), // half of them for believer and scout each
+            _ => epochs,
+        }
+    }
+
     /// Steps of one epoch over `rows` pairs.
     pub(crate) fn steps_per_epoch(rows: usize) -> usize {
         (rows / BATCH_SIZE).max(1)
@@ -59,7 +69,7 @@ impl Method {
             );
         }
         if self.method == "sieve" {
-            words += " and blurred in the first half, pairs in doubt left out from epoch 2";
+            words += " and blurred to find the pairs in doubt, not without them";
         }
         words + &format!(", batch {BATCH_SIZE}, learning rate {LEARNING_RATE})")
     }

@@ -27,7 +27,7 @@ const KILLS_MIN: usize = 3;
 const ROCLIP: &str = "[method]\nname = 'roclip'\n\
     [method.roclip]\npool_share = 0.3\nmatch_every_epochs = 1\nmatch_from_epoch = 2\n";
 const SIEVE: &str = "[method]\nname = 'sieve'\n\
-    [method.sieve]\nfrom_epoch = 2\nreferences = 50\n";
+    [method.sieve]\nbeliever_epochs = 0\nscout_epochs = 0\nreferences = 50\n";
 /// Noise in the pool that gives way, pools of captions and of images, steps by chance.
 const PUBLISHED: &str = "[method]\nname = 'roclip-as-published'\n\
     [method.roclip]\nretrieval = 'both'\npool_rows = 60\nmatch_chance = 0.5\n";
@@ -38,9 +38,11 @@ const WAITING: &str = "[method]\nname = 'roclip'\n\
 /// Scores of steps, a pool, pairs in doubt that are matched.
 const POOLED: &str = "[method]\nname = 'sieve'\n\
     [method.sieve]\nfrom_epoch = 2\nscore = 'pool'\ndoubted = 'matched'\nsmoothing = 1.0\n";
-/// A scout of two epochs, asked without a quarter of each picture, and a model of one.
+/// A scout of two epochs and a model of one.
 const SCOUT: &str = "[method]\nname = 'sieve'\n\
-    [method.sieve]\nscout_epochs = 2\nquarters = true\nreferences = 50\n";
+    [method.sieve]\nbeliever_epochs = 0\nscout_epochs = 2\nreferences = 50\n";
+/// A believer, a scout and a model, an epoch each.
+const BELIEVER: &str = "[method]\nname = 'sieve'\n[method.sieve]\nreferences = 50\n";
 /// Two views, of which one is as it is.
 const CLEANCLIP: &str = "[method]\nname = 'cleanclip'\n";
 /// All three phases, each an epoch: views, a slow one, and pairs that are split.
@@ -56,8 +58,8 @@ impl Place {
         write_data(&place.path("data"), ROWS, 20, 3);
         fs::write(place.path("words.txt"), "square, box, block\nsmall, little, tiny\n")
             .expect("a file can be written");
-        let scouting = if method == SCOUT { 2 } else { 0 };
-        let own = EPOCHS - scouting;
+        let given_up = if [SCOUT, BELIEVER].contains(&method) { 2 } else { 0 };
+        let own = EPOCHS - given_up;
         let config = format!(
             "seed = 5\n\
              [data]\nmanifest = 'data/train.csv'\nbatch_size = {BATCH}\nworkers = 2\n\
@@ -299,12 +301,20 @@ fn other_forms_end_as_ones_that_nobody_touched() {
         (WAITING, "match"),
         (POOLED, "sieve"),
         (SCOUT, "scout"),
+        (BELIEVER, "believer"),
         (CLEANCLIP, "plain"),
         (SAFECLIP, "split"),
     ] {
         let place = survives_kills(method, phase);
         place.whole(CONFIG, "threads", "--set data.workers=4");
         place.check_same("whole", "threads");
+        if method == BELIEVER {
+            let doubted = |out: &str| fs::read_to_string(place.path(out).join("doubted.csv"));
+            let whole = doubted("whole").expect("it doubts");
+            assert!(whole.starts_with("row,agreement,company,path,caption\n"), "{whole}");
+            assert!(whole.lines().skip(1).all(|line| line.split(',').nth(2) != Some("")));
+            assert_eq!(doubted("threads").expect("it doubts"), whole);
+        }
     }
 }
 

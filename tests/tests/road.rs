@@ -8,8 +8,7 @@ use tests::program::{program, run_within};
 
 const SEED: &str = "3";
 /// The demo's own. Fewer leave CLIP's backdoor half taken on some seeds, which the audit of the
-/// weights passes then, and the sieve, which blurs in half of them, has not learnt the classes
-/// after ten.
+/// weights passes then.
 const EPOCHS: &str = "16";
 /// The demo works on all methods at one time, perhaps beside other tests.
 const LIMIT: Duration = Duration::from_secs(900);

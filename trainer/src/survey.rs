@@ -4,13 +4,13 @@
 use candle_core::Tensor;
 use clip::{
     Encoder, UnitRows,
-    model::{Clip, Mode},
+    model::{Clip, Features, Mode},
     ops::PairRows,
 };
 use rayon::prelude::*;
 
 use crate::{
-    augment::{Quarter, View},
+    augment::View,
     data::{Loader, order},
     error::{Error, Result},
     not_finite::NotFinite,
@@ -81,32 +81,33 @@ impl<'a> Survey<'a> {
     /// its own way. [`Error::NotFinite`] if the towers have diverged. Batch normalisation takes the
     /// statistics of the batch.
     pub fn images(&self, rows: &[u32], view: View) -> Result<UnitRows> {
-        let variation = Some((self.epoch, view));
-        self.embed(rows, |row, pixels| self.loader.pixels(row, variation, pixels))
+        self.embed(rows, Some((self.epoch, view)))
     }
 
-    /// The same, each without one of its quarters, as [`Loader::covered`] shows them.
-    pub fn covered(&self, rows: &[u32], quarter: Quarter) -> Result<UnitRows> {
-        self.embed(rows, |row, pixels| self.loader.covered(row, quarter, pixels))
+    /// What the image tower sees in the pictures of a batch as they are, on its way and at its end.
+    /// Errors and statistics as those of [`Survey::images`].
+    pub fn features(&self, rows: &[u32]) -> Result<Features> {
+        let features = self.model.image_features(&self.pixels(rows, None)?, Mode::Survey)?;
+        check_finite(&features.middle)?;
+        check_finite(&features.embedding)?;
+        Ok(features)
     }
 
-    /// Images of a batch, each as `show` writes it.
-    fn embed(
-        &self,
-        rows: &[u32],
-        show: impl Fn(u32, &mut [f32]) -> Result<()> + Sync,
-    ) -> Result<UnitRows> {
+    fn embed(&self, rows: &[u32], variation: Option<(u32, View)>) -> Result<UnitRows> {
+        let pixels = self.pixels(rows, variation)?;
+        let embedded = self.model.image_rows(&pixels, Mode::Survey)?.flatten_all()?.to_vec1()?;
+        check_finite(&embedded)?;
+        Ok(UnitRows::normalize(embedded, self.loader.clip.dim))
+    }
+
+    /// `[B, 3, H, W]`, normalised.
+    fn pixels(&self, rows: &[u32], variation: Option<(u32, View)>) -> Result<Tensor> {
         let loader = self.loader;
         let side = loader.clip.image.image_size();
         let mut pixels = vec![0.0; rows.len() * 3 * side * side];
         let pictures = pixels.par_chunks_exact_mut(3 * side * side).zip(rows);
-        pictures.try_for_each(|(pixels, &row)| show(row, pixels))?;
-        let pixels = Tensor::from_vec(pixels, (rows.len(), 3, side, side), self.model.device())?;
-        let embedded = self.model.image_rows(&pixels, Mode::Survey)?.flatten_all()?.to_vec1()?;
-        if !embedded.iter().all(|value: &f32| value.is_finite()) {
-            return Err(Error::NotFinite(NotFinite::Embedding));
-        }
-        Ok(UnitRows::normalize(embedded, loader.clip.dim))
+        pictures.try_for_each(|(pixels, &row)| loader.pixels(row, variation, pixels))?;
+        Ok(Tensor::from_vec(pixels, (rows.len(), 3, side, side), self.model.device())?)
     }
 
     /// Pairs of a batch: the first view of each image, and its caption.
@@ -117,21 +118,29 @@ impl<'a> Survey<'a> {
 
     /// Pairs of a batch, their pictures as they are.
     pub fn plain_pairs(&mut self, rows: &[u32]) -> Result<Embedded> {
-        let image = self.embed(rows, |row, pixels| self.loader.pixels(row, None, pixels))?;
+        let image = self.embed(rows, None)?;
         self.with_captions(image, rows)
     }
 
     fn with_captions(&mut self, image: UnitRows, rows: &[u32]) -> Result<Embedded> {
-        let (text, captions) = self.captions(rows)?;
+        let (text, store) = (self.texts(rows)?, &self.loader.store);
+        let captions = rows.iter().map(|&row| store.caption_number(row)).collect();
         Ok(Embedded { image, text, captions })
     }
 
-    /// Captions of a batch as they are written, `[B, D]`, and the number of each.
-    pub fn captions(&mut self, rows: &[u32]) -> Result<(UnitRows, Vec<u32>)> {
-        let store = &self.loader.store;
-        let texts: Vec<&str> = rows.iter().map(|&row| store.caption(row)).collect();
-        let text = self.model.embed_texts(&self.loader.tokenizer.encode(&texts)?)?;
-        Ok((text, rows.iter().map(|&row| store.caption_number(row)).collect()))
+    /// Captions of a batch as they are written, `[B, D]`.
+    fn texts(&mut self, rows: &[u32]) -> Result<UnitRows> {
+        let texts: Vec<&str> = rows.iter().map(|&row| self.loader.store.caption(row)).collect();
+        let tokens = self.loader.tokenizer.encode(&texts)?;
+        Ok(self.model.embed_texts(&tokens)?)
+    }
+}
+
+/// [`Error::NotFinite`] unless all values are finite.
+fn check_finite(values: &[f32]) -> Result<()> {
+    match values.iter().all(|value| value.is_finite()) {
+        true => Ok(()),
+        false => Err(Error::NotFinite(NotFinite::Embedding)),
     }
 }
 

@@ -347,10 +347,10 @@ impl<'a> Run<'a> {
 
     /// Whether figures of the model are due at the end of `epoch`.
     fn is_due(&self, epoch: u32) -> bool {
-        let own = epoch.saturating_sub(self.config.scout_epochs());
+        let own = epoch.saturating_sub(self.config.given_up_epochs());
         let last = own == self.config.optim.epochs;
         let due = |monitor: &Monitor| last || own.is_multiple_of(monitor.every_epochs);
-        own > 0 && self.monitor.as_ref().is_some_and(due) // a scout's are not the model's
+        own > 0 && self.monitor.as_ref().is_some_and(due) // of towers that are given up, none
     }
 
     fn evaluate(&mut self, epoch: u32) -> Result<Option<Evaluation>> {

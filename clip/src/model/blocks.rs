@@ -164,11 +164,29 @@ impl Blocks {
         x: &G::Value,
         tokens: &[u32],
     ) -> Result<G::Value> {
-        let (last, others) = self.0.split_last().expect("`config` asks for a layer");
-        let mut x = x.clone();
-        for block in others {
-            x = block.forward(graph, &x)?;
-        }
+        let middle = self.first(graph, x.clone())?;
+        self.rest(graph, middle, tokens)
+    }
+
+    /// The first three quarters: `[B, T, W]` -> `[B, T, W]`.
+    pub(super) fn first<G: Graph>(&self, graph: &G, x: G::Value) -> Result<G::Value> {
+        self.0[..self.first_of_last()].iter().try_fold(x, |x, block| block.forward(graph, &x))
+    }
+
+    /// The others, of which there is one at least: `[B, T, W]`, B numbers of tokens -> `[B, W]`.
+    pub(super) fn rest<G: Graph>(
+        &self,
+        graph: &G,
+        x: G::Value,
+        tokens: &[u32],
+    ) -> Result<G::Value> {
+        let (last, others) =
+            self.0[self.first_of_last()..].split_last().expect("`config` asks for a layer");
+        let x = others.iter().try_fold(x, |x, block| block.forward(graph, &x))?;
         last.forward_to(graph, &x, tokens)
+    }
+
+    fn first_of_last(&self) -> usize {
+        self.0.len() - self.0.len().div_ceil(4)
     }
 }

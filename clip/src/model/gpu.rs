@@ -137,6 +137,9 @@ pub(super) trait Towers: Resident {
         purpose: Purpose,
     ) -> Result<Tensor>;
 
+    /// What leaves three quarters of the tower, and its projections, in f32.
+    fn image_features(&self, tower: &Image, pixels: &Tensor, mode: Mode) -> Result<[Tensor; 2]>;
+
     /// Rows without a way back.
     fn text_rows(&self, tower: &Text, ids: &Tensor, purpose: Purpose) -> Result<Tensor>;
 
@@ -235,6 +238,13 @@ impl<M: Machine> Towers for OnMachine<M> {
     ) -> Result<Tensor> {
         let tape = self.forgetful(purpose);
         self.download(&tape, &tower.rows(&tape, pixels, mode)?)
+    }
+
+    fn image_features(&self, tower: &Image, pixels: &Tensor, mode: Mode) -> Result<[Tensor; 2]> {
+        let tape = self.forgetful(Purpose::Evaluation);
+        let middle = tower.middle(&tape, pixels, mode)?;
+        let rows = tower.rest(&tape, middle.clone(), mode)?;
+        Ok([self.download(&tape, &middle)?, self.download(&tape, &rows)?])
     }
 
     fn text_rows(&self, tower: &Text, ids: &Tensor, purpose: Purpose) -> Result<Tensor> {

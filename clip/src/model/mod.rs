@@ -6,11 +6,13 @@
 //! | `init` | seeded initial weights |
 //! | `blocks` | attention, MLP, pre-norm block |
 //! | `pass` · `rows` | embeddings of a step and the way back from them · those without one |
+//! | `features` | what the image tower sees on its way, beside its embeddings |
 //! | `projections` | image embeddings with the length that they had |
 //! | `gpu` | towers whose parameters live on a GPU, behind feature `cuda` |
 //! | `resnet` · `vit` · `text` | one tower each |
 
 mod blocks;
+mod features;
 #[cfg(any(test, feature = "cuda"))]
 mod gpu;
 mod init;
@@ -37,6 +39,7 @@ use crate::{
 };
 use params::{Running, Source};
 
+pub use features::Features;
 #[cfg(feature = "cuda")]
 pub use gpu::Gpu;
 #[cfg(any(test, feature = "cuda"))]
@@ -89,7 +92,7 @@ const EVALUATION_ROWS: usize = 256;
 
 #[derive(Debug)]
 enum Image {
-    Resnet(resnet::Resnet),
+    Resnet(Box<resnet::Resnet>),
     Vit(vit::Vit),
 }
 
@@ -111,9 +114,33 @@ impl Image {
         pixels: &Tensor,
         mode: Mode,
     ) -> candle_core::Result<G::Value> {
+        let middle = self.middle(graph, pixels, mode)?;
+        self.rest(graph, middle, mode)
+    }
+
+    /// What leaves three quarters of the depth: `[B, H, W, C]` or `[B, T, C]`.
+    fn middle<G: Graph>(
+        &self,
+        graph: &G,
+        pixels: &Tensor,
+        mode: Mode,
+    ) -> candle_core::Result<G::Value> {
         match self {
-            Self::Resnet(tower) => tower.forward(graph, pixels, mode),
-            Self::Vit(tower) => tower.forward(graph, pixels),
+            Self::Resnet(tower) => tower.middle(graph, pixels, mode),
+            Self::Vit(tower) => tower.middle(graph, pixels),
+        }
+    }
+
+    /// From there on: -> `[B, D]`.
+    fn rest<G: Graph>(
+        &self,
+        graph: &G,
+        middle: G::Value,
+        mode: Mode,
+    ) -> candle_core::Result<G::Value> {
+        match self {
+            Self::Resnet(tower) => tower.rest(graph, middle, mode),
+            Self::Vit(tower) => tower.rest(graph, middle),
         }
     }
 }
@@ -177,7 +204,7 @@ impl Clip {
         config.check()?;
         let image = match &config.image {
             ImageTower::Resnet(tower) => {
-                Image::Resnet(resnet::Resnet::new(tower, config.dim, &source)?)
+                Image::Resnet(Box::new(resnet::Resnet::new(tower, config.dim, &source)?))
             }
             ImageTower::Vit(tower) => Image::Vit(vit::Vit::new(tower, config, &source)?),
         };

@@ -155,11 +155,15 @@ impl AttentionPool {
     }
 }
 
+/// Number of the last stage, counted from 0.
+const LAST_STAGE: usize = 3;
+
 /// Stem, four stages of bottlenecks, attention pool.
 #[derive(Debug)]
 pub(super) struct Resnet {
     stem: [ConvNorm; 3],
-    stages: Vec<Bottleneck>,
+    /// Bottlenecks of the first three stages, then those of the last.
+    stages: [Vec<Bottleneck>; 2],
     attnpool: AttentionPool,
 }
 
@@ -174,14 +178,15 @@ impl Resnet {
             let names = (format!("visual.conv{i}"), format!("visual.bn{i}"));
             ConvNorm::new(names, inputs, outputs, window, true, source)
         };
-        let mut stages = Vec::new();
+        let mut stages = [Vec::new(), Vec::new()];
         let mut inputs = width;
         for (stage, &blocks) in tower.layers.iter().enumerate() {
             let planes = width << stage;
             for block in 0..blocks {
                 let name = format!("visual.layer{}.{block}", stage + 1);
                 let stride = if stage > 0 && block == 0 { 2 } else { 1 };
-                stages.push(Bottleneck::new(&name, inputs, planes, stride, source)?);
+                stages[stage / LAST_STAGE]
+                    .push(Bottleneck::new(&name, inputs, planes, stride, source)?);
                 inputs = planes * EXPANSION;
             }
         }
@@ -196,8 +201,8 @@ impl Resnet {
         })
     }
 
-    /// `[B, 3, H, W]` -> `[B, D]`, not normalised.
-    pub(super) fn forward<G: Graph>(
+    /// `[B, 3, H, W]` -> `[B, H', W', C]`: what leaves the third of four stages.
+    pub(super) fn middle<G: Graph>(
         &self,
         graph: &G,
         pixels: &Tensor,
@@ -208,7 +213,21 @@ impl Resnet {
             x = conv.forward(graph, &x, mode)?;
         }
         x = graph.avg_pool(&x, 2)?;
-        for block in &self.stages {
+        for block in &self.stages[0] {
+            x = block.forward(graph, &x, mode)?;
+        }
+        Ok(x)
+    }
+
+    /// From there on: -> `[B, D]`, not normalised.
+    pub(super) fn rest<G: Graph>(
+        &self,
+        graph: &G,
+        middle: G::Value,
+        mode: Mode,
+    ) -> Result<G::Value> {
+        let mut x = middle;
+        for block in &self.stages[1] {
             x = block.forward(graph, &x, mode)?;
         }
         self.attnpool.forward(graph, &x)

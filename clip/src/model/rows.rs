@@ -73,7 +73,7 @@ impl Clip {
     }
 
     /// The statistics of a locked tower are as constant as its parameters.
-    fn image_mode(&self, mode: Mode) -> Mode {
+    pub(super) fn image_mode(&self, mode: Mode) -> Mode {
         if self.locked == Some(Tower::Image) { Mode::Evaluate } else { mode }
     }
 }

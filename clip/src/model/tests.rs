@@ -370,3 +370,46 @@ fn projections_are_embeddings_at_their_length() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn what_a_tower_sees_on_its_way_is_the_same_whoever_computes_it() -> Result<()> {
+    for config in towers() {
+        let weights = weights(&config)?;
+        let exact = Clip::with_dtype(&config, &weights, &Device::Cpu, DType::F64)?;
+        let mut model = Clip::from_weights(&config, &weights, &Device::Cpu)?;
+        let (pixels, _) = pairs(&model, DType::F32)?;
+        let expected = exact.image_features(&pixels.to_dtype(DType::F64)?, Mode::Survey)?;
+        let check = |found: Features| {
+            for (found, expected) in
+                [(found.middle, &expected.middle), (found.embedding, &expected.embedding)]
+            {
+                assert_eq!(found.len(), expected.len());
+                let most = expected.iter().fold(0f32, |most, value| most.max(value.abs()));
+                for (found, expected) in found.iter().zip(expected) {
+                    assert!((found - expected).abs() < 1e-4 * most, "{found} vs {expected}");
+                }
+            }
+        };
+        let (batch, middle) = (pixels.dim(0)?, &expected.middle);
+        let channels = match &config.image {
+            ImageTower::Resnet(tower) => tower.channels() / 2, // of the third stage
+            ImageTower::Vit(tower) => tower.width,
+        };
+        assert_eq!(middle.len(), batch * 2 * channels);
+        for row in middle.chunks_exact(2 * channels) {
+            let (mean, greatest) = row.split_at(channels);
+            assert!(mean.iter().zip(greatest).all(|(mean, greatest)| mean <= greatest));
+            assert!(mean.iter().zip(greatest).any(|(mean, greatest)| mean < greatest));
+        }
+        check(model.image_features(&pixels, Mode::Survey)?);
+        let rows = model.image_rows(&pixels, Mode::Survey)?.flatten_all()?.to_vec1()?;
+        let embedding = UnitRows::normalize(expected.embedding.clone(), config.dim);
+        let close = |(a, b): (&f32, &f32)| (a - b).abs() < 1e-4;
+        assert!(embedding.values().iter().zip(&rows).all(close), "where the tower ends");
+        let Some(machine) = Subject::new(false) else { return Ok(()) };
+        let machine = OnMachine::new(machine, &model.parameters, Precision::Bf16)?;
+        model.gpu = Some(Arc::new(machine));
+        check(model.image_features(&pixels, Mode::Survey)?);
+    }
+    Ok(())
+}

@@ -52,14 +52,19 @@ impl Vit {
         })
     }
 
-    /// `[B, 3, H, W]` -> `[B, D]`, not normalised.
-    pub(super) fn forward<G: Graph>(&self, graph: &G, pixels: &Tensor) -> Result<G::Value> {
+    /// `[B, 3, H, W]` -> `[B, 1 + N, W]`: the tokens at three quarters of the blocks.
+    pub(super) fn middle<G: Graph>(&self, graph: &G, pixels: &Tensor) -> Result<G::Value> {
         let patches = graph.patches(pixels, self.patch_size)?; // [B, N, 3 P P]
         let tokens = graph.linear(&patches, Linear::new(&self.conv1, None), None)?;
         let tokens =
             graph.with_class(&tokens, &self.class_embedding, &self.positional_embedding)?;
-        let class = vec![0; pixels.dim(0)?];
-        let x = self.blocks.forward_to(graph, &self.ln_pre.forward(graph, &tokens)?, &class)?;
+        self.blocks.first(graph, self.ln_pre.forward(graph, &tokens)?)
+    }
+
+    /// From there on: -> `[B, D]`, not normalised.
+    pub(super) fn rest<G: Graph>(&self, graph: &G, middle: G::Value) -> Result<G::Value> {
+        let class = vec![0; graph.dims(&middle)[0]];
+        let x = self.blocks.rest(graph, middle, &class)?;
         graph.project(&self.ln_post.forward(graph, &x)?, &self.proj)
     }
 }

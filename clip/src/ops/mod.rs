@@ -11,6 +11,7 @@
 //! | `agreement` | how far each pair of a data set stands out, on slices |
 //! | `gradients` | what parameters get, in one buffer |
 //! | `nearest` | the greatest of many dot products |
+//! | `neighbors` | the nearest of many rows to each of many |
 //! | `peers` | [`Peers`]: other processes, for what is taken over the whole batch |
 //!
 //! The tests hold the composition in f64 against central differences, and the tape against it.
@@ -27,6 +28,7 @@ mod gradients;
 mod graph;
 mod info_nce;
 mod nearest;
+mod neighbors;
 mod peers;
 #[cfg(test)]
 pub(crate) mod proof;
@@ -42,6 +44,7 @@ pub use gradients::Gradients;
 pub(crate) use graph::{BatchStatistics, Columns, ConvNorm, Graph, Linear, ONE, Seen, Window};
 pub use info_nce::{Equals, info_nce, info_nce_one_way};
 pub use nearest::nearest;
+pub use neighbors::neighbors;
 pub use peers::Peers;
 pub(crate) use tape::{Arena, Tape, Value};
 

@@ -101,7 +101,8 @@ fn run_refuses() {
     check("--set device=cuda", &["`device` is `cuda`", "this build knows no GPU"]);
     check("--set data.batch_size=64", &["40 readable rows"]);
     check("--set method.name=roclip", &["method.roclip.match_from_epoch", "`optim.epochs`"]);
-    check("--set method.name=sieve", &["`method.sieve.from_epoch` must be", "`optim.epochs`"]);
+    let alone = "--set method.name=sieve --set method.sieve.scout_epochs=0";
+    check(alone, &["`method.sieve.from_epoch` must be", "`optim.epochs`"]);
     check("--set method.sieve.views=1", &["method.sieve", "left out unless"]);
     let sieve = "--set method.name=sieve --set optim.epochs=9 --set method.sieve";
     check(&format!("{sieve}.views=3"), &["`method.sieve.views` must be 1 or 2"]);

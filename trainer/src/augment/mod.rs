@@ -5,7 +5,6 @@ mod blur;
 mod color;
 mod crop;
 mod eda;
-mod erase;
 #[cfg(test)]
 mod golden;
 mod text;
@@ -20,7 +19,6 @@ use crate::{
     error::Result,
 };
 
-pub use erase::Quarter;
 pub use thesaurus::Thesaurus;
 
 /// Views of a picture in an epoch, each varied in its own way; the number is its random stream.
@@ -45,7 +43,6 @@ const SECOND_CAPTION: u128 = 1 << 32;
 enum Part {
     Hue = 1,
     Blur = 2,
-    Erase = 3,
 }
 
 /// The configured augmentations.
@@ -75,7 +72,9 @@ impl Augment {
 
     /// Whether what is trained on in this epoch is varied.
     pub fn is_on(&self, epoch: u32) -> bool {
-        self.settings.epochs.is_none_or(|epochs| epoch <= epochs)
+        let config::Augment { from_epoch, epochs, .. } = self.settings;
+        let first = from_epoch.unwrap_or(1);
+        epoch >= first && epochs.is_none_or(|epochs| epoch - first < epochs)
     }
 
     /// Whether images are varied, in the epochs in which anything is.
@@ -97,7 +96,7 @@ impl Augment {
         rng
     }
 
-    /// Writes `[3, H, W]` values of 0 to 1: crop, flip, color, gray, blur, erasing. Without a
+    /// Writes `[3, H, W]` values of 0 to 1: crop, flip, then color, gray and blur. Without a
     /// variation, an epoch and which of its views, or without augmentation, the picture as it is.
     pub fn image(
         &self,
@@ -111,8 +110,7 @@ impl Augment {
             return crop::split(image, planes);
         };
         let rng = &mut self.rng(epoch, row, view as u64);
-        let config::Augment { crop_area_min, hue, blur_share, erase_share, .. } = self.settings;
-        let width = image.width() as usize;
+        let config::Augment { crop_area_min, hue, blur_share, .. } = self.settings;
         crop::crop(image, crop_area_min, rng, planes);
         let late = |part| self.late_rng(epoch, row, view, part);
         let turn = (hue > 0.0).then(|| color::Turn::draw(hue, &mut late(Part::Hue)));
@@ -120,34 +118,16 @@ impl Augment {
         if let Some(share) = blur_share {
             let rng = &mut late(Part::Blur);
             if rng.random_bool(share) {
-                let (kernel, [least, greatest]) = self.blur();
-                blur::blur(planes, width, kernel, rng.random_range(least..=greatest));
-            }
-        }
-        if let Some(share) = erase_share {
-            let rng = &mut late(Part::Erase);
-            if rng.random_bool(share) {
-                erase::erase(planes, width, self.settings.erase_area, rng);
+                self.blur(image.width() as usize, rng, planes);
             }
         }
     }
 
-    /// Writes `[3, H, W]` values of 0 to 1: a picture without one of its quarters, blurred halfway
-    /// between the least and the most where the run's pictures are blurred.
-    pub fn covered(&self, image: &RgbImage, quarter: Quarter, planes: &mut [f32]) {
-        let width = image.width() as usize;
-        crop::split(image, planes);
-        if self.settings.blur_share.is_some_and(|share| share > 0.0) {
-            let (kernel, [least, greatest]) = self.blur();
-            blur::blur(planes, width, kernel, f64::midpoint(least, greatest));
-        }
-        quarter.cover(planes, width);
-    }
-
-    /// Side of the kernel in pixels, least and greatest standard deviation.
-    fn blur(&self) -> (usize, [f64; 2]) {
+    fn blur(&self, width: usize, rng: &mut impl Rng, planes: &mut [f32]) {
         let (kernel, sigma) = (self.settings.blur_kernel, self.settings.blur_sigma);
-        kernel.zip(sigma).expect("`config::open` resolves them")
+        let kernel = kernel.expect("`config::open` resolves it");
+        let [least, greatest] = sigma.expect("`config::open` resolves it");
+        blur::blur(planes, width, kernel, rng.random_range(least..=greatest));
     }
 
     /// The caption with synonyms, deletions, insertions and swaps.
@@ -183,6 +163,19 @@ mod tests {
         let (image, text) = (Some(image), Some(text));
         let settings = config::Augment { image, text, ..Default::default() };
         Augment::open(&settings, 1).expect("no file to read")
+    }
+
+    #[test]
+    fn some_epochs_are_varied() {
+        let varied = |from_epoch, epochs| -> Vec<u32> {
+            let settings = config::Augment { from_epoch, epochs, ..Default::default() };
+            let augment = Augment::open(&settings, 1).expect("no file to read");
+            (1..=6).filter(|&epoch| augment.is_on(epoch)).collect()
+        };
+        assert_eq!(varied(None, None), [1, 2, 3, 4, 5, 6]);
+        assert_eq!(varied(None, Some(2)), [1, 2]);
+        assert_eq!(varied(Some(3), Some(2)), [3, 4]);
+        assert_eq!(varied(Some(5), None), [5, 6]);
     }
 
     fn picture() -> RgbImage {
@@ -221,10 +214,10 @@ mod tests {
         assert_eq!((planes[1], planes[64 + 8]), (30.0 / 255.0, 30.0 / 255.0));
     }
 
-    /// The first values of the generator that `image` crops with are those of a run without hue,
-    /// blur and erasing: what is drawn for them comes from elsewhere.
+    /// The first values of the generator that `image` crops with are those of a run without hue and
+    /// blur: what is drawn for them comes from elsewhere.
     #[test]
-    fn hue_blur_and_erasing_shift_no_other_draw() {
+    fn hue_and_blur_shift_no_other_draw() {
         let with = |change: &dyn Fn(&mut config::Augment)| {
             let mut settings =
                 config::Augment { image: Some(true), color_share: 1.0, ..Default::default() };
@@ -241,19 +234,13 @@ mod tests {
             settings.blur_share = Some(1.0);
             (settings.blur_kernel, settings.blur_sigma) = (Some(3), Some([0.01, 0.02]));
         });
-        let erased = with(&|settings| {
-            (settings.erase_share, settings.erase_area) = (Some(1.0), 1e-6); // not a pixel
-        });
-        for other in [&turned, &blurred, &erased] {
+        for other in [&turned, &blurred] {
             let apart = |(a, b): (&f32, &f32)| (a - b).abs();
             let most = plain.iter().zip(other).map(apart).fold(0.0, f32::max);
             assert!(most < 1e-4, "{most}");
         }
         let strong = with(&|settings| settings.hue = 0.5);
         assert_ne!(plain, strong);
-        let erased = with(&|settings| settings.erase_share = Some(1.0));
-        let apart = plain.iter().zip(&erased).filter(|(a, b)| a != b).count();
-        assert!((3 * 12..=3 * 16).contains(&apart), "{apart} of a quarter");
     }
 
     #[test]

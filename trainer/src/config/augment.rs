@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Problems, is_default};
+use super::Problems;
 
 /// `[augment]`. In the file a `preset` may stand for values that are not given; it is resolved
 /// into them, so that it is no field of this.
@@ -14,8 +14,12 @@ pub struct Augment {
     /// Crop, flip, color and blur of images; unless given, off for `clip` and on for the others, as
     /// their authors train
     pub image: Option<bool>,
-    /// Epochs in which pairs are varied, the first ones of the run; unless given, all, and for
-    /// `sieve` the first half or, with a scout, those of the scout
+    /// First epoch in which pairs are varied, counted from 1; unless given, 1, and for `sieve` the
+    /// first after the believer's
+    #[serde(skip_serializing_if = "is_default")]
+    pub from_epoch: Option<u32>,
+    /// Epochs in which they are, from there on; unless given, all, and for `sieve` those of the
+    /// scout or, without one, half of the model's
     pub epochs: Option<u32>,
     /// Smallest area of a crop, as a share of the image, above 0 and at most 1
     pub crop_area_min: f64,
@@ -39,13 +43,6 @@ pub struct Augment {
     /// of the image's side, and for `sieve` 7/224 and 10.5/224
     #[serde(skip_serializing_if = "is_default")]
     pub blur_sigma: Option<[f64; 2]>,
-    /// Share of images in which a square is gray, anywhere; unless given, none, and 0.7 for a
-    /// `sieve` that asks about `quarters`
-    #[serde(skip_serializing_if = "is_default")]
-    pub erase_share: Option<f64>,
-    /// The square's share of the image, above 0, below 1
-    #[serde(skip_serializing_if = "is_usual_area")]
-    pub erase_area: f64,
     /// Synonyms, deletions and swaps in captions; unless given, as for `image`
     pub text: Option<bool>,
     /// `words`: each word has its chances, as below; `eda`: one operation of four per caption
@@ -91,6 +88,7 @@ impl Preset {
     fn values(self) -> Augment {
         let mild = Augment {
             image: None,
+            from_epoch: None,
             epochs: None,
             crop_area_min: 0.6,
             color: 0.25,
@@ -100,8 +98,6 @@ impl Preset {
             blur_share: None,
             blur_kernel: None,
             blur_sigma: None,
-            erase_share: None,
-            erase_area: ERASE_AREA,
             text: None,
             text_form: TextForm::Words,
             text_static: false,
@@ -132,6 +128,7 @@ impl Preset {
 struct Given {
     preset: Preset,
     image: Option<bool>,
+    from_epoch: Option<u32>,
     epochs: Option<u32>,
     crop_area_min: Option<f64>,
     color: Option<f64>,
@@ -141,8 +138,6 @@ struct Given {
     blur_share: Option<f64>,
     blur_kernel: Option<usize>,
     blur_sigma: Option<[f64; 2]>,
-    erase_share: Option<f64>,
-    erase_area: Option<f64>,
     text: Option<bool>,
     text_form: Option<TextForm>,
     text_static: Option<bool>,
@@ -157,6 +152,7 @@ impl From<Given> for Augment {
         let preset = given.preset.values();
         Self {
             image: given.image,
+            from_epoch: given.from_epoch,
             epochs: given.epochs,
             crop_area_min: given.crop_area_min.unwrap_or(preset.crop_area_min),
             color: given.color.unwrap_or(preset.color),
@@ -166,8 +162,6 @@ impl From<Given> for Augment {
             blur_share: given.blur_share.or(preset.blur_share),
             blur_kernel: given.blur_kernel,
             blur_sigma: given.blur_sigma,
-            erase_share: given.erase_share,
-            erase_area: given.erase_area.unwrap_or(preset.erase_area),
             text: given.text,
             text_form: given.text_form.unwrap_or(preset.text_form),
             text_static: given.text_static.unwrap_or(preset.text_static),
@@ -185,11 +179,9 @@ impl Default for Augment {
     }
 }
 
-/// As much as a question of the sieve hides.
-const ERASE_AREA: f64 = 0.25;
-
-fn is_usual_area(area: &f64) -> bool {
-    *area == ERASE_AREA
+/// Left out of files: a run that uses none of the later keys is described as it was without them.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// A blur at the size of [`BLUR_SIDE`].
@@ -231,16 +223,14 @@ impl Augment {
             (self.color_share, "augment.color_share"),
             (self.gray_share, "augment.gray_share"),
             (self.blur_share.unwrap_or_default(), "augment.blur_share"),
-            (self.erase_share.unwrap_or_default(), "augment.erase_share"),
             (self.delete_share, "augment.delete_share"),
             (self.swap_share, "augment.swap_share"),
             (self.synonym_share, "augment.synonym_share"),
         ] {
             problems.require(share(value), key, "between 0 and 1");
         }
+        problems.require(self.from_epoch != Some(0), "augment.from_epoch", "at least 1");
         problems.require((0.0..=0.5).contains(&self.hue), "augment.hue", "between 0 and 0.5");
-        let area = self.erase_area > 0.0 && self.erase_area < 1.0; // false for NaN
-        problems.require(area, "augment.erase_area", "above 0, below 1");
         let kernel = self.blur_kernel.is_none_or(|kernel| {
             kernel >= 3 && kernel % 2 == 1 && side.is_none_or(|side| kernel / 2 < side)
         });
@@ -284,7 +274,7 @@ mod tests {
     #[test]
     fn a_run_without_the_later_keys_is_described_as_before() {
         let text = toml::to_string(&Augment::default()).expect("TOML can hold it");
-        for key in ["hue", "blur", "erase", "text_form", "text_static", "preset"] {
+        for key in ["hue", "blur", "text_form", "text_static", "preset"] {
             assert!(!text.contains(key), "{text}");
         }
     }
@@ -309,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn blur_and_erasing_have_limits() {
+    fn a_blur_has_limits() {
         let check = |line: &str, complaint: Option<&str>| {
             let mut problems = Problems::default();
             augment(line).check(Some(8), &mut problems);
@@ -326,10 +316,6 @@ mod tests {
         check("blur_sigma = [0.2, 0.1]", Some("blur_sigma"));
         check("blur_sigma = [0.0, 0.1]", Some("blur_sigma"));
         check("blur_sigma = [nan, 0.1]", Some("blur_sigma"));
-        check("erase_share = 0.5\nerase_area = 0.9", None);
-        check("erase_share = 1.1", Some("erase_share"));
-        check("erase_area = 1.0", Some("erase_area"));
-        check("erase_area = nan", Some("erase_area"));
         check("hue = 0.5", None);
         check("hue = 0.6", Some("hue"));
     }

@@ -21,8 +21,8 @@ use serde::{Deserialize, Serialize};
 pub use augment::{Augment, TextForm};
 pub use data::Data;
 pub use method::{
-    Cleanclip, Duplicates, Enqueue, Fate, Fill, LastEpoch, Method, MethodName, Retrieval, Roclip,
-    Safeclip, Score, Sieve, Split, TextTower, Wrap,
+    Cleanclip, Duplicates, Enqueue, Fate, Fill, LastEpoch, Method, MethodName, Parts, Retrieval,
+    Roclip, Safeclip, Score, Sieve, Split, TextTower, Wrap,
 };
 pub use model::Model;
 pub use monitor::{Alarms, Monitor};
@@ -115,15 +115,15 @@ impl Config {
         self.model.clip()
     }
 
-    /// Epochs of the run: of the model, and of a scout before it.
+    /// Epochs of the run: of the model, and of towers before it that are given up.
     pub fn epochs(&self) -> u32 {
-        self.scout_epochs().saturating_add(self.optim.epochs)
+        self.given_up_epochs().saturating_add(self.optim.epochs)
     }
 
-    /// Epochs of a scout whose towers are given up, the first ones of the run.
-    pub fn scout_epochs(&self) -> u32 {
+    /// Epochs of towers that are given up, the first ones of the run.
+    pub fn given_up_epochs(&self) -> u32 {
         match self.method.name {
-            MethodName::Sieve => self.method.sieve().scout_epochs,
+            MethodName::Sieve => self.method.sieve().parts(self.optim.epochs).given_up(),
             _ => 0,
         }
     }
@@ -131,9 +131,6 @@ impl Config {
     /// Adds everything that is wrong, each with its key and its limits.
     pub fn check(&self, problems: &mut Problems) {
         self.data.check(problems);
-        let blind = self.augment.image == Some(false) && self.method.sieve().quarters;
-        let limits = "false where `augment.image` is: the towers would not know such pictures";
-        problems.require(!blind, "method.sieve.quarters", limits);
         let rows = self.method.views_max() * self.data.batch_size;
         let fits = self.device != Device::Cuda || rows <= CUDA_BATCH_MAX;
         let limit = CUDA_BATCH_MAX / self.method.views_max();
@@ -145,6 +142,8 @@ impl Config {
         self.augment.check(self.clip().map(|clip| clip.image.image_size()), problems);
         self.optim.check(problems);
         self.check_towers(problems);
+        let varies = self.augment.from_epoch.is_none_or(|first| first <= self.epochs());
+        problems.require(varies, "augment.from_epoch", "at most the epochs of the run");
         self.method.check(self.optim.epochs, problems);
         self.monitor.check(problems);
         let output = &self.output;
@@ -166,11 +165,6 @@ impl Config {
                       statistics of the whole batch";
         problems.require(optim.micro_batch.is_none() || !whole, "optim.micro_batch", limits);
     }
-}
-
-/// Left out of files: a run that uses none of the later keys is described as it was without them.
-fn is_default<T: Default + PartialEq>(value: &T) -> bool {
-    *value == T::default()
 }
 
 #[cfg(test)]
@@ -292,24 +286,27 @@ mod tests {
             assert_eq!(lines, expected, "{line}");
         };
         let from = Some("from_epoch` must be at least 2, at most `optim.epochs`");
-        check("from_epoch = 6", None);
-        check("from_epoch = 7", from);
-        check("from_epoch = 1", from);
-        let scout = Some("from_epoch` must be at least 2, at most one more than `scout_epochs`");
-        check("scout_epochs = 3\nfrom_epoch = 4", None);
-        check("scout_epochs = 3\nfrom_epoch = 5", scout);
-        let alone =
-            Some("scout_epochs` must be 0 where `score` is `pool` or `doubted` is `matched`");
-        check("scout_epochs = 3\nscore = 'pool'", alone);
-        check("scout_epochs = 3\ndoubted = 'matched'", alone);
-        let counts = Some("scout_epochs` must be with `optim.epochs` less than 2^32");
-        check("scout_epochs = 4294967295", counts);
-        check("quarters = true", None);
-        let quarters = Some(
-            "quarters` must be false where `augment.image` is: the towers would not know such \
-             pictures",
+        check("scout_epochs = 0\nfrom_epoch = 6", None);
+        check("scout_epochs = 0\nfrom_epoch = 7", from);
+        check("scout_epochs = 0\nfrom_epoch = 1", from);
+        check("from_epoch = 4", None);
+        let half = Some(
+            "from_epoch` must be at least 2, at most 4, one more than `scout_epochs`, half of \
+             `optim.epochs` unless given",
         );
-        check("quarters = true\n[augment]\nimage = false", quarters);
+        check("from_epoch = 5", half);
+        let scout = Some("from_epoch` must be at least 2, at most 6, one more than `scout_epochs`");
+        check("scout_epochs = 5\nfrom_epoch = 7", scout);
+        check("believer_epochs = 0\nscout_epochs = 5\nfrom_epoch = 6", None);
+        check("score = 'pool'", None);
+        for key in ["believer_epochs", "scout_epochs"] {
+            let alone =
+                format!("{key}` must be 0 where `score` is `pool` or `doubted` is `matched`");
+            check(&format!("{key} = 3\nscore = 'pool'"), Some(&alone));
+            check(&format!("{key} = 3\ndoubted = 'matched'"), Some(&alone));
+            let counts = format!("{key}` must be less, so that the run has less than 2^32 epochs");
+            check(&format!("{key} = 4294967290"), Some(&counts));
+        }
         check("views = 1", None);
         check("views = 0", Some("views` must be 1 or 2"));
         check("references = 2", None);

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Config, MethodName, Problems, Roclip, TokenizerSource, augment::Blur};
+use super::{Config, MethodName, Parts, Problems, Roclip, TokenizerSource, augment::Blur};
 use crate::error::{Error, Result};
 
 /// Reads `file`, applies `key=value` settings and the output folder `out`, fills in what depends on
@@ -49,19 +49,17 @@ pub(crate) fn resolve(
     let is_augmented = config.method.name != MethodName::Clip; // a part of the defences
     config.augment.image.get_or_insert(is_augmented);
     config.augment.text.get_or_insert(is_augmented);
-    config.method.fill_in();
+    config.method.fill_in(config.optim.epochs);
     let mut blur = Blur::PUBLISHED;
     if config.method.name == MethodName::Sieve {
         blur = Blur::COARSE;
-        let augmented = match config.scout_epochs() {
-            0 => (config.optim.epochs / 2).max(1),
-            scouting => scouting,
-        };
+        let Parts { believer, scout, model } = config.method.sieve().parts(config.optim.epochs);
+        if believer > 0 {
+            config.augment.from_epoch.get_or_insert(believer + 1);
+        }
+        let augmented = if scout > 0 { scout } else { (model / 2).max(1) };
         config.augment.epochs.get_or_insert(augmented);
         config.augment.blur_share.get_or_insert(1.0);
-        if config.method.sieve().quarters {
-            config.augment.erase_share.get_or_insert(0.7);
-        }
         // With a pool, only what an epoch trains on is asked.
         if !config.method.sieve().has_pool() {
             config.data.copies_max.get_or_insert(1);
@@ -335,9 +333,18 @@ mod tests {
         check(&["method.name=cleanclip"], None)?;
         check(&["method.name=safeclip"], None)?;
         check(&["method.name=sieve"], Some(10))?;
-        check(&["method.name=sieve", "optim.epochs=3"], Some(1))?;
+        check(&["method.name=sieve", "optim.epochs=3"], Some(2))?;
         check(&["method.name=sieve", "method.sieve.scout_epochs=4"], Some(4))?;
-        check(&["method.name=sieve", "augment.epochs=20"], Some(20))
+        check(&["method.name=sieve", "method.sieve.scout_epochs=0"], Some(10))?;
+        check(&["method.name=sieve", "augment.epochs=20"], Some(20))?;
+        let from = |settings: &[&str]| -> Result<Option<u32>> {
+            Ok(resolved("[data]\nmanifest = 'a.csv'", settings)?.augment.from_epoch)
+        };
+        assert_eq!(from(&["method.name=sieve"])?, Some(11));
+        assert_eq!(from(&["method.name=sieve", "augment.from_epoch=1"])?, Some(1));
+        assert_eq!(from(&["method.name=sieve", "method.sieve.believer_epochs=0"])?, None);
+        assert_eq!(from(&[])?, None);
+        Ok(())
     }
 
     #[test]

@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::{Store, order};
 use crate::{
-    augment::{Augment, Quarter, View},
+    augment::{Augment, View},
     error::Result,
 };
 
@@ -144,22 +144,11 @@ impl Loader {
         planes: &mut [f32],
     ) -> Result<()> {
         self.augment.image(&*self.store.picture(row)?, row, variation, planes);
-        self.normalize(planes);
-        Ok(())
-    }
-
-    /// Writes `[3, H, W]` normalised values: a picture as [`Augment::covered`] shows it.
-    pub fn covered(&self, row: u32, quarter: Quarter, planes: &mut [f32]) -> Result<()> {
-        self.augment.covered(&*self.store.picture(row)?, quarter, planes);
-        self.normalize(planes);
-        Ok(())
-    }
-
-    fn normalize(&self, planes: &mut [f32]) {
         let (mean, std) = (self.clip.mean, self.clip.std);
         for (channel, plane) in planes.chunks_exact_mut(planes.len() / 3).enumerate() {
             plane.iter_mut().for_each(|value| *value = (*value - mean[channel]) / std[channel]);
         }
+        Ok(())
     }
 
     /// A caption, varied as [`Loader::pixels`] does it.

@@ -157,6 +157,8 @@ pub enum Phase {
     Plain,
     /// Nearest pooled captions
     Match,
+    /// Own captions of all pairs, by towers that are given up later
+    Believer,
     /// Own captions of the pairs that are not doubted, by towers that are given up later
     Scout,
     /// Own captions of the pairs that are not doubted

@@ -126,7 +126,7 @@ impl<'a> Series<'a> {
         let entry = self.entries.iter().find(|entry| !entry.history.phases.is_empty())?;
         let phase = |name: &String| match name.as_str() {
             "plain" => Phase::Plain,
-            "warmup" | "scout" => Phase::Early,
+            "warmup" | "believer" | "scout" => Phase::Early,
             _ => Phase::Defends,
         };
         let epochs = entry.history.phases.iter();

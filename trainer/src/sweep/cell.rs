@@ -201,7 +201,10 @@ pub(super) fn evaluate_words(
 #[cfg(test)]
 mod tests {
     use super::{
-        super::recipe::tests::{GOOD, recipe},
+        super::{
+            grid::points,
+            recipe::tests::{GOOD, recipe},
+        },
         *,
     };
 
@@ -235,6 +238,25 @@ mod tests {
         assert_eq!(with("epochs = 16", "set.optim.epochs = 8", &point)?, (7, 32, 14));
         let point = [("method.roclip.match_from_epoch", Value::Integer(3))];
         assert_eq!(with("epochs = 16", "", &point)?, (7, 16, 3));
+        Ok(())
+    }
+
+    /// Of the results in the documentation: keys that are gone would be refused only when somebody
+    /// remakes them.
+    #[test]
+    fn the_recipes_of_the_results_are_configurations() -> Result<()> {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/results/sweeps");
+        let files: Vec<_> = std::fs::read_dir(folder).expect("a folder").flatten().collect();
+        assert!(files.len() > 3, "{files:?}");
+        for file in files {
+            let recipe = Recipe::open(&file.path())?;
+            for method in recipe.methods.iter().filter(|method| method.trains()) {
+                let axes = recipe.axes(method).expect("known keys");
+                for point in points(&axes) {
+                    configuration(&recipe, method, &point, recipe.seeds[0])?;
+                }
+            }
+        }
         Ok(())
     }
 

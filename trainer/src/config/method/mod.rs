@@ -22,7 +22,7 @@ mod sieve;
 pub use cleanclip::Cleanclip;
 pub use roclip::{Duplicates, Enqueue, Fill, LastEpoch, Retrieval, Roclip, TextTower, Wrap};
 pub use safeclip::Safeclip;
-pub use sieve::{Fate, Score, Sieve, Split};
+pub use sieve::{Fate, Parts, Score, Sieve, Split};
 
 /// `[method]`
 #[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize)]
@@ -89,11 +89,14 @@ impl Method {
     }
 
     /// Writes out the settings of the method: resolved, a run does not change when a default does.
-    pub(super) fn fill_in(&mut self) {
+    /// `epochs`: those of the model.
+    pub(super) fn fill_in(&mut self, epochs: u32) {
         match self.name {
             MethodName::Clip => {}
             MethodName::Roclip | MethodName::RoclipAsPublished => self.roclip = Some(self.roclip()),
-            MethodName::Sieve => self.sieve = Some(self.sieve()),
+            MethodName::Sieve => {
+                self.sieve.get_or_insert_default().fill_in(epochs);
+            }
             MethodName::Cleanclip => self.cleanclip = Some(self.cleanclip()),
             MethodName::Safeclip => self.safeclip = Some(self.safeclip()),
         }

@@ -1,29 +1,31 @@
 //! `[method.sieve]`: the defence, and its ingredients, each of which can be exchanged.
 
+use std::ops::RangeInclusive;
+
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Problems, is_default};
+use crate::config::Problems;
 
 /// `[method.sieve]`; `docs/sieve.md` has the formulae.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Sieve {
-    /// Epochs of a scout that is asked in the model's place and then given up. They come before
-    /// the `optim.epochs` of the model; 0 for no scout
-    #[serde(skip_serializing_if = "is_default")]
-    pub scout_epochs: u32,
-    /// First epoch that leaves out the pairs in doubt, counted from 1: at least 2, when the towers
-    /// know something, and at most `optim.epochs` or, with a scout, the first of the model
+    /// Epochs of a believer, towers that train on all pairs as they are, say which pictures are
+    /// alike, and are given up; 0 for none. The first of the run
+    pub believer_epochs: Option<u32>,
+    /// Epochs of a scout that is asked in the model's place and then given up; 0 for none. They
+    /// come before the `optim.epochs` of the model. Unless given, of these two each has half of the
+    /// model's epochs, rounded up, and none with a pool
+    pub scout_epochs: Option<u32>,
+    /// First epoch that leaves out the pairs in doubt, counted from 1 after those of the believer:
+    /// at least 2, when the towers know something, and at most `optim.epochs` or, with a scout, the
+    /// first of the model
     pub from_epoch: u32,
     /// What pairs are compared with: `references` before each epoch, or the captions of a `pool` in
     /// each step, which needs no pass of its own
     pub score: Score,
     /// Augmented views of each image that are asked, 1 or 2: the lesser answer counts
     pub views: u32,
-    /// Whether, in their place, each image is asked four times, without one of its quarters: the
-    /// least answer counts
-    #[serde(skip_serializing_if = "is_default")]
-    pub quarters: bool,
     /// Pairs with which each pair is compared, at least 2
     pub references: usize,
     /// Greatest share of the earlier scores in a pair's score, 0 to 1; at 1 it is the mean of all
@@ -70,11 +72,11 @@ choice! {
 impl Default for Sieve {
     fn default() -> Self {
         Self {
-            scout_epochs: 0,
+            believer_epochs: None,
+            scout_epochs: None,
             from_epoch: 2,
             score: Score::References,
             views: 2,
-            quarters: false,
             references: 1024,
             smoothing: 1.0,
             split: Split::Mixture,
@@ -91,29 +93,43 @@ impl Sieve {
         self.score == Score::Pool || self.doubted == Fate::Matched
     }
 
-    /// The epoch before which pairs are asked for the last time: the last of `epochs`, or the first
-    /// of the model after a scout.
-    pub fn verdict(&self, epochs: u32) -> u32 {
-        match self.scout_epochs {
-            0 => epochs,
-            scouting => scouting.saturating_add(1),
-        }
+    /// The parts of a run whose model has `epochs`.
+    pub fn parts(&self, epochs: u32) -> Parts {
+        let usual = if self.has_pool() { 0 } else { epochs.div_ceil(2) };
+        let believer = self.believer_epochs.unwrap_or(usual);
+        let scout = self.scout_epochs.unwrap_or(usual);
+        Parts { believer, scout, model: epochs }
+    }
+
+    /// Writes out what depends on the `epochs` of the model.
+    pub(super) fn fill_in(&mut self, epochs: u32) {
+        let Parts { believer, scout, .. } = self.parts(epochs);
+        (self.believer_epochs, self.scout_epochs) = (Some(believer), Some(scout));
     }
 
     pub(super) fn check(&self, epochs: u32, problems: &mut Problems) {
         let mut require = |sound: bool, key: &str, limits: &str| {
             problems.require(sound, &format!("method.sieve.{key}"), limits);
         };
-        let limit = match self.scout_epochs {
-            0 => "`optim.epochs`",
-            _ => "one more than `scout_epochs`",
+        let parts = self.parts(epochs);
+        for (epochs, key) in [(parts.believer, "believer_epochs"), (parts.scout, "scout_epochs")] {
+            let limits = "0 where `score` is `pool` or `doubted` is `matched`";
+            require(epochs == 0 || !self.has_pool(), key, limits);
+        }
+        let sum = parts.believer.checked_add(parts.scout);
+        let counts = sum.and_then(|sum| sum.checked_add(epochs)).is_some();
+        let greater = if parts.believer > parts.scout { "believer_epochs" } else { "scout_epochs" };
+        require(counts, greater, "less, so that the run has less than 2^32 epochs");
+        let (most, limit) = match (parts.scout, self.scout_epochs) {
+            (0, _) => (epochs, "`optim.epochs`".to_owned()),
+            (scout, given) => {
+                let most = scout.saturating_add(1);
+                let half =
+                    if given.is_none() { ", half of `optim.epochs` unless given" } else { "" };
+                (most, format!("{most}, one more than `scout_epochs`{half}"))
+            }
         };
-        let alone = self.scout_epochs == 0 || !self.has_pool();
-        let limits = "0 where `score` is `pool` or `doubted` is `matched`";
-        require(alone, "scout_epochs", limits);
-        let counts = self.scout_epochs.checked_add(epochs).is_some();
-        require(counts, "scout_epochs", "with `optim.epochs` less than 2^32");
-        let from = (2..=self.verdict(epochs)).contains(&self.from_epoch);
+        let from = (2..=most).contains(&self.from_epoch);
         require(from, "from_epoch", &format!("at least 2, at most {limit}"));
         require((1..=2).contains(&self.views), "views", "1 or 2");
         require(self.references >= 2, "references", "at least 2");
@@ -124,5 +140,81 @@ impl Sieve {
         }
         let all = self.split == Split::Share && self.kept_first.min(self.kept_last) == 1.0;
         require(!all, "kept_first", "below 1, or `kept_last`, where `split` is `share`");
+    }
+}
+
+/// The epochs of the towers of a run, which come one after the other and know nothing of each
+/// other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Parts {
+    /// Epochs of the believer
+    pub believer: u32,
+    /// Epochs of the scout
+    pub scout: u32,
+    /// Epochs of the model
+    pub model: u32,
+}
+
+impl Parts {
+    /// Epochs before the model's.
+    pub fn given_up(&self) -> u32 {
+        self.believer.saturating_add(self.scout)
+    }
+
+    /// Epochs of the run.
+    pub fn all(&self) -> u32 {
+        self.given_up().saturating_add(self.model)
+    }
+
+    /// Of the epochs of the run, counted from 1, those of the part that `epoch` is in.
+    pub fn of(&self, epoch: u32) -> RangeInclusive<u32> {
+        let (scout, model) = (self.believer + 1, self.given_up() + 1);
+        match epoch {
+            epoch if epoch < scout => 1..=self.believer,
+            epoch if epoch < model => scout..=self.given_up(),
+            _ => model..=self.all(),
+        }
+    }
+
+    /// The epoch before which pairs are asked for the last time: the first of the model after a
+    /// scout, the last otherwise.
+    pub fn verdict(&self) -> u32 {
+        if self.scout > 0 { self.given_up() + 1 } else { self.all() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_epoch_is_of_one_part() {
+        let check = |believer, scout, ranges: &[RangeInclusive<u32>], verdict| {
+            let parts = Parts { believer, scout, model: 4 };
+            let each = |range: &RangeInclusive<u32>| {
+                let range = range.clone();
+                range.clone().map(move |epoch| (epoch, range.clone()))
+            };
+            let found = (1..=parts.all()).map(|epoch| (epoch, parts.of(epoch)));
+            assert!(found.eq(ranges.iter().flat_map(each)), "{parts:?}");
+            assert_eq!(parts.verdict(), verdict, "{parts:?}");
+        };
+        check(0, 0, &[1..=4], 4);
+        check(0, 2, &[1..=2, 3..=6], 3);
+        check(3, 0, &[1..=3, 4..=7], 7);
+        check(3, 2, &[1..=3, 4..=5, 6..=9], 6);
+    }
+
+    #[test]
+    fn half_of_the_epochs_are_spent_on_each_before_the_model() {
+        let parts = |sieve: Sieve, epochs| {
+            let Parts { believer, scout, model } = sieve.parts(epochs);
+            (believer, scout, model)
+        };
+        assert_eq!(parts(Sieve::default(), 1), (1, 1, 1));
+        assert_eq!(parts(Sieve::default(), 9), (5, 5, 9));
+        assert_eq!(parts(Sieve { scout_epochs: Some(2), ..Default::default() }, 9), (5, 2, 9));
+        assert_eq!(parts(Sieve { score: Score::Pool, ..Default::default() }, 9), (0, 0, 9));
+        assert_eq!(parts(Sieve { doubted: Fate::Matched, ..Default::default() }, 9), (0, 0, 9));
     }
 }

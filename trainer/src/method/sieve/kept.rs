@@ -1,17 +1,54 @@
 //! Which pairs are kept, by their scores.
 
+use super::neighbors::Neighbors;
 use crate::{config::Split, method::mixture::Mixture};
 
 /// Chance of belonging to the upper group above which a pair is kept.
 const KEPT: f64 = 0.5;
-/// Share of the pairs that may be doubted: who poisons most of the data has won.
+/// Share of the pairs that a split may doubt: who poisons most of the data has won.
 const DOUBTED_MAX: f64 = 0.5;
+/// Share of the neighbors in doubt above which a pair is, whatever it says itself.
+const COMPANY_MAX: f32 = 0.3;
+
+/// Share of each pair's neighbors that are in doubt by their own scores.
+pub(super) fn company(scores: &[f32], neighbors: &Neighbors, split: Split, share: f64) -> Vec<f32> {
+    let mut in_doubt = vec![1.0; scores.len()];
+    kept(scores, split, share).into_iter().for_each(|pair| in_doubt[pair] = 0.0);
+    neighbors.mean(&in_doubt)
+}
+
+/// The numbers of the pairs that are kept, in rising order: those that are kept by the sum of their
+/// score and their neighbors' mean, or whose sum is that of two who agree by `chance`, a score, at
+/// least; but none in bad company, with more neighbors than [`COMPANY_MAX`] that are in doubt by
+/// their own scores. The half of them in the better company is kept whatever that says.
+pub(super) fn kept_in_company(
+    scores: &[f32],
+    neighbors: &Neighbors,
+    chance: f32,
+    split: Split,
+    share: f64,
+) -> Vec<usize> {
+    let company = company(scores, neighbors, split, share);
+    let near = neighbors.mean(scores);
+    let together: Vec<f32> = scores.iter().zip(near).map(|(own, near)| own + near).collect();
+    let mut kept = kept_or_sure(&together, 2.0 * chance, split, share);
+    let mut shares: Vec<f32> = kept.iter().map(|&pair| company[pair]).collect();
+    shares.sort_unstable_by(f32::total_cmp);
+    let middle = shares.get(shares.len().saturating_sub(1) / 2).copied().unwrap_or_default();
+    kept.retain(|&pair| company[pair] <= middle.max(COMPANY_MAX));
+    kept
+}
 
 /// The numbers of the pairs that are kept, in rising order: of the best `share` of all, those that
 /// `split` trusts, and the better half whatever it says. Of clean data the lower group is the tail:
 /// a mixture always has two groups, unless all scores are equal. A pair without a score (no number)
 /// is kept: nobody has asked it.
 pub(super) fn kept(scores: &[f32], split: Split, share: f64) -> Vec<usize> {
+    kept_or_sure(scores, f32::INFINITY, split, share)
+}
+
+/// [`kept`], where `split` trusts scores of `sure` and above, too.
+fn kept_or_sure(scores: &[f32], sure: f32, split: Split, share: f64) -> Vec<usize> {
     let mut known: Vec<f32> = scores.iter().copied().filter(|score| !score.is_nan()).collect();
     known.sort_unstable_by(f32::total_cmp);
     let Some(last) = known.len().checked_sub(1) else { return (0..scores.len()).collect() };
@@ -22,8 +59,8 @@ pub(super) fn kept(scores: &[f32], split: Split, share: f64) -> Vec<usize> {
         Split::Share => None,
     };
     let is_upper = |score: f32| mixture.is_none_or(|fit| fit.upper(f64::from(score)) > KEPT);
-    let is_kept =
-        |score: f32| score.is_nan() || score >= spared || (score >= least && is_upper(score));
+    let is_trusted = |score: f32| score >= least && (score >= sure || is_upper(score));
+    let is_kept = |score: f32| score.is_nan() || score >= spared || is_trusted(score);
     (0..scores.len()).filter(|&pair| is_kept(scores[pair])).collect()
 }
 
@@ -60,5 +97,48 @@ mod tests {
         assert_eq!(kept(&self::scores(-9.0, -2.0), Split::Mixture, 0.95).len(), 90);
         assert_eq!(kept(&[1.0, f32::NAN, 2.0], Split::Share, 0.5), [1, 2]);
         assert_eq!(kept(&[f32::NAN; 3], Split::Mixture, 1.0), [0, 1, 2]);
+    }
+
+    /// Each pair's neighbors are the three after it.
+    fn ring(count: usize) -> Neighbors {
+        let places = (0..count).flat_map(|at| [1, 2, 3].map(|next| ((at + next) % count) as u32));
+        Neighbors::restore(places.collect(), count).expect("of so many pairs")
+    }
+
+    #[test]
+    fn who_keeps_bad_company_is_in_doubt_and_who_keeps_good_company_may_err() {
+        let mut scores = vec![-2.0; 100];
+        (0..100).for_each(|at| scores[at] += (at % 7) as f32 * 0.1);
+        (40..50).for_each(|at| scores[at] = -9.0); // a crowd in doubt,
+        scores[45] = -1.0; // one of which agrees,
+        scores[80] = -6.0; // and one that is alone
+        let in_doubt = |chance| -> Vec<usize> {
+            let kept = kept_in_company(&scores, &ring(100), chance, Split::Mixture, 1.0);
+            (0..100).filter(|pair| !kept.contains(pair)).collect()
+        };
+        // A third of the neighbors is too much: of those before the crowd and before the lonely one.
+        let crowd = 37..50;
+        let strict: Vec<usize> = crowd.clone().chain(77..81).collect();
+        assert_eq!(in_doubt(f32::INFINITY), strict);
+        let spared: Vec<usize> = crowd.chain(77..80).collect();
+        assert_eq!(in_doubt(-4.5), spared);
+    }
+
+    /// However bad all company is, a quarter is left to be trained on.
+    #[test]
+    fn company_never_leaves_nobody() {
+        let scores = [-9.0, -1.0, -1.0];
+        let all = Neighbors::restore(vec![1, 2, 0, 2, 0, 1], 3).expect("of three pairs");
+        let kept = kept_in_company(&scores, &all, -4.0, Split::Mixture, 1.0);
+        assert_eq!(kept, [1, 2]);
+        for seed in 1..60u64 {
+            let mix = |at: u64| (at * 7919 + seed * 104_729).wrapping_mul(2_654_435_761) >> 7;
+            let scores: Vec<f32> = (0..40).map(|at| -((mix(at) % 1000) as f32) / 100.0).collect();
+            let places = (0..40)
+                .flat_map(|at| (0..8).map(move |near| (mix(41 + 8 * at + near) % 40) as u32));
+            let strangers = Neighbors::restore(places.collect(), 40).expect("of forty pairs");
+            let kept = kept_in_company(&scores, &strangers, -20.0, Split::Mixture, 1.0);
+            assert!(kept.len() >= 10, "{seed}: {kept:?}");
+        }
     }
 }

@@ -4,6 +4,7 @@
 
 mod ask;
 mod kept;
+mod neighbors;
 mod pooled;
 
 use std::sync::Arc;
@@ -11,10 +12,14 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 use clip::ops::{Equals, info_nce};
 
-use self::{ask::ask, kept::kept};
+use self::{
+    ask::ask,
+    kept::{company, kept, kept_in_company},
+    neighbors::Neighbors,
+};
 use super::{Method, MethodLoss, MethodReport, Pairs, Phase, Sizes, Towers, roclip};
 use crate::{
-    config::{self, Config, Fate, Score, Wrap},
+    config::{self, Config, Fate, Parts, Score, Wrap},
     doubted::Doubted,
     error::Result,
     optim::Schedule,
@@ -29,12 +34,15 @@ pub struct Sieve {
     settings: config::Sieve,
     /// Pairs of the data set.
     count: usize,
-    /// Of scout and model together.
-    epochs: u32,
+    parts: Parts,
     seed: u64,
     /// Smoothed agreement of each pair, in nats or, with a pool, as a cosine; no number where
     /// nobody asked; empty before the first are known.
     agreement: Vec<f32>,
+    /// Pairs whose pictures are alike, from when the believer has said so until nobody asks again.
+    neighbors: Neighbors,
+    /// From then on: share of each pair's neighbors that are in doubt by themselves.
+    company: Vec<f32>,
     /// What the steps of this epoch say, where they are asked.
     fresh: Vec<f32>,
     /// Data-set rows, once the first epoch is sieved.
@@ -55,11 +63,13 @@ impl Sieve {
         };
         Ok(Self {
             pool: settings.has_pool().then(pool).transpose()?,
+            parts: settings.parts(config.optim.epochs),
             settings,
             count,
-            epochs: config.epochs(),
             seed: config.seed,
             agreement: Vec::new(),
+            neighbors: Neighbors::default(),
+            company: Vec::new(),
             fresh: Vec::new(),
             kept: None,
         })
@@ -80,20 +90,50 @@ impl Sieve {
         }
     }
 
-    /// The epoch before which pairs are asked for the last time: the last, or the first of the
-    /// model after a scout.
-    fn verdict(&self) -> u32 {
-        self.settings.verdict(self.epochs)
+    /// The first epoch that leaves pairs out.
+    fn first(&self) -> u32 {
+        self.parts.believer + self.settings.from_epoch
     }
 
     /// Greatest share of the pairs that `epoch` keeps.
     fn share(&self, epoch: u32) -> f64 {
-        let config::Sieve { kept_first, kept_last, from_epoch, .. } = self.settings;
-        if self.starts_over(epoch) {
+        let config::Sieve { kept_first, kept_last, .. } = self.settings;
+        let (first, verdict) = (self.first(), self.parts.verdict());
+        if self.parts.scout > 0 && epoch == verdict {
             return kept_last; // even where it is the first to leave some out
         }
-        let way = f64::from(epoch - from_epoch) / f64::from((self.verdict() - from_epoch).max(1));
+        let way = f64::from(epoch - first) / f64::from((verdict - first).max(1));
         kept_first + way.min(1.0) * (kept_last - kept_first)
+    }
+
+    /// Splits the pairs of all `rows` by what is known of them before `epoch`; the answer is a line
+    /// of what the user may not have meant.
+    fn sift(&mut self, epoch: u32, rows: &[u32]) -> Option<String> {
+        let (split, share) = (self.settings.split, self.share(epoch));
+        let chance = -((1 + self.settings.references.min(self.count)) as f32).ln();
+        let kept = match self.neighbors.is_empty() {
+            true => kept(&self.agreement, split, share),
+            false => kept_in_company(&self.agreement, &self.neighbors, chance, split, share),
+        };
+        let doubted = self.count - kept.len();
+        self.kept = Some(kept.into_iter().map(|pair| rows[pair]).collect());
+        if epoch == self.parts.verdict() && !self.neighbors.is_empty() {
+            self.company = company(&self.agreement, &self.neighbors, split, share);
+            self.neighbors = Neighbors::default();
+        }
+        let is_lost = epoch == self.parts.verdict() && 2 * doubted + 1 >= self.count;
+        is_lost.then(|| {
+            format!(
+                "{:.0}% of all pairs are in doubt to the end: the towers do not know enough to tell \
+                 (more epochs or pairs help)",
+                100.0 * doubted as f64 / self.count as f64
+            )
+        })
+    }
+
+    /// Whether what is needed of the believer is there, where there was one.
+    fn knows_company(&self, neighbors: &Neighbors, company: Option<&[f32]>) -> bool {
+        self.parts.believer == 0 || self.count == 1 || !neighbors.is_empty() || company.is_some()
     }
 
     /// Whether each pair of a batch is trained on with its own caption.
@@ -124,15 +164,18 @@ impl Sieve {
 
 impl Method for Sieve {
     fn begin_epoch(&mut self, epoch: u32, survey: &mut Survey<'_>) -> Result<Option<String>> {
-        if epoch > self.verdict() {
+        if epoch > self.parts.verdict() {
             return Ok(None); // it stands
+        }
+        if self.parts.believer > 0 && epoch == self.parts.believer + 1 {
+            self.neighbors = Neighbors::find(self.seed, survey)?;
         }
         let rows = survey.rows();
         let asked = match self.settings.score {
-            Score::References if epoch < self.settings.from_epoch => return Ok(None),
+            Score::References if epoch < self.first() => return Ok(None),
             Score::References => {
                 let fresh = ask(&self.settings, self.seed, epoch, survey)?;
-                Some((fresh, epoch + 1 - self.settings.from_epoch))
+                Some((fresh, epoch + 1 - self.first()))
             }
             Score::Pool if self.fresh.is_empty() => None,
             Score::Pool => {
@@ -147,30 +190,20 @@ impl Method for Sieve {
         if let Some((fresh, asked)) = asked {
             self.remember(fresh, asked.max(1));
         }
-        if epoch < self.settings.from_epoch || self.agreement.is_empty() {
+        if epoch < self.first() || self.agreement.is_empty() {
             return Ok(None);
         }
-        let kept = kept(&self.agreement, self.settings.split, self.share(epoch));
-        let doubted = self.count - kept.len();
-        self.kept = Some(kept.into_iter().map(|pair| rows[pair]).collect());
-        let is_lost = epoch == self.verdict() && 2 * doubted + 1 >= self.count;
-        Ok(is_lost.then(|| {
-            "half of all pairs are in doubt to the end: the towers do not know enough to tell (more \
-             epochs or pairs help)"
-                .into()
-        }))
+        Ok(self.sift(epoch, rows))
     }
 
     fn starts_over(&self, epoch: u32) -> bool {
-        self.settings.scout_epochs > 0 && epoch == self.verdict()
+        epoch > 1 && epoch == *self.parts.of(epoch).start()
     }
 
     fn lr(&self, schedule: &Schedule, epoch: u32, step: u64) -> f64 {
-        let scouted = schedule.steps_of(self.settings.scout_epochs, self.epochs);
-        match epoch <= self.settings.scout_epochs {
-            true => schedule.lr_within(0..scouted, step),
-            false => schedule.lr_within(scouted..schedule.steps, step),
-        }
+        let part = self.parts.of(epoch);
+        let steps = |epochs| schedule.steps_of(epochs, self.parts.all());
+        schedule.lr_within(steps(part.start() - 1)..steps(*part.end()), step)
     }
 
     fn selected(&self) -> Option<Arc<[u32]>> {
@@ -179,14 +212,20 @@ impl Method for Sieve {
 
     fn doubted(&self, rows: &[u32]) -> Option<Vec<Doubted>> {
         let kept = self.kept.as_ref()?; // in the order of the data set, as the scores are
-        let all = rows.iter().zip(&self.agreement);
-        let doubted = all.filter(|(row, _)| kept.binary_search(row).is_err());
-        Some(doubted.map(|(&row, &agreement)| Doubted { row, agreement }).collect())
+        let all = rows.iter().zip(&self.agreement).enumerate();
+        let doubted = all.filter(|(_, (row, _))| kept.binary_search(row).is_err());
+        let doubted = doubted.map(|(pair, (&row, &agreement))| Doubted {
+            row,
+            agreement,
+            company: self.company.get(pair).copied(),
+        });
+        Some(doubted.collect())
     }
 
     fn loss(&mut self, pairs: &Pairs, logit_scale: &Tensor) -> Result<MethodLoss> {
         let phase = match &self.kept {
-            _ if pairs.epoch <= self.settings.scout_epochs => Phase::Scout,
+            _ if pairs.epoch <= self.parts.believer => Phase::Believer,
+            _ if pairs.epoch <= self.parts.given_up() => Phase::Scout,
             Some(_) => Phase::Sieve,
             None => Phase::Warmup,
         };
@@ -216,12 +255,15 @@ impl Method for Sieve {
 
     fn state(&self) -> Result<State> {
         let mut state = State::default();
-        let scores = [(AGREEMENT, &self.agreement), (FRESH, &self.fresh)];
+        let scores = [(AGREEMENT, &self.agreement), (FRESH, &self.fresh), (COMPANY, &self.company)];
         for (name, scores) in scores.into_iter().filter(|(_, scores)| !scores.is_empty()) {
             state.floats(name, &[scores.len()], scores.clone());
         }
         if let Some(kept) = &self.kept {
             state.numbers(KEPT_ROWS, kept.to_vec());
+        }
+        if !self.neighbors.is_empty() {
+            state.numbers(NEIGHBORS, self.neighbors.places().to_vec());
         }
         if let Some(pool) = &self.pool {
             pool.keep(POOL, &mut state)?;
@@ -231,24 +273,31 @@ impl Method for Sieve {
 
     fn restore(&mut self, mut state: State) -> bool {
         let mut scores = |name| state.take_floats(name).map(|scores| scores.values);
-        let (agreement, fresh) = (scores(AGREEMENT), scores(FRESH));
+        let (agreement, fresh, company) = (scores(AGREEMENT), scores(FRESH), scores(COMPANY));
         let kept = state.take_numbers(KEPT_ROWS);
+        let neighbors = state.take_numbers(NEIGHBORS).unwrap_or_default();
+        let Some(neighbors) = Neighbors::restore(neighbors, self.count) else { return false };
         let sound = agreement.as_ref().is_none_or(|scores| scores.len() == self.count)
             && (agreement.is_some() || kept.is_none())
             && (fresh.is_none() || self.settings.score == Score::Pool)
+            && company.as_ref().is_none_or(|shares| shares.len() == self.count)
+            && (kept.is_none() || self.knows_company(&neighbors, company.as_deref()))
             && kept.as_ref().is_none_or(|kept| !kept.is_empty() && kept.is_sorted_by(|a, b| a < b));
         if !sound || self.pool.as_mut().is_some_and(|pool| !pool.restore(POOL, &mut state)) {
             return false;
         }
         (self.agreement, self.fresh) = (agreement.unwrap_or_default(), fresh.unwrap_or_default());
-        self.kept = kept.map(Into::into);
+        (self.kept, self.neighbors) = (kept.map(Into::into), neighbors);
+        self.company = company.unwrap_or_default();
         state.is_empty()
     }
 }
 
 const AGREEMENT: &str = "sieve/agreement";
+const COMPANY: &str = "sieve/company";
 const FRESH: &str = "sieve/fresh";
 const KEPT_ROWS: &str = "sieve/kept";
+const NEIGHBORS: &str = "sieve/neighbors";
 const POOL: &str = "pool";
 
 #[cfg(test)]

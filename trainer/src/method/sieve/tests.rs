@@ -4,6 +4,10 @@ use super::*;
 use crate::config::MethodName;
 
 fn sieve(settings: config::Sieve, count: usize) -> Result<Sieve> {
+    let usual = |epochs: Option<u32>| epochs.or(Some(0));
+    let (believer_epochs, scout_epochs) =
+        (usual(settings.believer_epochs), usual(settings.scout_epochs));
+    let settings = config::Sieve { believer_epochs, scout_epochs, ..settings };
     let mut config = Config::default();
     (config.data.batch_size, config.optim.epochs, config.seed) = (2, 10, 1);
     (config.method.name, config.method.sieve) = (MethodName::Sieve, Some(settings));
@@ -40,7 +44,7 @@ fn scores_are_smoothed_and_come_back_from_a_checkpoint() -> Result<()> {
     assert_eq!(other.agreement, [-3.0, -2.0]);
     assert_eq!(other.selected(), Some([7].into()));
     let doubted = one.doubted(&[2, 7]);
-    assert_eq!(doubted, Some(vec![Doubted { row: 2, agreement: -3.0 }]));
+    assert_eq!(doubted, Some(vec![Doubted { row: 2, agreement: -3.0, company: None }]));
     let mut half = one.state()?;
     half.take_floats(AGREEMENT);
     assert!(!other.restore(half));
@@ -73,11 +77,12 @@ fn the_share_that_may_be_kept_rises_to_all() -> Result<()> {
         Ok(())
     };
     check(settings.clone(), [2, 6, 10])?;
-    check(config::Sieve { scout_epochs: 5, ..settings.clone() }, [2, 4, 6])?;
+    let scout = config::Sieve { scout_epochs: Some(5), ..settings.clone() };
+    check(scout.clone(), [2, 4, 6])?;
+    check(config::Sieve { believer_epochs: Some(3), ..scout }, [5, 7, 9])?;
     let late = sieve(config::Sieve { from_epoch: 10, ..settings }, 4)?;
     assert_eq!(late.share(10), 0.6);
-    let short =
-        config::Sieve { scout_epochs: 1, from_epoch: 2, kept_last: 0.7, ..Default::default() };
+    let short = config::Sieve { scout_epochs: Some(1), kept_last: 0.7, ..Default::default() };
     assert_eq!(self::sieve(short, 4)?.share(2), 0.7, "the model's");
     Ok(())
 }
@@ -128,5 +133,47 @@ fn a_pool_says_how_well_pairs_agree() -> Result<()> {
     let mut other = sieve(settings, 8)?;
     assert!(other.restore(one.state()?));
     assert_eq!(other.fresh[4..6], one.fresh[4..6]);
+    Ok(())
+}
+
+#[test]
+fn each_part_begins_with_new_towers_and_its_own_rise_of_the_rate() -> Result<()> {
+    let (believer_epochs, scout_epochs) = (Some(2), Some(3));
+    let whole = sieve(config::Sieve { believer_epochs, scout_epochs, ..Default::default() }, 4)?;
+    let fresh: Vec<u32> = (1..=15).filter(|&epoch| whole.starts_over(epoch)).collect();
+    assert_eq!(fresh, [3, 6]);
+    let alone = sieve(config::Sieve::default(), 4)?;
+    assert!((1..=10).all(|epoch| !alone.starts_over(epoch)));
+    // Ten steps in each of 15 epochs, a tenth of which warm up.
+    let schedule = Schedule::new(1.0, 0.1, 150);
+    let rate = |epoch: u32, step| whole.lr(&schedule, epoch, step);
+    for (epoch, first, steps) in [(1, 0, 20), (3, 20, 30), (6, 50, 100)] {
+        let part = Schedule::new(1.0, 0.1, steps);
+        assert_eq!(rate(epoch, first), part.lr(0), "epoch {epoch}");
+        assert_eq!(rate(epoch, first + steps / 10 - 1), 1.0, "epoch {epoch}");
+    }
+    assert!(rate(2, 19) < 0.02 && rate(5, 49) < 0.01 && rate(15, 149) < 0.001);
+    Ok(())
+}
+
+#[test]
+fn what_the_believer_said_comes_back_from_a_checkpoint() -> Result<()> {
+    let settings = config::Sieve { believer_epochs: Some(1), ..Default::default() };
+    let mut one = sieve(settings.clone(), 2)?;
+    one.neighbors = Neighbors::restore(vec![1, 0], 2).expect("of two pairs");
+    let restored = |one: &Sieve| -> Result<Sieve> {
+        let mut other = sieve(settings.clone(), 2)?;
+        assert!(other.restore(one.state()?));
+        Ok(other)
+    };
+    assert_eq!(restored(&one)?.neighbors, one.neighbors);
+    one.remember(vec![-8.0, -1.0], 1);
+    one.sift(11, &[4, 7]); // the last epoch: the verdict
+    assert!(one.neighbors.is_empty());
+    let other = restored(&one)?;
+    assert_eq!((&other.company, &other.kept), (&one.company, &one.kept));
+    let mut without = one.state()?;
+    without.take_floats(COMPANY);
+    assert!(!sieve(settings, 2)?.restore(without), "kept without the company that decided");
     Ok(())
 }
