@@ -17,10 +17,11 @@ pub(super) fn company(scores: &[f32], neighbors: &Neighbors, split: Split, share
     neighbors.mean(&in_doubt)
 }
 
-/// The numbers of the pairs that are kept, in rising order: those that are kept by the sum of their
-/// score and their neighbors' mean, or whose sum is that of two who agree by `chance`, a score, at
-/// least; but none in bad company, with more neighbors than [`COMPANY_MAX`] that are in doubt by
-/// their own scores. The half of them in the better company is kept whatever that says.
+/// The numbers of the pairs that are kept, in rising order: of the best `share` by the sum of their
+/// score and their neighbors' mean those that are kept by that sum and by their score alone, those
+/// whose sum is at least that of two who agree by `chance`, a score, and the better half; but none
+/// in bad company, with more neighbors than [`COMPANY_MAX`] that are in doubt by their own scores.
+/// The half of them in the better company is kept whatever that says.
 pub(super) fn kept_in_company(
     scores: &[f32],
     neighbors: &Neighbors,
@@ -31,7 +32,13 @@ pub(super) fn kept_in_company(
     let company = company(scores, neighbors, split, share);
     let near = neighbors.mean(scores);
     let together: Vec<f32> = scores.iter().zip(near).map(|(own, near)| own + near).collect();
-    let mut kept = kept_or_sure(&together, 2.0 * chance, split, share);
+    let is_one_of = |kept: Vec<usize>| move |pair: &usize| kept.binary_search(pair).is_ok();
+    let by_itself = is_one_of(kept(scores, split, share));
+    let by_sum = is_one_of(kept(&together, split, share));
+    let better_half = is_one_of(kept(&together, Split::Share, 1.0 - DOUBTED_MAX));
+    let is_sure = |pair: &usize| together[*pair] >= 2.0 * chance || better_half(pair);
+    let mut kept = kept(&together, Split::Share, share);
+    kept.retain(|pair| is_sure(pair) || (by_itself(pair) && by_sum(pair)));
     let mut shares: Vec<f32> = kept.iter().map(|&pair| company[pair]).collect();
     shares.sort_unstable_by(f32::total_cmp);
     let middle = shares.get(shares.len().saturating_sub(1) / 2).copied().unwrap_or_default();
@@ -44,11 +51,6 @@ pub(super) fn kept_in_company(
 /// a mixture always has two groups, unless all scores are equal. A pair without a score (no number)
 /// is kept: nobody has asked it.
 pub(super) fn kept(scores: &[f32], split: Split, share: f64) -> Vec<usize> {
-    kept_or_sure(scores, f32::INFINITY, split, share)
-}
-
-/// [`kept`], where `split` trusts scores of `sure` and above, too.
-fn kept_or_sure(scores: &[f32], sure: f32, split: Split, share: f64) -> Vec<usize> {
     let mut known: Vec<f32> = scores.iter().copied().filter(|score| !score.is_nan()).collect();
     known.sort_unstable_by(f32::total_cmp);
     let Some(last) = known.len().checked_sub(1) else { return (0..scores.len()).collect() };
@@ -59,8 +61,8 @@ fn kept_or_sure(scores: &[f32], sure: f32, split: Split, share: f64) -> Vec<usiz
         Split::Share => None,
     };
     let is_upper = |score: f32| mixture.is_none_or(|fit| fit.upper(f64::from(score)) > KEPT);
-    let is_trusted = |score: f32| score >= least && (score >= sure || is_upper(score));
-    let is_kept = |score: f32| score.is_nan() || score >= spared || is_trusted(score);
+    let is_kept =
+        |score: f32| score.is_nan() || score >= spared || (score >= least && is_upper(score));
     (0..scores.len()).filter(|&pair| is_kept(scores[pair])).collect()
 }
 
