@@ -17,8 +17,8 @@ pub(crate) struct Method {
 }
 
 /// In the order of the tables; each differs from its neighbor in one thing, but the sieve, which
-/// has its own defaults: as many epochs again for two networks that find the pairs in doubt, then a
-/// model that is not augmented, and in each epoch one of the copies of a picture.
+/// has its own defaults: two networks that find the pairs in doubt, then a model that is not
+/// augmented, and in each epoch one of the copies of a picture.
 pub(crate) const METHODS: [Method; 4] = [
     Method { name: "clip", method: "clip", augment: false, epochs: 16 },
     Method { name: "clip-aug", method: "clip", augment: true, epochs: 16 },
@@ -45,10 +45,7 @@ impl Method {
     /// Epochs of its run, of which the model has [`Method::epochs`].
     pub(crate) fn run_epochs(&self, asked: Option<u32>) -> u32 {
         let epochs = self.epochs(asked);
-        match self.method {
-            "sieve" => epochs + 2 * epochs.div_ceil(2), // half of them for believer and scout each
-            _ => epochs,
-        }
+        if self.method == "sieve" { epochs + 2 * given_up(epochs) } else { epochs }
     }
 
     /// Steps of one epoch over `rows` pairs.
@@ -107,6 +104,11 @@ impl Method {
                 ],
             );
         }
+        if self.method == "sieve" {
+            let epochs = given_up(epochs).to_string();
+            let scout = Some(("scout_epochs", epochs.clone()));
+            table("method.sieve", &[Some(("believer_epochs", epochs)), scout]);
+        }
         let augment = self.augment.to_string();
         let path = |key, path: Option<&Path>| path.map(|path| (key, quoted(path)));
         let thesaurus = path("thesaurus", data.thesaurus.as_deref());
@@ -127,6 +129,12 @@ impl Method {
     }
 }
 
+/// Epochs of each of the two networks that the sieve gives up before a model of `epochs`: as many as
+/// by default.
+fn given_up(epochs: u32) -> u32 {
+    epochs.div_ceil(2)
+}
+
 /// A TOML string; JSON's escapes are TOML's.
 fn quoted(path: &Path) -> String {
     serde_json::Value::from(path.to_string_lossy()).to_string()
@@ -143,6 +151,7 @@ mod tests {
         assert!(clip.contains(r#"manifest = "a \"b\".csv""#), "{clip}");
         assert!(clip.starts_with("seed = 3\n") && !clip.contains("ledger"));
         assert!(!clip.contains("[method.roclip]") && roclip.contains("match_from_epoch = 7\n"));
-        assert!(sieve.contains("name = \"sieve\"\n"), "{sieve}");
+        let given_up = "believer_epochs = 8\nscout_epochs = 8\n";
+        assert!(sieve.contains("name = \"sieve\"\n") && sieve.contains(given_up), "{sieve}");
     }
 }

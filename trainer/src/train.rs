@@ -176,7 +176,7 @@ impl<'a> Run<'a> {
         if config.model.lock.is_some() && config.model.pretrained.is_none() {
             watch.warn("`model.lock` without `model.pretrained`: that tower stays random".into());
         }
-        let steps = u64::from(config.epochs()) * loader.batches() as u64;
+        let steps = u64::from(config.parts().all()) * loader.batches() as u64;
         let sizes = Sizes {
             rows: loader.store.rows().len(),
             epoch_rows: loader.store.epoch_rows(),
@@ -259,7 +259,7 @@ impl<'a> Run<'a> {
     fn epochs(&mut self, watch: &mut dyn Watch) -> Result<Summary> {
         let mut evaluation = None;
         watch.begin("training", self.trainer.schedule.steps, self.place.step);
-        for epoch in self.place.epoch..=self.config.epochs() {
+        for epoch in self.place.epoch..=self.config.parts().all() {
             let loss = self.epoch(epoch, watch)?;
             let similarity = self.similarity(epoch);
             let similarity = similarity.map_err(|error| self.trainer.diverged(epoch, error))?;
@@ -270,7 +270,7 @@ impl<'a> Run<'a> {
             checkpoint::write(self.config, &self.origin, place, &tally, &self.trainer)?;
         }
         if evaluation.is_none() {
-            evaluation = self.evaluate(self.config.epochs())?; // a finished run was resumed
+            evaluation = self.evaluate(self.config.parts().all())?; // a finished run was resumed
         }
         let (seconds, batch) = (self.place.seconds, self.config.data.batch_size);
         Ok(Summary {
@@ -347,7 +347,7 @@ impl<'a> Run<'a> {
 
     /// Whether figures of the model are due at the end of `epoch`.
     fn is_due(&self, epoch: u32) -> bool {
-        let own = epoch.saturating_sub(self.config.given_up_epochs());
+        let own = epoch.saturating_sub(self.config.parts().given_up());
         let last = own == self.config.optim.epochs;
         let due = |monitor: &Monitor| last || own.is_multiple_of(monitor.every_epochs);
         own > 0 && self.monitor.as_ref().is_some_and(due) // of towers that are given up, none

@@ -155,9 +155,6 @@ impl AttentionPool {
     }
 }
 
-/// Number of the last stage, counted from 0.
-const LAST_STAGE: usize = 3;
-
 /// Stem, four stages of bottlenecks, attention pool.
 #[derive(Debug)]
 pub(super) struct Resnet {
@@ -178,15 +175,15 @@ impl Resnet {
             let names = (format!("visual.conv{i}"), format!("visual.bn{i}"));
             ConvNorm::new(names, inputs, outputs, window, true, source)
         };
-        let mut stages = [Vec::new(), Vec::new()];
+        let (mut stages, last) = ([Vec::new(), Vec::new()], tower.layers.len() - 1);
         let mut inputs = width;
         for (stage, &blocks) in tower.layers.iter().enumerate() {
             let planes = width << stage;
             for block in 0..blocks {
                 let name = format!("visual.layer{}.{block}", stage + 1);
                 let stride = if stage > 0 && block == 0 { 2 } else { 1 };
-                stages[stage / LAST_STAGE]
-                    .push(Bottleneck::new(&name, inputs, planes, stride, source)?);
+                let part = &mut stages[usize::from(stage == last)];
+                part.push(Bottleneck::new(&name, inputs, planes, stride, source)?);
                 inputs = planes * EXPANSION;
             }
         }

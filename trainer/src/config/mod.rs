@@ -115,16 +115,13 @@ impl Config {
         self.model.clip()
     }
 
-    /// Epochs of the run: of the model, and of towers before it that are given up.
-    pub fn epochs(&self) -> u32 {
-        self.given_up_epochs().saturating_add(self.optim.epochs)
-    }
-
-    /// Epochs of towers that are given up, the first ones of the run.
-    pub fn given_up_epochs(&self) -> u32 {
+    /// Epochs of the run, by the towers that they train: of the model, and with the sieve of others
+    /// before it that are given up.
+    pub fn parts(&self) -> Parts {
+        let model = self.optim.epochs;
         match self.method.name {
-            MethodName::Sieve => self.method.sieve().parts(self.optim.epochs).given_up(),
-            _ => 0,
+            MethodName::Sieve => self.method.sieve().parts(model),
+            _ => Parts { believer: 0, scout: 0, model },
         }
     }
 
@@ -142,7 +139,7 @@ impl Config {
         self.augment.check(self.clip().map(|clip| clip.image.image_size()), problems);
         self.optim.check(problems);
         self.check_towers(problems);
-        let varies = self.augment.from_epoch.is_none_or(|first| first <= self.epochs());
+        let varies = self.augment.from_epoch.is_none_or(|first| first <= self.parts().all());
         problems.require(varies, "augment.from_epoch", "at most the epochs of the run");
         self.method.check(self.optim.epochs, problems);
         self.monitor.check(problems);

@@ -53,7 +53,7 @@ pub(crate) fn resolve(
     let mut blur = Blur::PUBLISHED;
     if config.method.name == MethodName::Sieve {
         blur = Blur::COARSE;
-        let Parts { believer, scout, model } = config.method.sieve().parts(config.optim.epochs);
+        let Parts { believer, scout, model } = config.parts();
         if believer > 0 {
             config.augment.from_epoch.get_or_insert(believer + 1);
         }

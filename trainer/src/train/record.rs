@@ -81,7 +81,7 @@ impl Run<'_> {
         let doubted = self.trainer.method.doubted(rows);
         let doubted =
             doubted.map(|pairs| format!(", in doubt {} of {} pairs", pairs.len(), rows.len()));
-        let (epochs, doubted) = (self.config.epochs(), doubted.unwrap_or_default());
+        let (epochs, doubted) = (self.config.parts().all(), doubted.unwrap_or_default());
         format!("epoch {epoch}/{epochs}: loss {loss:.3}{top1}{doubted}")
     }
 }

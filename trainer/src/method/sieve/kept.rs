@@ -10,40 +10,35 @@ const DOUBTED_MAX: f64 = 0.5;
 /// Share of the neighbors in doubt above which a pair is, whatever it says itself.
 const COMPANY_MAX: f32 = 0.3;
 
-/// Share of each pair's neighbors that are in doubt by their own scores.
-pub(super) fn company(scores: &[f32], neighbors: &Neighbors, split: Split, share: f64) -> Vec<f32> {
-    let mut in_doubt = vec![1.0; scores.len()];
-    kept(scores, split, share).into_iter().for_each(|pair| in_doubt[pair] = 0.0);
-    neighbors.mean(&in_doubt)
-}
-
 /// The numbers of the pairs that are kept, in rising order: of the best `share` by the sum of their
 /// score and their neighbors' mean those that are kept by that sum and by their score alone, those
 /// whose sum is at least that of two who agree by `chance`, a score, and the better half; but none
 /// in bad company, with more neighbors than [`COMPANY_MAX`] that are in doubt by their own scores.
-/// The half of them in the better company is kept whatever that says.
+/// The half of them in the better company is kept whatever that says. With them, the share of each
+/// pair's neighbors that are in doubt so.
 pub(super) fn kept_in_company(
     scores: &[f32],
     neighbors: &Neighbors,
     chance: f32,
     split: Split,
     share: f64,
-) -> Vec<usize> {
-    let company = company(scores, neighbors, split, share);
+) -> (Vec<usize>, Vec<f32>) {
+    let mut in_doubt = vec![1.0; scores.len()];
+    kept(scores, split, share).into_iter().for_each(|pair| in_doubt[pair] = 0.0);
+    let company = neighbors.mean(&in_doubt);
     let near = neighbors.mean(scores);
     let together: Vec<f32> = scores.iter().zip(near).map(|(own, near)| own + near).collect();
     let is_one_of = |kept: Vec<usize>| move |pair: &usize| kept.binary_search(pair).is_ok();
-    let by_itself = is_one_of(kept(scores, split, share));
     let by_sum = is_one_of(kept(&together, split, share));
     let better_half = is_one_of(kept(&together, Split::Share, 1.0 - DOUBTED_MAX));
     let is_sure = |pair: &usize| together[*pair] >= 2.0 * chance || better_half(pair);
     let mut kept = kept(&together, Split::Share, share);
-    kept.retain(|pair| is_sure(pair) || (by_itself(pair) && by_sum(pair)));
+    kept.retain(|pair| is_sure(pair) || (in_doubt[*pair] == 0.0 && by_sum(pair)));
     let mut shares: Vec<f32> = kept.iter().map(|&pair| company[pair]).collect();
     shares.sort_unstable_by(f32::total_cmp);
     let middle = shares.get(shares.len().saturating_sub(1) / 2).copied().unwrap_or_default();
     kept.retain(|&pair| company[pair] <= middle.max(COMPANY_MAX));
-    kept
+    (kept, company)
 }
 
 /// The numbers of the pairs that are kept, in rising order: of the best `share` of all, those that
@@ -115,7 +110,7 @@ mod tests {
         scores[45] = -1.0; // one of which agrees,
         scores[80] = -6.0; // and one that is alone
         let in_doubt = |chance| -> Vec<usize> {
-            let kept = kept_in_company(&scores, &ring(100), chance, Split::Mixture, 1.0);
+            let (kept, _) = kept_in_company(&scores, &ring(100), chance, Split::Mixture, 1.0);
             (0..100).filter(|pair| !kept.contains(pair)).collect()
         };
         // A third of the neighbors is too much: of those before the crowd and before the lonely one.
@@ -131,7 +126,7 @@ mod tests {
     fn company_never_leaves_nobody() {
         let scores = [-9.0, -1.0, -1.0];
         let all = Neighbors::restore(vec![1, 2, 0, 2, 0, 1], 3).expect("of three pairs");
-        let kept = kept_in_company(&scores, &all, -4.0, Split::Mixture, 1.0);
+        let (kept, _) = kept_in_company(&scores, &all, -4.0, Split::Mixture, 1.0);
         assert_eq!(kept, [1, 2]);
         for seed in 1..60u64 {
             let mix = |at: u64| (at * 7919 + seed * 104_729).wrapping_mul(2_654_435_761) >> 7;
@@ -139,7 +134,7 @@ mod tests {
             let places = (0..40)
                 .flat_map(|at| (0..8).map(move |near| (mix(41 + 8 * at + near) % 40) as u32));
             let strangers = Neighbors::restore(places.collect(), 40).expect("of forty pairs");
-            let kept = kept_in_company(&scores, &strangers, -20.0, Split::Mixture, 1.0);
+            let (kept, _) = kept_in_company(&scores, &strangers, -20.0, Split::Mixture, 1.0);
             assert!(kept.len() >= 10, "{seed}: {kept:?}");
         }
     }

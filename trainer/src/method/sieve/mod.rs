@@ -14,7 +14,7 @@ use clip::ops::{Equals, info_nce};
 
 use self::{
     ask::ask,
-    kept::{company, kept, kept_in_company},
+    kept::{kept, kept_in_company},
     neighbors::Neighbors,
 };
 use super::{Method, MethodLoss, MethodReport, Pairs, Phase, Sizes, Towers, roclip};
@@ -41,7 +41,7 @@ pub struct Sieve {
     agreement: Vec<f32>,
     /// Pairs whose pictures are alike, from when the believer has said so until nobody asks again.
     neighbors: Neighbors,
-    /// From then on: share of each pair's neighbors that are in doubt by themselves.
+    /// Share of each pair's neighbors that are in doubt by themselves, since they were last asked.
     company: Vec<f32>,
     /// What the steps of this epoch say, where they are asked.
     fresh: Vec<f32>,
@@ -63,7 +63,7 @@ impl Sieve {
         };
         Ok(Self {
             pool: settings.has_pool().then(pool).transpose()?,
-            parts: settings.parts(config.optim.epochs),
+            parts: config.parts(),
             settings,
             count,
             seed: config.seed,
@@ -111,29 +111,24 @@ impl Sieve {
     fn sift(&mut self, epoch: u32, rows: &[u32]) -> Option<String> {
         let (split, share) = (self.settings.split, self.share(epoch));
         let chance = -((1 + self.settings.references.min(self.count)) as f32).ln();
-        let kept = match self.neighbors.is_empty() {
-            true => kept(&self.agreement, split, share),
+        let (kept, company) = match self.neighbors.is_empty() {
+            true => (kept(&self.agreement, split, share), Vec::new()),
             false => kept_in_company(&self.agreement, &self.neighbors, chance, split, share),
         };
+        self.company = company;
         let doubted = self.count - kept.len();
         self.kept = Some(kept.into_iter().map(|pair| rows[pair]).collect());
-        if epoch == self.parts.verdict() && !self.neighbors.is_empty() {
-            self.company = company(&self.agreement, &self.neighbors, split, share);
-            self.neighbors = Neighbors::default();
+        if epoch < self.parts.verdict() {
+            return None;
         }
-        let is_lost = epoch == self.parts.verdict() && 2 * doubted + 1 >= self.count;
-        is_lost.then(|| {
+        self.neighbors = Neighbors::default(); // nobody asks again
+        (2 * doubted + 1 >= self.count).then(|| {
             format!(
                 "{:.0}% of all pairs are in doubt to the end: the towers do not know enough to tell \
                  (more epochs or pairs help)",
                 100.0 * doubted as f64 / self.count as f64
             )
         })
-    }
-
-    /// Whether what is needed of the believer is there, where there was one.
-    fn knows_company(&self, neighbors: &Neighbors, company: Option<&[f32]>) -> bool {
-        self.parts.believer == 0 || self.count == 1 || !neighbors.is_empty() || company.is_some()
     }
 
     /// Whether each pair of a batch is trained on with its own caption.
@@ -281,7 +276,7 @@ impl Method for Sieve {
             && (agreement.is_some() || kept.is_none())
             && (fresh.is_none() || self.settings.score == Score::Pool)
             && company.as_ref().is_none_or(|shares| shares.len() == self.count)
-            && (kept.is_none() || self.knows_company(&neighbors, company.as_deref()))
+            && (company.is_some() || kept.is_none() || self.parts.believer == 0 || self.count == 1)
             && kept.as_ref().is_none_or(|kept| !kept.is_empty() && kept.is_sorted_by(|a, b| a < b));
         if !sound || self.pool.as_mut().is_some_and(|pool| !pool.restore(POOL, &mut state)) {
             return false;
