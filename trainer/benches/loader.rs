@@ -10,7 +10,7 @@ use trainer::{
     Result,
     augment::Augment,
     config,
-    data::{Loader, Manifest, Store, Views},
+    data::{Loader, Manifest, Selection, Store, Views},
 };
 
 mod pictures;
@@ -50,10 +50,16 @@ fn batches(criterion: &mut Criterion, folder: &Path) -> Result<()> {
             group.bench_function(name, |bencher| {
                 bencher.iter(|| {
                     epoch += 1;
-                    loader.each(epoch, None, Views::One, 0, |batch| -> Result<()> {
-                        black_box(batch);
-                        Ok(())
-                    })
+                    loader.each(
+                        epoch,
+                        &Selection::default(),
+                        Views::One,
+                        0,
+                        |batch| -> Result<()> {
+                            black_box(batch);
+                            Ok(())
+                        },
+                    )
                 });
             });
         }

@@ -12,7 +12,7 @@ use terminal::{Exit, Report, println_result};
 use trainer::{
     augment::Augment,
     config,
-    data::{Loader, Manifest, Store, Views},
+    data::{Loader, Manifest, Selection, Store, Views},
 };
 
 mod clock;
@@ -58,10 +58,16 @@ fn measure(cli: &Cli) -> Result<Exit, Report> {
     let (began, cpu) = (Instant::now(), cpu_seconds()?);
     while began.elapsed().as_secs_f64() < cli.seconds {
         epoch += 1;
-        loader.each(epoch, None, Views::One, 0, |batch| -> Result<(), Report> {
-            images += batch.rows.len();
-            Ok(())
-        })?;
+        loader.each(
+            epoch,
+            &Selection::default(),
+            Views::One,
+            0,
+            |batch| -> Result<(), Report> {
+                images += batch.rows.len();
+                Ok(())
+            },
+        )?;
     }
     let (seconds, cpu_seconds) = (began.elapsed().as_secs_f64(), cpu_seconds()? - cpu);
     let line = json!({

@@ -60,6 +60,11 @@ impl<'a> Survey<'a> {
         self.loader.store.rows()
     }
 
+    /// Width of embeddings (D).
+    pub fn dim(&self) -> usize {
+        self.loader.clip.dim
+    }
+
     /// The learned *logarithm* of the factor on cosines.
     pub fn logit_scale(&self) -> f32 {
         Encoder::logit_scale(self.model)
@@ -126,6 +131,16 @@ impl<'a> Survey<'a> {
         let (text, store) = (self.texts(rows)?, &self.loader.store);
         let captions = rows.iter().map(|&row| store.caption_number(row)).collect();
         Ok(Embedded { image, text, captions })
+    }
+
+    /// Captions of these rows as they are written, `[N, D]`, embedded in batches.
+    pub fn captions(&mut self, rows: &[u32]) -> Result<UnitRows> {
+        let Loader { batch_size, ranks, .. } = *self.loader;
+        let mut all = UnitRows::normalize(Vec::new(), self.dim());
+        for batch in rows.chunks(batch_size / ranks) {
+            all.extend(&self.texts(batch)?);
+        }
+        Ok(all)
     }
 
     /// Captions of a batch as they are written, `[B, D]`.

@@ -308,10 +308,10 @@ impl<'a> Run<'a> {
             self.begin_epoch(epoch, watch)?;
         }
         let Self { config, loader, origin, trainer, journal, alarms, place, .. } = self;
-        let (selected, none) = (trainer.method.selected(), Tally::default());
+        let (selected, none) = (trainer.method.selected(epoch), Tally::default());
         let views = trainer.method.views(epoch);
         let mut last = Instant::now(); // end of the step before: waiting for a batch counts
-        loader.each(epoch, selected.as_deref(), views, place.batches, |batch| -> Result<()> {
+        loader.each(epoch, &selected, views, place.batches, |batch| -> Result<()> {
             let rows = batch.rows.clone();
             let report = trainer.step(batch)?;
             let seconds = last.elapsed().as_secs_f64();

@@ -9,6 +9,7 @@
 //! | `cpu` | loops and matrix products on slices, the only place for `unsafe` |
 //! | `info_nce` | the loss over a similarity matrix, on candle's tensors |
 //! | `agreement` | how far each pair of a data set stands out, on slices |
+//! | `draw` | keys that are drawn by their softmax, on slices |
 //! | `gradients` | what parameters get, in one buffer |
 //! | `nearest` | the greatest of many dot products |
 //! | `neighbors` | the nearest of many rows to each of many |
@@ -24,6 +25,7 @@ mod composed;
 mod cpu;
 #[cfg(any(test, feature = "cuda"))]
 pub(crate) mod cuda;
+mod draw;
 mod gradients;
 mod graph;
 mod info_nce;
@@ -40,6 +42,7 @@ use candle_core::{CpuStorage, DType, Error, Layout, Result, Storage, Tensor};
 
 pub use agreement::{PairRows, agreement};
 pub(crate) use composed::Composed;
+pub use draw::draw;
 pub use gradients::Gradients;
 pub(crate) use graph::{BatchStatistics, Columns, ConvNorm, Graph, Linear, ONE, Seen, Window};
 pub use info_nce::{Equals, info_nce, info_nce_one_way};

@@ -11,7 +11,7 @@ use terminal::{Context, Report};
 use trainer::{
     augment::Augment,
     config,
-    data::{Loader, Store, Views},
+    data::{Loader, Selection, Store, Views},
     gpu::Gpu,
     method,
     step::Trainer,
@@ -58,7 +58,7 @@ pub(crate) fn share(
 /// Pairs per second of an epoch without steps.
 fn rate(loader: &Loader) -> Result<f64, Report> {
     let began = Instant::now();
-    loader.each(1, None, Views::One, 0, |batch| -> Result<(), Report> {
+    loader.each(1, &Selection::default(), Views::One, 0, |batch| -> Result<(), Report> {
         drop(batch);
         Ok(())
     })?;
@@ -68,7 +68,7 @@ fn rate(loader: &Loader) -> Result<f64, Report> {
 /// Steps from batch `from` to the end; how long they waited for their batches.
 fn epoch(loader: &Loader, trainer: &mut Trainer, from: usize) -> Result<Duration, Report> {
     let (mut waited, mut last) = (Duration::ZERO, Instant::now());
-    loader.each(1, None, Views::One, from, |batch| -> Result<(), Report> {
+    loader.each(1, &Selection::default(), Views::One, from, |batch| -> Result<(), Report> {
         waited += last.elapsed();
         trainer.step(batch)?;
         last = Instant::now();

@@ -304,6 +304,12 @@ mod tests {
             let counts = format!("{key}` must be less, so that the run has less than 2^32 epochs");
             check(&format!("{key} = 4294967290"), Some(&counts));
         }
+        let both =
+            "doubted` must be `left-out` unless `believer_epochs` and `scout_epochs` are above 0";
+        check("doubted = 'recaptioned'", None);
+        for line in ["score = 'pool'", "believer_epochs = 0", "scout_epochs = 0"] {
+            check(&format!("doubted = 'recaptioned'\n{line}"), Some(both));
+        }
         check("views = 1", None);
         check("views = 0", Some("views` must be 1 or 2"));
         check("references = 2", None);

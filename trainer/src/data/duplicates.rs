@@ -153,8 +153,15 @@ impl Copies {
     }
 
     /// Those of `rows` that `epoch` trains on, in their order: drawn by (seed, epoch), so that the
-    /// captions of a picture that has several are all used in the end.
-    pub(super) fn capped(&self, rows: &[u32], seed: u64, epoch: u32) -> Vec<u32> {
+    /// captions of a picture that has several are all used in the end. A row counts in the cluster of
+    /// the row that `of` says.
+    pub(super) fn capped(
+        &self,
+        rows: &[u32],
+        of: impl Fn(u32) -> u32,
+        seed: u64,
+        epoch: u32,
+    ) -> Vec<u32> {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         rng.set_stream(CHOICE | u64::from(epoch));
         let mut order: Vec<usize> = (0..rows.len()).collect();
@@ -162,7 +169,7 @@ impl Copies {
         let mut counts: HashMap<u32, usize> = HashMap::new();
         let mut stays = vec![false; rows.len()];
         for at in order {
-            let count = counts.entry(self.clusters[rows[at] as usize]).or_default();
+            let count = counts.entry(self.clusters[of(rows[at]) as usize]).or_default();
             *count += 1;
             stays[at] = *count <= self.max;
         }
@@ -254,7 +261,8 @@ mod tests {
     fn of_each_cluster_as_many_stay_as_may() {
         let clusters: Vec<u32> = (0..60).map(|row| row % 7).collect();
         let rows: Vec<u32> = (0..60).filter(|row| row % 5 != 0).collect();
-        let kept = |max, epoch| Copies::new(clusters.clone(), max).capped(&rows, 1, epoch);
+        let kept =
+            |max, epoch| Copies::new(clusters.clone(), max).capped(&rows, |row| row, 1, epoch);
         let three = kept(3, 1);
         assert!(three.is_sorted() && three.iter().all(|row| rows.contains(row)), "{three:?}");
         let of = |cluster| three.iter().filter(|&&row| clusters[row as usize] == cluster).count();

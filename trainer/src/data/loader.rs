@@ -9,7 +9,7 @@ use clip::{
 };
 use sha2::{Digest, Sha256};
 
-use super::{Store, order};
+use super::{Selection, Store, order};
 use crate::{
     augment::{Augment, View},
     error::Result,
@@ -106,12 +106,12 @@ impl Loader {
     pub fn each<E: From<crate::Error>>(
         &self,
         epoch: u32,
-        selected: Option<&[u32]>,
+        selected: &Selection,
         views: Views,
         from: usize,
         mut step: impl FnMut(Batch) -> Result<(), E>,
     ) -> Result<(), E> {
-        let rows = self.store.of_epoch(selected.unwrap_or(self.store.rows()), self.seed, epoch);
+        let rows = self.store.of_epoch(selected, self.seed, epoch);
         let batches = self.batches();
         let order = order(&rows, batches * self.batch_size, self.batch_size, self.seed, epoch);
         let rows = |number: usize| &order[number * self.batch_size..][..self.batch_size];
@@ -120,7 +120,7 @@ impl Loader {
                 let (sender, receiver) = mpsc::sync_channel(AHEAD);
                 scope.spawn(move || {
                     for number in (from + worker..batches).step_by(self.workers) {
-                        if sender.send(self.batch(rows(number), views, epoch)).is_err() {
+                        if sender.send(self.batch(rows(number), selected, views, epoch)).is_err() {
                             break; // the step failed and hung up
                         }
                     }
@@ -151,9 +151,8 @@ impl Loader {
         Ok(())
     }
 
-    /// A caption, varied as [`Loader::pixels`] does it.
-    fn text(&self, row: u32, variation: Option<(u32, View)>) -> String {
-        let caption = self.store.caption(row);
+    /// The caption that comes with a picture, varied as [`Loader::pixels`] does it.
+    fn text(&self, caption: &str, row: u32, variation: Option<(u32, View)>) -> String {
         match variation {
             None => caption.to_owned(),
             Some((epoch, View::Second)) => self.augment.second_caption(caption, epoch, row),
@@ -161,7 +160,7 @@ impl Loader {
         }
     }
 
-    fn batch(&self, rows: &[u32], views: Views, epoch: u32) -> Result<Batch> {
+    fn batch(&self, rows: &[u32], selected: &Selection, views: Views, epoch: u32) -> Result<Batch> {
         let (count, side) = (rows.len() / self.ranks, self.clip.image.image_size());
         let mut pixels = vec![0.0; views.count() * count * 3 * side * side];
         let mut texts = Vec::with_capacity(views.count() * count);
@@ -170,11 +169,12 @@ impl Loader {
             let variation = view.filter(|_| self.augment.is_on(epoch)).map(|view| (epoch, view));
             for (&row, planes) in rows[self.rank * count..][..count].iter().zip(&mut planes) {
                 self.pixels(row, variation, planes)?;
-                texts.push(self.text(row, variation));
+                texts.push(self.text(self.store.caption(selected.caption_of(row)), row, variation));
             }
         }
         let tokens = self.tokenizer.encode(&texts)?.trimmed(self.clip.text.end());
-        let captions = rows.iter().map(|&row| self.store.caption_number(row)).collect();
+        let captions = rows.iter().map(|&row| self.store.caption_number(selected.caption_of(row)));
+        let captions = captions.collect();
         Ok(Batch { pixels, tokens, rows: rows.to_vec(), captions, epoch })
     }
 }
@@ -234,7 +234,9 @@ mod tests {
     #[test]
     fn views_come_one_after_the_other() -> Result<()> {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let batch = |views, varied| loader(folder.path(), (0, 1), varied)?.batch(&ROWS, views, 1);
+        let batch = |views, varied| {
+            loader(folder.path(), (0, 1), varied)?.batch(&ROWS, &Selection::default(), views, 1)
+        };
         let (as_it_is, varied) = (batch(Views::One, false)?, batch(Views::One, true)?);
         let (as_it_is, varied) = (&views(&as_it_is, 1)[0], &views(&varied, 1)[0]);
         assert!(as_it_is.0 != varied.0 && as_it_is.1 != varied.1);
@@ -253,9 +255,10 @@ mod tests {
         let pairs: Vec<_> = (0..12).map(|row| (row / 3, format!("Number {}.", row % 6))).collect();
         let mut loader = of_pairs(folder.path(), &pairs, false)?;
         loader.batch_size = 2;
-        let rows = |loader: &Loader, epoch, selected, from| -> Result<Vec<u32>> {
-            let mut rows = Vec::new();
-            loader.each(epoch, selected, Views::One, from, |batch| {
+        let rows = |loader: &Loader, epoch, selected: Option<&[u32]>, from| -> Result<Vec<u32>> {
+            let rows = selected.map(Into::into);
+            let (selected, mut rows) = (Selection { rows, ..Default::default() }, Vec::new());
+            loader.each(epoch, &selected, Views::One, from, |batch| {
                 rows.extend(batch.rows);
                 Ok::<_, crate::Error>(())
             })?;
@@ -279,13 +282,44 @@ mod tests {
         let mut loader = of_pairs(folder.path(), &pairs, false)?;
         loader.store.cap_captions(1);
         assert_eq!(loader.store.epoch_rows(), 6, "rows 0 and 6, 1 and 7, ... have one caption");
+        let of = |recaptioned: &[(u32, u32)]| {
+            let selected =
+                Selection { recaptioned: recaptioned.into(), ..Selection::of([1, 2, 7].into()) };
+            loader.store.of_epoch(&selected, 7, 1).len()
+        };
+        assert_eq!((of(&[]), of(&[(7, 0)]), of(&[(7, 0), (2, 6)])), (2, 3, 2), "as it is shown");
+        Ok(())
+    }
+
+    #[test]
+    fn a_picture_may_come_with_the_caption_of_another_pair() -> Result<()> {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let loader = loader(folder.path(), (0, 1), false)?;
+        let selected = Selection { recaptioned: [(0, 3)].into(), ..Default::default() };
+        let own = loader.batch(&ROWS, &Selection::default(), Views::One, 1)?;
+        let other = loader.batch(&ROWS, &selected, Views::One, 1)?;
+        assert_eq!(other.rows, ROWS);
+        assert_eq!(other.pixels, own.pixels);
+        assert_eq!((own.captions, other.captions), (vec![2, 0, 3, 1], vec![2, 3, 3, 1]));
+        let ids = |batch: &TokenBatch| -> Vec<Vec<u32>> {
+            batch.ids().chunks_exact(batch.length()).map(<[u32]>::to_vec).collect()
+        };
+        let (own, other) = (ids(&own.tokens), ids(&other.tokens));
+        assert_eq!(other, [0, 2, 2, 3].map(|at| own[at].clone()));
         Ok(())
     }
 
     #[test]
     fn each_rank_has_its_part_of_every_view() -> Result<()> {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let batch = |place| loader(folder.path(), place, true)?.batch(&ROWS, Views::TwoVaried, 1);
+        let batch = |place| {
+            loader(folder.path(), place, true)?.batch(
+                &ROWS,
+                &Selection::default(),
+                Views::TwoVaried,
+                1,
+            )
+        };
         let whole = batch((0, 1))?;
         for rank in 0..2 {
             let part = batch((rank, 2))?;

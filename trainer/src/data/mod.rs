@@ -5,7 +5,8 @@
 //! | `manifest` · `shards` | tables of pairs · tars of pairs |
 //! | `row` · `image` | one pair and what it may hold · where its picture lies |
 //! | `store` | decoded pictures, and the rows without one |
-//! | `sampler` · `loader` | the order of an epoch · threads that make its batches |
+//! | `selection` · `sampler` | which pairs an epoch trains on · their order |
+//! | `loader` | threads that make batches |
 
 mod duplicates;
 #[cfg(test)]
@@ -15,6 +16,7 @@ mod loader;
 mod manifest;
 mod row;
 mod sampler;
+mod selection;
 mod shards;
 mod store;
 
@@ -24,4 +26,5 @@ pub use manifest::{Keys, Manifest, Reading};
 pub(crate) use row::CAPTION_BYTES_MAX;
 pub use row::{Classes, Place, Row};
 pub use sampler::order;
+pub use selection::Selection;
 pub use store::{Skipped, Store};

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use super::{
-    ImageSource, Manifest, Row,
+    ImageSource, Manifest, Row, Selection,
     duplicates::{Copies, Look, clusters},
 };
 use crate::error::{Error, Result};
@@ -27,8 +27,10 @@ pub struct Store {
     /// Rows that can be read.
     rows: Vec<u32>,
     skipped: Vec<Skipped>,
-    /// Of pictures and of captions, where they were looked for.
-    copies: Vec<Copies>,
+    /// Pictures that are nearly the same, where they were looked for.
+    same_pictures: Option<Copies>,
+    /// Captions of the same words, where they were looked for.
+    same_captions: Option<Copies>,
     epoch_rows: usize,
     /// Number of each row's caption.
     captions: Vec<u32>,
@@ -97,8 +99,18 @@ impl Store {
         let captions = numbered(manifest.rows.iter().map(|row| &row.caption));
         let sha256 = hash.finalize().into();
         let epoch_rows = rows.len();
-        let copies = Vec::new();
-        Ok(Self { manifest, side, pictures, rows, skipped, copies, epoch_rows, captions, sha256 })
+        Ok(Self {
+            manifest,
+            side,
+            pictures,
+            rows,
+            skipped,
+            same_pictures: None,
+            same_captions: None,
+            epoch_rows,
+            captions,
+            sha256,
+        })
     }
 
     /// Looks for pictures that are nearly the same, of which an epoch trains on `max`.
@@ -109,7 +121,8 @@ impl Store {
         for (&row, cluster) in self.rows.iter().zip(clusters(&looks)) {
             of_rows[row as usize] = cluster;
         }
-        self.cap(Copies::new(of_rows, max));
+        self.same_pictures = Some(Copies::new(of_rows, max));
+        self.count_rows();
         Ok(())
     }
 
@@ -117,12 +130,12 @@ impl Store {
     pub fn cap_captions(&mut self, max: usize) {
         let plain = self.manifest.rows.iter().map(|row| plain(&row.caption));
         let of_rows = numbered(plain);
-        self.cap(Copies::new(of_rows, max));
+        self.same_captions = Some(Copies::new(of_rows, max));
+        self.count_rows();
     }
 
-    fn cap(&mut self, copies: Copies) {
-        self.copies.push(copies);
-        self.epoch_rows = self.of_epoch(&self.rows, 0, 0).len();
+    fn count_rows(&mut self) {
+        self.epoch_rows = self.of_epoch(&Selection::default(), 0, 0).len();
     }
 
     /// Pairs that an epoch trains on, if all are asked for: what decides its length. If pictures
@@ -131,11 +144,19 @@ impl Store {
         self.epoch_rows
     }
 
-    /// Those of `rows` that `epoch` trains on: all that are no copies too many.
-    pub fn of_epoch<'a>(&self, rows: &'a [u32], seed: u64, epoch: u32) -> Cow<'a, [u32]> {
-        let mut rows = Cow::from(rows);
-        for copies in &self.copies {
-            rows = copies.capped(&rows, seed, epoch).into();
+    /// Those of the `selected` rows that `epoch` trains on: all that are no copies too many.
+    pub fn of_epoch<'a>(
+        &'a self,
+        selected: &'a Selection,
+        seed: u64,
+        epoch: u32,
+    ) -> Cow<'a, [u32]> {
+        let mut rows = Cow::from(selected.rows.as_deref().unwrap_or(&self.rows));
+        if let Some(pictures) = &self.same_pictures {
+            rows = pictures.capped(&rows, |row| row, seed, epoch).into();
+        }
+        if let Some(captions) = &self.same_captions {
+            rows = captions.capped(&rows, |row| selected.caption_of(row), seed, epoch).into();
         }
         rows
     }

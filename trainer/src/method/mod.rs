@@ -9,15 +9,13 @@ mod roclip;
 mod safeclip;
 mod sieve;
 
-use std::sync::Arc;
-
 use ::clip::config::Tower;
 use candle_core::{Device, Tensor};
 use serde::Serialize;
 
 use crate::{
     config::{Config, MethodName},
-    data::Views,
+    data::{Selection, Views},
     doubted::Doubted,
     error::Result,
     optim::Schedule,
@@ -118,6 +116,9 @@ pub struct MethodReport {
     /// Pairs that are not doubted
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kept: Option<usize>,
+    /// Pictures of others that come with other captions
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recaptioned: Option<usize>,
     /// Data-set row of each image, and of the pooled caption that it was matched with: none if that
     /// is noise. Not recorded, but watched
     #[serde(skip)]
@@ -140,6 +141,7 @@ impl MethodReport {
             unique_neighbors: None,
             match_agreement: None,
             kept: None,
+            recaptioned: None,
             matched: None,
             enqueued: false,
             constants_only: false,
@@ -183,12 +185,12 @@ pub trait Method: Send {
         false
     }
 
-    /// Data-set rows that the epoch which has begun trains on, in rising order; all if `None`.
-    fn selected(&self) -> Option<Arc<[u32]>> {
-        None
+    /// The pairs that an epoch which has begun trains on.
+    fn selected(&self, _epoch: u32) -> Selection {
+        Selection::default()
     }
 
-    /// The pairs that the epoch leaves out, if it leaves out any; `rows` are all of the data set.
+    /// The pairs that are not trusted in this epoch, if there are any; `rows` are all of the data set.
     fn doubted(&self, _rows: &[u32]) -> Option<Vec<Doubted>> {
         None
     }

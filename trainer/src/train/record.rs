@@ -79,10 +79,15 @@ impl Run<'_> {
         let top1 = top1.unwrap_or_default();
         let rows = self.loader.store.rows();
         let doubted = self.trainer.method.doubted(rows);
-        let doubted =
-            doubted.map(|pairs| format!(", in doubt {} of {} pairs", pairs.len(), rows.len()));
-        let (epochs, doubted) = (self.config.parts().all(), doubted.unwrap_or_default());
-        format!("epoch {epoch}/{epochs}: loss {loss:.3}{top1}{doubted}")
+        let mut doubts = doubted
+            .map(|pairs| format!(", in doubt {} of {} pairs", pairs.len(), rows.len()))
+            .unwrap_or_default();
+        let recaptioned = self.trainer.method.selected(epoch).recaptioned.len();
+        if recaptioned > 0 {
+            doubts += &format!(", {recaptioned} of them with other captions");
+        }
+        let epochs = self.config.parts().all();
+        format!("epoch {epoch}/{epochs}: loss {loss:.3}{top1}{doubts}")
     }
 }
 

@@ -37,8 +37,11 @@ pub struct Sieve {
     /// Greatest share of the pairs that the last epoch keeps, or, with a scout, the model, 0.5 to
     /// 1; between the two it changes evenly
     pub kept_last: f64,
-    /// What becomes of the pairs in doubt: `left-out`, or `matched` with the captions of a pool
-    pub doubted: Fate,
+    /// What becomes of the pairs in doubt: `left-out`; `recaptioned`, so that in the first half of its
+    /// epochs (rounded down) the model learns the pictures with most neighbors in doubt with captions
+    /// that, to the scout, they say more than their own, and not the others; or `matched` with the
+    /// captions of a pool. Unless given, with a believer and a scout `recaptioned`, else `left-out`
+    pub doubted: Option<Fate>,
 }
 
 choice! {
@@ -64,6 +67,9 @@ choice! {
     Fate {
         /// They are not trained on
         LeftOut,
+        /// They are not trained on, but for pictures with most neighbors in doubt, which the model
+        /// learns for half of its epochs with other captions
+        Recaptioned,
         /// Their images are pulled to the nearest pooled captions, as RoCLIP's are
         Matched,
     }
@@ -82,7 +88,7 @@ impl Default for Sieve {
             split: Split::Mixture,
             kept_first: 1.0,
             kept_last: 1.0,
-            doubted: Fate::LeftOut,
+            doubted: None,
         }
     }
 }
@@ -90,7 +96,7 @@ impl Default for Sieve {
 impl Sieve {
     /// Whether there are captions of the last steps to compare or to match with.
     pub fn has_pool(&self) -> bool {
-        self.score == Score::Pool || self.doubted == Fate::Matched
+        self.score == Score::Pool || self.doubted == Some(Fate::Matched)
     }
 
     /// The parts of a run whose model has `epochs`.
@@ -101,10 +107,18 @@ impl Sieve {
         Parts { believer, scout, model: epochs }
     }
 
+    /// What becomes of the pairs in doubt, if the model has `epochs`.
+    pub fn fate(&self, epochs: u32) -> Fate {
+        let Parts { believer, scout, .. } = self.parts(epochs);
+        let usual = if believer.min(scout) > 0 { Fate::Recaptioned } else { Fate::LeftOut };
+        self.doubted.unwrap_or(usual)
+    }
+
     /// Writes out what depends on the `epochs` of the model.
     pub(super) fn fill_in(&mut self, epochs: u32) {
-        let Parts { believer, scout, .. } = self.parts(epochs);
+        let (Parts { believer, scout, .. }, fate) = (self.parts(epochs), self.fate(epochs));
         (self.believer_epochs, self.scout_epochs) = (Some(believer), Some(scout));
+        self.doubted = Some(fate);
     }
 
     pub(super) fn check(&self, epochs: u32, problems: &mut Problems) {
@@ -116,6 +130,9 @@ impl Sieve {
             let limits = "0 where `score` is `pool` or `doubted` is `matched`";
             require(epochs == 0 || !self.has_pool(), key, limits);
         }
+        let is_known = parts.believer.min(parts.scout) > 0;
+        let limits = "`left-out` unless `believer_epochs` and `scout_epochs` are above 0";
+        require(is_known || self.doubted != Some(Fate::Recaptioned), "doubted", limits);
         let sum = parts.believer.checked_add(parts.scout);
         let counts = sum.and_then(|sum| sum.checked_add(epochs)).is_some();
         let greater = if parts.believer > parts.scout { "believer_epochs" } else { "scout_epochs" };
@@ -215,6 +232,26 @@ mod tests {
         assert_eq!(parts(Sieve::default(), 9), (5, 5, 9));
         assert_eq!(parts(Sieve { scout_epochs: Some(2), ..Default::default() }, 9), (5, 2, 9));
         assert_eq!(parts(Sieve { score: Score::Pool, ..Default::default() }, 9), (0, 0, 9));
-        assert_eq!(parts(Sieve { doubted: Fate::Matched, ..Default::default() }, 9), (0, 0, 9));
+        assert_eq!(
+            parts(Sieve { doubted: Some(Fate::Matched), ..Default::default() }, 9),
+            (0, 0, 9)
+        );
+    }
+
+    #[test]
+    fn other_captions_need_both_that_are_given_up() {
+        let fate = |believer, scout, doubted| {
+            let (believer_epochs, scout_epochs) = (Some(believer), Some(scout));
+            let mut sieve = Sieve { believer_epochs, scout_epochs, doubted, ..Default::default() };
+            let fate = sieve.fate(8);
+            sieve.fill_in(8);
+            assert_eq!(sieve.doubted, Some(fate));
+            fate
+        };
+        assert_eq!(fate(4, 4, None), Fate::Recaptioned);
+        assert_eq!(fate(4, 4, Some(Fate::LeftOut)), Fate::LeftOut);
+        assert_eq!([fate(0, 4, None), fate(4, 0, None), fate(0, 0, None)], [Fate::LeftOut; 3]);
+        assert_eq!(Sieve::default().fate(8), Fate::Recaptioned);
+        assert_eq!(Sieve { score: Score::Pool, ..Default::default() }.fate(8), Fate::LeftOut);
     }
 }

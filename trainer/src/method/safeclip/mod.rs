@@ -158,7 +158,9 @@ impl Method for Safeclip {
         let split = self.split.as_ref()?; // in the order of the data set
         let all = rows.iter().zip(&split.cosines);
         let risky = all.filter(|(row, _)| !split.is_safe(**row));
-        Some(risky.map(|(&row, &agreement)| Doubted { row, agreement, company: None }).collect())
+        let doubted =
+            |(&row, &agreement)| Doubted { row, agreement, company: None, recaptioned: false };
+        Some(risky.map(doubted).collect())
     }
 
     fn loss(&mut self, pairs: &Pairs, logit_scale: &Tensor) -> Result<MethodLoss> {

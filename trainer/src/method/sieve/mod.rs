@@ -6,6 +6,7 @@ mod ask;
 mod kept;
 mod neighbors;
 mod pooled;
+mod recaption;
 
 use std::sync::Arc;
 
@@ -16,10 +17,12 @@ use self::{
     ask::ask,
     kept::{kept, kept_in_company},
     neighbors::Neighbors,
+    recaption::Recaptions,
 };
 use super::{Method, MethodLoss, MethodReport, Pairs, Phase, Sizes, Towers, roclip};
 use crate::{
     config::{self, Config, Fate, Parts, Score, Wrap},
+    data::Selection,
     doubted::Doubted,
     error::Result,
     optim::Schedule,
@@ -32,6 +35,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Sieve {
     settings: config::Sieve,
+    fate: Fate,
     /// Pairs of the data set.
     count: usize,
     parts: Parts,
@@ -43,6 +47,8 @@ pub struct Sieve {
     neighbors: Neighbors,
     /// Share of each pair's neighbors that are in doubt by themselves, since they were last asked.
     company: Vec<f32>,
+    /// What the model learns of the pairs in doubt, since the verdict.
+    recaptions: Recaptions,
     /// What the steps of this epoch say, where they are asked.
     fresh: Vec<f32>,
     /// Data-set rows, once the first epoch is sieved.
@@ -64,12 +70,14 @@ impl Sieve {
         Ok(Self {
             pool: settings.has_pool().then(pool).transpose()?,
             parts: config.parts(),
+            fate: settings.fate(config.optim.epochs),
             settings,
             count,
             seed: config.seed,
             agreement: Vec::new(),
             neighbors: Neighbors::default(),
             company: Vec::new(),
+            recaptions: Recaptions::default(),
             fresh: Vec::new(),
             kept: None,
         })
@@ -87,6 +95,36 @@ impl Sieve {
             if !new.is_nan() {
                 *old = if old.is_nan() { new } else { smoothing * *old + (1.0 - smoothing) * new };
             }
+        }
+    }
+
+    /// Other captions for the pictures in the worst company, once the verdict is known.
+    fn recaption(&mut self, survey: &mut Survey<'_>) -> Result<()> {
+        let (rows, kept) = (survey.rows(), self.kept.as_deref().unwrap_or_default());
+        let pictures = recaption::in_worst_company(rows, kept, &self.company);
+        let (epochs, how) = (self.recaptioned_epochs(), (self.seed, self.settings.views));
+        self.recaptions = Recaptions::draw(pictures, kept, epochs, how, survey)?;
+        Ok(())
+    }
+
+    /// Rows of the captions with which pictures come in `epoch` that have their own no more.
+    fn other_captions(&self, epoch: u32) -> &[u32] {
+        let own = epoch.checked_sub(self.parts.given_up() + 1);
+        own.map(|epoch| self.recaptions.captions_in(epoch)).unwrap_or_default()
+    }
+
+    /// So many of the model's epochs, the first ones, have pictures with other captions.
+    fn recaptioned_epochs(&self) -> u32 {
+        self.parts.model / 2
+    }
+
+    /// What happens to pairs in `epoch`, which has begun.
+    fn phase(&self, epoch: u32) -> Phase {
+        match &self.kept {
+            _ if epoch <= self.parts.believer => Phase::Believer,
+            _ if epoch <= self.parts.given_up() => Phase::Scout,
+            Some(_) => Phase::Sieve,
+            None => Phase::Warmup,
         }
     }
 
@@ -140,10 +178,10 @@ impl Sieve {
     /// The loss of a batch that holds all kinds of pairs.
     fn loss_of_all(&self, pairs: &Pairs, pool: &Pool, scale: &Tensor) -> Result<Tensor> {
         let (image, text) = (&pairs.image, &pairs.text);
-        Ok(match (self.trusts(pairs), self.settings.doubted) {
+        Ok(match (self.trusts(pairs), self.fate) {
             (None, _) => info_nce(image, text, scale, Equals::Negatives)?,
             (Some(kept), Fate::Matched) => pooled::matched(pool, pairs, &kept, scale)?,
-            (Some(kept), Fate::LeftOut) => {
+            (Some(kept), Fate::LeftOut | Fate::Recaptioned) => {
                 let mut kept: Vec<u32> =
                     (0..).zip(kept).filter_map(|(at, is_kept)| is_kept.then_some(at)).collect();
                 if kept.is_empty() {
@@ -188,7 +226,11 @@ impl Method for Sieve {
         if epoch < self.first() || self.agreement.is_empty() {
             return Ok(None);
         }
-        Ok(self.sift(epoch, rows))
+        let warning = self.sift(epoch, rows);
+        if epoch == self.parts.verdict() && self.fate == Fate::Recaptioned {
+            self.recaption(survey)?;
+        }
+        Ok(warning)
     }
 
     fn starts_over(&self, epoch: u32) -> bool {
@@ -201,8 +243,11 @@ impl Method for Sieve {
         schedule.lr_within(steps(part.start() - 1)..steps(*part.end()), step)
     }
 
-    fn selected(&self) -> Option<Arc<[u32]>> {
-        self.kept.clone().filter(|_| self.pool.is_none())
+    fn selected(&self, epoch: u32) -> Selection {
+        let rows = self.kept.clone().filter(|_| self.pool.is_none());
+        let pictures = self.recaptions.pictures().iter().copied();
+        let captions = self.other_captions(epoch).iter().copied();
+        Selection::recaptioned(rows, pictures.zip(captions).collect())
     }
 
     fn doubted(&self, rows: &[u32]) -> Option<Vec<Doubted>> {
@@ -213,19 +258,16 @@ impl Method for Sieve {
             row,
             agreement,
             company: self.company.get(pair).copied(),
+            recaptioned: self.recaptions.pictures().binary_search(&row).is_ok(),
         });
         Some(doubted.collect())
     }
 
     fn loss(&mut self, pairs: &Pairs, logit_scale: &Tensor) -> Result<MethodLoss> {
-        let phase = match &self.kept {
-            _ if pairs.epoch <= self.parts.believer => Phase::Believer,
-            _ if pairs.epoch <= self.parts.given_up() => Phase::Scout,
-            Some(_) => Phase::Sieve,
-            None => Phase::Warmup,
-        };
+        let phase = self.phase(pairs.epoch);
         let kept = self.kept.as_ref().map(|kept| kept.len());
-        let mut report = MethodReport { kept, ..MethodReport::new(phase) };
+        let recaptioned = Some(self.other_captions(pairs.epoch).len()).filter(|&count| count > 0);
+        let mut report = MethodReport { kept, recaptioned, ..MethodReport::new(phase) };
         let Some(mut pool) = self.pool.take() else {
             // Of the pairs that are kept: others are not selected.
             let loss = info_nce(&pairs.image, &pairs.text, logit_scale, Equals::Negatives)?;
@@ -260,6 +302,10 @@ impl Method for Sieve {
         if !self.neighbors.is_empty() {
             state.numbers(NEIGHBORS, self.neighbors.places().to_vec());
         }
+        if !self.recaptions.pictures().is_empty() {
+            state.numbers(RECAPTIONED, self.recaptions.pictures().to_vec());
+            state.numbers(CAPTIONS, self.recaptions.captions().to_vec());
+        }
         if let Some(pool) = &self.pool {
             pool.keep(POOL, &mut state)?;
         }
@@ -272,6 +318,11 @@ impl Method for Sieve {
         let kept = state.take_numbers(KEPT_ROWS);
         let neighbors = state.take_numbers(NEIGHBORS).unwrap_or_default();
         let Some(neighbors) = Neighbors::restore(neighbors, self.count) else { return false };
+        let mut numbers = |name| state.take_numbers(name).unwrap_or_default();
+        let (pictures, captions) = (numbers(RECAPTIONED), numbers(CAPTIONS));
+        let (all, epochs) = (kept.as_deref().unwrap_or_default(), self.recaptioned_epochs());
+        let recaptions = Recaptions::restore(pictures, captions, all, epochs);
+        let Some(recaptions) = recaptions else { return false };
         let sound = agreement.as_ref().is_none_or(|scores| scores.len() == self.count)
             && (agreement.is_some() || kept.is_none())
             && (fresh.is_none() || self.settings.score == Score::Pool)
@@ -283,17 +334,19 @@ impl Method for Sieve {
         }
         (self.agreement, self.fresh) = (agreement.unwrap_or_default(), fresh.unwrap_or_default());
         (self.kept, self.neighbors) = (kept.map(Into::into), neighbors);
-        self.company = company.unwrap_or_default();
+        (self.company, self.recaptions) = (company.unwrap_or_default(), recaptions);
         state.is_empty()
     }
 }
 
 const AGREEMENT: &str = "sieve/agreement";
+const CAPTIONS: &str = "sieve/captions";
 const COMPANY: &str = "sieve/company";
 const FRESH: &str = "sieve/fresh";
 const KEPT_ROWS: &str = "sieve/kept";
 const NEIGHBORS: &str = "sieve/neighbors";
 const POOL: &str = "pool";
+const RECAPTIONED: &str = "sieve/recaptioned";
 
 #[cfg(test)]
 mod tests;

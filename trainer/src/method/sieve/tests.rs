@@ -42,9 +42,12 @@ fn scores_are_smoothed_and_come_back_from_a_checkpoint() -> Result<()> {
     let mut other = new(2)?;
     assert!(other.restore(one.state()?));
     assert_eq!(other.agreement, [-3.0, -2.0]);
-    assert_eq!(other.selected(), Some([7].into()));
+    assert_eq!(other.selected(3), Selection::of([7].into()));
     let doubted = one.doubted(&[2, 7]);
-    assert_eq!(doubted, Some(vec![Doubted { row: 2, agreement: -3.0, company: None }]));
+    assert_eq!(
+        doubted,
+        Some(vec![Doubted { row: 2, agreement: -3.0, company: None, recaptioned: false }])
+    );
     let mut half = one.state()?;
     half.take_floats(AGREEMENT);
     assert!(!other.restore(half));
@@ -91,11 +94,12 @@ fn the_share_that_may_be_kept_rises_to_all() -> Result<()> {
 fn a_pair_in_doubt_has_no_part_in_the_loss_or_takes_a_pooled_caption() -> Result<()> {
     let scale = Tensor::new(0f32, &Device::Cpu)?;
     let loss = |doubted, score, kept: &[u32]| -> Result<f32> {
-        let mut sieve = sieve(config::Sieve { doubted, score, ..Default::default() }, 8)?;
+        let mut sieve =
+            sieve(config::Sieve { doubted: Some(doubted), score, ..Default::default() }, 8)?;
         sieve.loss(&pairs([RIGHT, UP], 0)?, &scale)?; // into the pool, which holds four
         sieve.loss(&pairs([RIGHT, UP], 2)?, &scale)?;
         sieve.kept = Some(kept.into());
-        assert_eq!(sieve.selected(), None, "all are in the batches");
+        assert_eq!(sieve.selected(1), Selection::default(), "all are in the batches");
         let MethodLoss { loss, report, .. } = sieve.loss(&pairs([UP, UP], 4)?, &scale)?;
         assert_eq!((report.phase, report.pool_filled), (Phase::Sieve, Some(4)));
         Ok(loss.to_scalar::<f32>()?)
@@ -153,6 +157,35 @@ fn each_part_begins_with_new_towers_and_its_own_rise_of_the_rate() -> Result<()>
         assert_eq!(rate(epoch, first + steps / 10 - 1), 1.0, "epoch {epoch}");
     }
     assert!(rate(2, 19) < 0.02 && rate(5, 49) < 0.01 && rate(15, 149) < 0.001);
+    Ok(())
+}
+
+#[test]
+fn the_model_learns_pictures_in_doubt_with_other_captions() -> Result<()> {
+    let settings = config::Sieve { scout_epochs: Some(2), ..Default::default() };
+    let new = || sieve(settings.clone(), 6);
+    let mut one = new()?;
+    (one.agreement, one.kept) = (vec![-1.0; 6], Some([0, 3, 4].into()));
+    let captions = [3, 0, 4, 0, 3, 0, 4, 0, 3, 0].to_vec();
+    let recaptions = Recaptions::restore(vec![1, 5], captions, &[0, 3, 4], 5);
+    one.recaptions = recaptions.expect("two in five epochs");
+    let scout = one.selected(2);
+    assert_eq!(scout, Selection::of([0, 3, 4].into()));
+    let mut other = new()?;
+    assert!(other.restore(one.state()?));
+    for (epoch, caption) in [(3, 3), (4, 4), (7, 3)] {
+        let model = other.selected(epoch);
+        assert_eq!(model.rows, Some([0, 1, 3, 4, 5].into()));
+        assert_eq!(*model.recaptioned, [(1, caption), (5, 0)]);
+        assert_eq!([0, 1, 5].map(|row| model.caption_of(row)), [0, caption, 0]);
+    }
+    assert_eq!(other.selected(8), Selection::of([0, 3, 4].into()), "the second half is plain");
+    let doubted = one.doubted(&[0, 1, 2, 3, 4, 5]).expect("three");
+    let doubted: Vec<_> = doubted.into_iter().map(|pair| (pair.row, pair.recaptioned)).collect();
+    assert_eq!(doubted, [(1, true), (2, false), (5, true)]);
+    let mut without = one.state()?;
+    without.take_numbers(CAPTIONS);
+    assert!(!new()?.restore(without), "pictures without captions");
     Ok(())
 }
 

@@ -1,0 +1,181 @@
+//! Captions for pictures in the worst company, by what the scout sees in them.
+
+use clip::{UnitRows, ops};
+use rand::{Rng, seq::index};
+use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
+
+use crate::{augment::View, error::Result, survey::Survey};
+
+/// The random stream of the draws; but for that of a pool's noise, which no scout has, no other.
+const CAPTIONS_STREAM: u64 = 5 << 61;
+/// Pairs among whose captions is drawn: so many embeddings are in memory.
+const CAPTIONS: usize = 1 << 14;
+/// Share of a pair's neighbors in doubt above which its picture is learned with other captions: it
+/// is likely to bear what makes them alike.
+const COMPANY_MIN: f32 = 0.5;
+
+/// Which captions some pictures come with, instead of their own, in the first epochs of a model.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Recaptions {
+    /// Data-set rows of the pictures, in rising order
+    pictures: Vec<u32>,
+    /// Of each epoch, one after the other, the data-set rows whose captions they come with
+    captions: Vec<u32>,
+}
+
+impl Recaptions {
+    /// Draws captions of `kept` pairs for `pictures`, for each of so many epochs; both are rows of
+    /// the data set in rising order. With z the unit row of a picture, t that of its own caption, t_j
+    /// those of others and σ the learned factor, the chance of a caption is its share in the softmax
+    /// of σ (z - t)·t_j: how much more likely the picture makes it than the own caption does. `views`
+    /// of each picture are asked, if they differ.
+    pub(super) fn draw(
+        pictures: Vec<u32>,
+        kept: &[u32],
+        epochs: u32,
+        (seed, views): (u64, u32),
+        survey: &mut Survey<'_>,
+    ) -> Result<Self> {
+        let (count, epochs) = (pictures.len(), epochs as usize);
+        if count * epochs == 0 {
+            return Ok(Self::default());
+        }
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        rng.set_stream(CAPTIONS_STREAM);
+        let sample: Vec<u32> = match kept.len() {
+            ..=CAPTIONS => kept.to_vec(),
+            all => index::sample(&mut rng, all, CAPTIONS).into_iter().map(|at| kept[at]).collect(),
+        };
+        let chances: Vec<f64> = (0..count * epochs).map(|_| rng.random()).collect();
+        let offered = survey.captions(&sample)?;
+        let mut captions = vec![0; count * epochs];
+        for batch in survey.batches(survey.rows()) {
+            let place = |&row: &u32| pictures.binary_search(&row).ok();
+            let (at, places): (Vec<usize>, Vec<usize>) = batch
+                .iter()
+                .enumerate()
+                .filter_map(|(at, row)| place(row).map(|place| (at, place)))
+                .unzip();
+            if places.is_empty() {
+                continue;
+            }
+            // With all others of the batch, so that it is one like those of training.
+            let seen = seen(&batch, views, survey)?.select(&at);
+            let rows: Vec<u32> = places.iter().map(|&place| pictures[place]).collect();
+            let said = survey.captions(&rows)?;
+            let queries = queries(&seen, &said, survey.logit_scale());
+            let chances = places.iter().flat_map(|place| &chances[place * epochs..][..epochs]);
+            let drawn = ops::draw(&queries, &offered, &chances.copied().collect::<Vec<_>>());
+            for (place, drawn) in places.into_iter().zip(drawn.chunks_exact(epochs)) {
+                for (epoch, &key) in drawn.iter().enumerate() {
+                    captions[epoch * count + place] = sample[key as usize];
+                }
+            }
+        }
+        Ok(Self { pictures, captions })
+    }
+
+    /// Data-set rows of the pictures, in rising order.
+    pub(super) fn pictures(&self) -> &[u32] {
+        &self.pictures
+    }
+
+    /// Data-set rows of the captions, epoch by epoch.
+    pub(super) fn captions(&self) -> &[u32] {
+        &self.captions
+    }
+
+    /// Data-set rows of the captions in an epoch of the model, counted from 0: none after the last
+    /// for which they were drawn.
+    pub(super) fn captions_in(&self, epoch: u32) -> &[u32] {
+        let mut epochs = self.captions.chunks_exact(self.pictures.len().max(1));
+        epochs.nth(epoch as usize).unwrap_or_default()
+    }
+
+    /// Out of a checkpoint; `None` if there is not a caption of a `kept` pair for each picture, which
+    /// is none of these, in each of so many epochs.
+    pub(super) fn restore(
+        pictures: Vec<u32>,
+        captions: Vec<u32>,
+        kept: &[u32],
+        epochs: u32,
+    ) -> Option<Self> {
+        let is_kept = |row: &u32| kept.binary_search(row).is_ok();
+        let fit = captions.len() == pictures.len() * epochs as usize
+            && pictures.is_sorted_by(|a, b| a < b)
+            && captions.iter().all(is_kept)
+            && !pictures.iter().any(is_kept);
+        fit.then_some(Self { pictures, captions })
+    }
+}
+
+/// Those of all `rows` that are not `kept` and of whose neighbors most are in doubt.
+pub(super) fn in_worst_company(rows: &[u32], kept: &[u32], company: &[f32]) -> Vec<u32> {
+    let all = rows.iter().zip(company);
+    let worst =
+        all.filter(|&(row, &company)| company > COMPANY_MIN && kept.binary_search(row).is_err());
+    worst.map(|(&row, _)| row).collect()
+}
+
+/// What is seen in the pictures of a batch, `[B, D]`: of two views that differ the mean.
+fn seen(batch: &[u32], views: u32, survey: &Survey<'_>) -> Result<UnitRows> {
+    let first = survey.images(batch, View::First)?;
+    if views < 2 || !survey.varies() {
+        return Ok(first);
+    }
+    let second = survey.images(batch, View::Second)?;
+    let both = first.values().iter().zip(second.values());
+    Ok(UnitRows::normalize(both.map(|(first, second)| first + second).collect(), first.dim()))
+}
+
+/// `[B, D]`, whose dot products with captions are logits: what pictures say more than their captions.
+fn queries(seen: &UnitRows, said: &UnitRows, logit_scale: f32) -> Vec<f32> {
+    let (factor, both) = (logit_scale.exp(), seen.values().iter().zip(said.values()));
+    both.map(|(seen, said)| factor * (seen - said)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_epoch_has_one_caption_for_each_picture() {
+        let restore = |pictures: &[u32], captions: &[u32], epochs| {
+            let kept = [1, 2, 3, 5, 6, 7];
+            Recaptions::restore(pictures.to_vec(), captions.to_vec(), &kept, epochs)
+        };
+        let three = restore(&[4, 9], &[1, 5, 2, 6, 3, 7], 3).expect("three for each of two");
+        assert_eq!(three.captions_in(0), [1, 5]);
+        assert_eq!(three.captions_in(2), [3, 7]);
+        assert_eq!(three.captions_in(3), [0; 0]);
+        assert_eq!(Recaptions::default().captions_in(1), [0; 0]);
+        assert_eq!(restore(&[4, 9], &[1, 2, 3, 5], 3), None, "too few");
+        assert_eq!(restore(&[9, 4], &[1, 2], 1), None, "not in order");
+        assert_eq!(restore(&[4, 9], &[1, 4], 1), None, "a caption of a pair in doubt");
+        assert_eq!(restore(&[4, 7], &[1, 2], 1), None, "a picture that is kept");
+    }
+
+    #[test]
+    fn other_captions_are_for_pairs_in_doubt_with_most_neighbors_in_doubt() {
+        let company = [0.6, 0.5, 0.9, 0.51, 0.0];
+        assert_eq!(in_worst_company(&[2, 3, 5, 7, 8], &[3, 5, 8], &company), [2, 7]);
+        assert_eq!(in_worst_company(&[2, 3], &[2], &[]), [0; 0], "nobody knows its company");
+    }
+
+    /// Of a picture that shows the first of three things and is said to show the second.
+    #[test]
+    fn what_a_picture_says_more_than_its_caption_is_likely() {
+        let row = |x: f32, y: f32, z: f32| UnitRows::normalize(vec![x, y, z], 3);
+        let query = queries(&row(0.9, 0.5, 0.1), &row(0.0, 1.0, 0.0), 20f32.ln());
+        let logit = |caption: &UnitRows| -> f32 {
+            query.iter().zip(caption.values()).map(|(query, value)| query * value).sum()
+        };
+        let [shown, said, other] =
+            [row(1.0, 0.0, 0.0), row(0.0, 1.0, 0.0), row(0.0, 0.0, 1.0)].map(|row| logit(&row));
+        let length = (0.81f32 + 0.25 + 0.01).sqrt();
+        let expected = [20.0 * 0.9 / length, 20.0 * (0.5 / length - 1.0), 20.0 * 0.1 / length];
+        for (found, expected) in [shown, said, other].into_iter().zip(expected) {
+            assert!((found - expected).abs() < 1e-4, "{found} {expected}");
+        }
+    }
+}
