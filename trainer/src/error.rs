@@ -355,7 +355,10 @@ pub enum Error {
         source: Box<Error>,
     },
     /// Too many images were refused.
-    #[error("{count} of {all} rows are unreadable, the limit is {:.1}%", 100.0 * max)]
+    #[error(
+        "{count} of {all} rows are unreadable, the limit is {:.1}% (`data.bad_rows_max`)",
+        100.0 * max
+    )]
     BadRows {
         /// Rows that cannot be read.
         count: usize,

@@ -156,35 +156,74 @@ fn read(place: &Place) -> Result<Vec<CellResult>> {
     Ok(results)
 }
 
-/// Writes the recipe, or compares it with the one that is there.
+/// Writes the recipe, or compares it with the one that is there, to which attacks and methods may be
+/// added.
 fn keep_recipe(place: &Place, recipe: &Recipe) -> Result<()> {
     let path = place.recipe();
     let mut own = serde_json::to_value(recipe).expect("a recipe that was read can be written");
     own["schema"] = "roclip/recipe/1".into();
-    if !path.exists() {
-        let text = serde_json::to_vec_pretty(&own).expect("it is JSON already");
-        return Ok(atomic_write(&path, &text)?);
+    if path.exists() {
+        let text = fs::read(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
+        let kept: Value = serde_json::from_slice(&text).unwrap_or_default();
+        if let Some(other) = difference(&kept, &own) {
+            let problem = format!(
+                "is the folder of another sweep: {other} differs from its {} (`--out` names a new \
+                 one)",
+                Place::RECIPE
+            );
+            return Err(Error::Occupied { path: place.folder.clone(), problem });
+        }
+        for list in LISTS {
+            let mut all = entries(&kept[list]).to_vec();
+            all.extend(
+                entries(&own[list]).iter().filter(|own| named(&kept[list], own).is_none()).cloned(),
+            );
+            own[list] = all.into();
+        }
+        if own == kept {
+            return Ok(());
+        }
     }
-    let text = fs::read(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
-    let kept: Value = serde_json::from_slice(&text).unwrap_or_default();
-    if kept == own {
-        return Ok(());
+    let text = serde_json::to_vec_pretty(&own).expect("it is JSON already");
+    Ok(atomic_write(&path, &text)?)
+}
+
+/// Parts of a recipe that are lists of what has a name.
+const LISTS: [&str; 2] = ["attack", "method"];
+
+/// What of `own` is not as it was kept; what was not kept is new.
+fn difference(kept: &Value, own: &Value) -> Option<String> {
+    let whole = ["folder", "run", "evaluate", "grid", "schema"];
+    if let Some(key) = whole.into_iter().find(|key| kept[key] != own[key]) {
+        return Some(format!("`{key}`"));
     }
-    let keys = ["folder", "run", "evaluate", "attack", "method", "grid", "schema"];
-    let other = keys.into_iter().find(|key| kept[key] != own[key]).unwrap_or("recipe");
-    let problem = format!(
-        "is the folder of another sweep: `{other}` differs from its {} (`--out` names a new one)",
-        Place::RECIPE
-    );
-    Err(Error::Occupied { path: place.folder.clone(), problem })
+    LISTS.into_iter().find_map(|list| {
+        let differs = |own: &&Value| named(&kept[list], own).is_some_and(|kept| kept != *own);
+        let other = entries(&own[list]).iter().find(differs)?;
+        Some(format!("{list} `{}`", other["name"].as_str().unwrap_or_default()))
+    })
+}
+
+fn entries(list: &Value) -> &[Value] {
+    list.as_array().map_or(&[], Vec::as_slice)
+}
+
+/// The entry of `list` with the name of `other`.
+fn named<'a>(list: &'a Value, other: &Value) -> Option<&'a Value> {
+    entries(list).iter().find(|entry| entry["name"] == other["name"])
 }
 
 #[cfg(test)]
 pub(super) mod tests {
     use serde_json::json;
 
+    use toml::Table;
+
     use super::{
-        super::recipe::tests::{GOOD, recipe},
+        super::recipe::{
+            Attack, Method,
+            tests::{GOOD, recipe},
+        },
         *,
     };
 
@@ -228,16 +267,34 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_folder_of_another_sweep_is_refused_and_more_seeds_are_not() -> Result<()> {
+    fn a_folder_of_another_sweep_is_refused_and_what_is_added_is_not() -> Result<()> {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let place = Place { folder: folder.path().join("out") };
         let mut first = recipe(GOOD)?;
         Store::open(&place, &first)?;
         first.seeds.push(7);
         Store::open(&place, &first)?;
+        let refused = |recipe: &Recipe, expected: &str| {
+            let error = Store::open(&place, recipe).expect_err("refused").to_string();
+            assert!(error.contains(&format!("another sweep: {expected} differs")), "{error}");
+        };
+        let kept = || fs::read_to_string(place.recipe()).expect("readable");
+        let (before, removed) = (kept(), first.methods.pop().expect("one at least"));
+        Store::open(&place, &first)?;
+        assert_eq!(kept(), before, "what was done stays known");
+        first.methods.push(Method { name: "new".into(), ..removed.clone() });
+        first.attacks.push(Attack { name: "late".into(), options: Table::new() });
+        Store::open(&place, &first)?;
+        let names: Vec<&str> = ["\"new\"", "\"late\"", &removed.name].into();
+        assert!(names.into_iter().all(|name| kept().contains(name)), "{}", kept());
+        first.methods.push(Method { stop_at_top1_of: Some("clip".into()), ..removed });
+        refused(&first, &format!("method `{}`", first.methods.last().expect("one").name));
+        first.methods.pop();
+        first.attacks.last_mut().expect("one").options.insert("near".into(), true.into());
+        refused(&first, "attack `late`");
+        first.attacks.pop();
         first.evaluate.every_epochs = Some(2);
-        let error = Store::open(&place, &first).expect_err("refused").to_string();
-        assert!(error.contains("another sweep: `evaluate` differs"), "{error}");
+        refused(&first, "`evaluate`");
         fs::remove_file(place.recipe()).expect("it is there");
         let error = Store::open(&place, &first).expect_err("refused").to_string();
         assert!(error.contains("no recipe.json"), "{error}");
