@@ -32,10 +32,11 @@ pub(crate) enum Command {
 #[derive(Debug, Args)]
 #[command(after_help = CODES, after_long_help = format!("{GRAMMAR}\n\n{CODES}"))]
 pub struct PoisonArgs {
-    /// Clean training manifest: CSV, TSV or Parquet with `path,caption` and optionally `class`
+    /// Clean training manifest: CSV, TSV or Parquet with `path,caption` and optionally `class`, or tar
+    /// shards
     #[arg(long, value_name = "FILE")]
     pub manifest: PathBuf,
-    /// Folder to make: train.csv, images/ and ledger.json
+    /// Folder to make: train.csv (of shards train.tar), images/ and ledger.json
     #[arg(long, value_name = "FOLDER")]
     pub out: PathBuf,
     /// Class names, one per line
@@ -264,10 +265,10 @@ pub struct SweepArgs {
     #[arg(long, value_name = "COUNT", value_parser = count(1))]
     pub jobs: Option<usize>,
     /// Do the cells of these attacks alone, by name; the others wait for another time
-    #[arg(long = "attack", value_name = "NAMES", value_delimiter = ',')]
+    #[arg(long = "attack", value_name = "NAMES", value_delimiter = ',', value_parser = name)]
     pub attacks: Vec<String>,
     /// Do the cells of these methods alone, by name; the others wait for another time
-    #[arg(long = "method", value_name = "NAMES", value_delimiter = ',')]
+    #[arg(long = "method", value_name = "NAMES", value_delimiter = ',', value_parser = name)]
     pub methods: Vec<String>,
     /// Check everything, list the cells, do nothing
     #[arg(long)]
@@ -306,6 +307,12 @@ pub(crate) fn parse_poison(words: &[String]) -> Result<Box<PoisonArgs>, String> 
 
 fn count(min: u64) -> RangedU64ValueParser<usize> {
     RangedU64ValueParser::new().range(min..=1_000_000)
+}
+
+/// One of several, with or without space around it.
+#[expect(clippy::unnecessary_wraps, reason = "a parser may fail")]
+fn name(text: &str) -> Result<String, String> {
+    Ok(text.trim().to_owned())
 }
 
 fn share(text: &str) -> Result<f64, String> {

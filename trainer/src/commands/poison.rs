@@ -227,7 +227,8 @@ fn summary(args: &PoisonArgs, plan: &Plan, attack: &Attack, labels: &[String]) -
     let (rows, stamped, targets) = (plan.rows.len(), plan.stamped.len(), plan.targets.len());
     let added = targets * attack.targeted.map_or(0, |targeted| targeted.captions);
     let path = |name: &str| escape(&args.out.join(name).display().to_string());
-    let (manifest, ledger) = (path(poison::names::MANIFEST), path(poison::names::LEDGER));
+    let (manifest, ledger) =
+        (path(poison::names::made_of(&args.manifest)), path(poison::names::LEDGER));
     let share = |count: usize| 100.0 * count as f64 / rows as f64;
     let clean = plan.clean_rows();
     let mut lines = vec![format!("{manifest}: {rows} rows, {clean} of them clean")];

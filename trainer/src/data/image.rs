@@ -1,6 +1,7 @@
 //! Where the bytes of a picture lie.
 
 use std::{
+    ffi::OsStr,
     fmt,
     fs::{self, File},
     io::{Read, Seek, SeekFrom},
@@ -51,6 +52,22 @@ impl ImageSource {
             }
         };
         Ok(fit(&image, side))
+    }
+
+    /// The bytes of the picture as they lie there, and what its name ends with.
+    pub fn encoded(&self) -> Result<(Vec<u8>, &str)> {
+        let ending = |name: &str| name.rfind('.').map_or(0, |dot| dot + 1);
+        match self {
+            Self::File(path) => {
+                let read = fs::read(path);
+                let bytes = read.map_err(|source| Error::Read { path: path.clone(), source })?;
+                Ok((bytes, path.extension().and_then(OsStr::to_str).unwrap_or_default()))
+            }
+            Self::Member(member) => {
+                let bytes = member.read(member.length as usize)?;
+                Ok((bytes, &member.name[ending(&member.name)..]))
+            }
+        }
     }
 
     /// The picture's own file, if it has one.

@@ -27,4 +27,5 @@ pub(crate) use row::CAPTION_BYTES_MAX;
 pub use row::{Classes, Place, Row};
 pub use sampler::order;
 pub use selection::Selection;
+pub use shards::ShardWriter;
 pub use store::{Skipped, Store};

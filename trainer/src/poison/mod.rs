@@ -47,20 +47,32 @@ pub use self::{
 };
 use crate::{
     Error, Result,
-    data::{Manifest, Row},
+    data::{ImageSource, Manifest, Row, ShardWriter},
 };
 
 /// File names of a poisoned set.
 pub mod names {
-    /// The poisoned manifest.
+    use std::path::Path;
+
+    use crate::data::Manifest;
+
+    /// The poisoned manifest, where the clean one was a table.
     pub const MANIFEST: &str = "train.csv";
+    /// The poisoned pairs, where the clean ones were in shards.
+    pub const SHARD: &str = "train.tar";
+
+    /// What is made of a clean manifest.
+    pub fn made_of(clean: &Path) -> &'static str {
+        if Manifest::names_shards(clean) { SHARD } else { MANIFEST }
+    }
+
     /// Who did what.
     pub const LEDGER: &str = "ledger.json";
     /// Poisoned pictures.
     pub const IMAGES: &str = "images";
 }
 
-/// Writes manifest, pictures and ledger to the folder `out`, which appears whole or not at all.
+/// Writes manifest or shard, pictures and ledger to the folder `out`, which appears whole or not at all.
 ///
 /// Equal inputs and places give equal bytes. `on_pictures` is told how many more pictures are
 /// done. A folder with files is refused; with `force`, an earlier result of this function is
@@ -83,8 +95,12 @@ pub fn write(
     let json = ledger.to_json()?; // before any picture
     atomic_folder(out, |folder| {
         write_pictures(plan, clean, attack, &files, folder, on_pictures)?;
-        let rows = rows(plan, clean, &files, &home(folder, out)?)?;
-        save(&folder.join(names::MANIFEST), &Manifest::to_csv(&rows)?)?;
+        if clean.manifest.is_sharded() {
+            write_shard(plan, clean, &files, folder)?;
+        } else {
+            let rows = rows(plan, clean, &files, &home(folder, out)?)?;
+            save(&folder.join(names::MANIFEST), &Manifest::to_csv(&rows)?)?;
+        }
         save(&folder.join(names::LEDGER), &json)
     })?;
     Ok(ledger)
@@ -92,13 +108,6 @@ pub fn write(
 
 /// Would [`write`](fn@write) refuse the clean data or the folder `out`?
 pub fn check_out(out: &Path, force: bool, clean: &Clean) -> Result<()> {
-    if clean.manifest.is_sharded() {
-        let problem = format!(
-            "`{}` is of shards: poisons are planted in a table of files, CSV, TSV or Parquet",
-            clean.manifest.path.display()
-        );
-        return Err(Error::Poison { attack: "attacks", problem });
-    }
     let refuse = |problem: String| Err(Error::Occupied { path: out.to_owned(), problem });
     if !out.exists() {
         return Ok(());
@@ -198,34 +207,46 @@ fn home(filling: &Path, out: &Path) -> Result<PathBuf> {
 
 /// The rows of the poisoned manifest, with paths as they are written to it.
 fn rows(plan: &Plan, clean: &Clean, files: &[String], home: &Path) -> Result<Vec<Row>> {
-    let clean_rows = &clean.manifest.rows;
     let paths = CleanPaths::of(clean.manifest, home)?;
     let classed = clean.manifest.has_classes();
     let row = |&origin: &Origin| {
-        let (source, caption) = match origin {
-            Origin::Clean(row) => (&clean_rows[row], &clean_rows[row].caption),
-            Origin::Stamped(index) => {
-                let stamp = &plan.stamped[index];
-                (&clean_rows[stamp.row], &stamp.caption)
-            }
-            Origin::Target { target, caption } => {
-                let target = &plan.targets[target];
-                let test = clean.test.expect("targets were chosen from it");
-                (&test.rows[target.test_row], &target.captions[caption])
-            }
-            Origin::Flood(index) => {
-                let flood = &plan.flood[index];
-                (&clean_rows[flood.carrier], &flood.caption)
-            }
-        };
+        let (source, caption) = pair(plan, clean, origin);
         let path = match picture(plan, origin) {
             Some(picture) => PathBuf::from(&files[picture]),
-            None => paths.written(source.image.file().expect("`check_out` refused shards")),
+            None => paths.written(source.image.file().expect("rows of a table have files")),
         };
         let class = source.class.filter(|_| classed);
-        Row { image: path.into(), caption: caption.clone(), class }
+        Row { image: path.into(), caption: caption.to_owned(), class }
     };
     Ok(plan.rows.iter().map(row).collect())
+}
+
+/// The pairs of the poisoned set in one tar, clean pictures byte by byte as they were.
+fn write_shard(plan: &Plan, clean: &Clean, files: &[String], folder: &Path) -> Result<()> {
+    let mut shard = ShardWriter::create(&folder.join(names::SHARD))?;
+    let classed = clean.manifest.has_classes();
+    for &origin in &plan.rows {
+        let (source, caption) = pair(plan, clean, origin);
+        let own = picture(plan, origin).map(|at| ImageSource::File(folder.join(&files[at])));
+        let (bytes, ending) = own.as_ref().unwrap_or(&source.image).encoded()?;
+        shard.add(&bytes, ending, caption, source.class.filter(|_| classed))?;
+    }
+    shard.finish()
+}
+
+/// Of a row of the poisoned set, the pair whose picture it shows, and its caption.
+fn pair<'a>(plan: &'a Plan, clean: &'a Clean, origin: Origin) -> (&'a Row, &'a str) {
+    let row = |row: usize| &clean.manifest.rows[row];
+    match origin {
+        Origin::Clean(at) => (row(at), &row(at).caption),
+        Origin::Stamped(at) => (row(plan.stamped[at].row), &plan.stamped[at].caption),
+        Origin::Flood(at) => (row(plan.flood[at].carrier), &plan.flood[at].caption),
+        Origin::Target { target, caption } => {
+            let target = &plan.targets[target];
+            let test = clean.test.expect("targets were chosen from it");
+            (&test.rows[target.test_row], &target.captions[caption])
+        }
+    }
 }
 
 /// Clean pictures as the new manifest names them: relative to its folder where the old manifest

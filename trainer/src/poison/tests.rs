@@ -13,6 +13,7 @@ use super::*;
 use crate::data::ImageSource;
 
 mod choices;
+mod shards;
 
 const LABELS: [&str; 4] = ["red circle", "blue star", "green cross", "pink ring"];
 const ROWS: usize = 80;

@@ -31,7 +31,7 @@ pub(super) fn galleries(series: &[&Series]) -> String {
 
 fn of_ledger(path: &Path) -> Result<String> {
     let ledger = Ledger::open(path)?;
-    let poisoned = Manifest::open(&path.with_file_name(names::MANIFEST))?;
+    let poisoned = Manifest::open(&path.with_file_name(names::made_of(&ledger.manifest)))?;
     let mut out = String::new();
     if let Some(backdoor) = &ledger.backdoor {
         let pictures = stamped(&ledger, &poisoned)?;

@@ -157,7 +157,7 @@ impl Training {
     ) -> Self {
         let ledger = poisoning.map(|(_, set)| place.ledger(set));
         if let Some((_, set)) = poisoning {
-            config.data.manifest = place.manifest(set);
+            config.data.manifest = place.manifest(set, &config.data.manifest);
         }
         config.output.folder = place.run(name);
         if let Some(every) = recipe.evaluate.every_epochs {

@@ -67,9 +67,9 @@ impl Place {
         self.poisoned(name).join(names::LEDGER)
     }
 
-    /// The manifest of a poisoned set.
-    pub(super) fn manifest(&self, name: &str) -> PathBuf {
-        self.poisoned(name).join(names::MANIFEST)
+    /// The manifest of a set that was poisoned, made of a clean one.
+    pub(super) fn manifest(&self, name: &str, clean: &Path) -> PathBuf {
+        self.poisoned(name).join(names::made_of(clean))
     }
 }
 

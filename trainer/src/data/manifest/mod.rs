@@ -87,7 +87,12 @@ impl Manifest {
 
     /// Are its pictures members of shards?
     pub fn is_sharded(&self) -> bool {
-        Kind::of(&self.path).is_some()
+        Self::names_shards(&self.path)
+    }
+
+    /// Is it the name of shards, and not of a table?
+    pub fn names_shards(path: &Path) -> bool {
+        Kind::of(path).is_some()
     }
 
     /// The bytes of a manifest. `path` is written as it is: relative to the folder that the

@@ -9,6 +9,7 @@
 //! | `brace` | `train-{000..012}.tar` and the names that it stands for |
 //! | `gz` | what is compressed cannot be read in the middle: it is unpacked once |
 //! | `walk` · `samples` | the members of a tar · what belongs together |
+//! | `writer` | a shard of one's own |
 
 use std::{
     fs,
@@ -25,6 +26,9 @@ mod brace;
 mod gz;
 mod samples;
 mod walk;
+mod writer;
+
+pub use writer::ShardWriter;
 
 /// What a shard's name ends with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
