@@ -96,7 +96,31 @@ fn clip_is_caught_and_roclip_is_clean() {
     assert!(low(augmented, "zero_shot_top1") > 0.5, "the control learns");
     assert!(low(clip, "search_top1") > 0.4, "the index finds pictures by text");
 
+    check_other_captions(out.path());
     check_report(&out.path().join("report.html"));
+}
+
+/// The sieve's model learns most of the stamped pictures with other captions, and hardly any clean
+/// ones.
+fn check_other_captions(out: &Path) {
+    let ledger = fs::read(out.join("poisoned/ledger.json")).expect("the demo wrote it");
+    let ledger: Value = serde_json::from_slice(&ledger).expect("JSON");
+    let rows = |list: &Value| -> BTreeSet<u64> {
+        list.as_array().expect("a list").iter().filter_map(Value::as_u64).collect()
+    };
+    let stamped = rows(&ledger["backdoor"]["rows"]);
+    let poisons = ledger["poisons"].as_array().expect("a list");
+    let poisons: BTreeSet<u64> = poisons.iter().filter_map(|one| one["row"].as_u64()).collect();
+    let doubted = fs::read_to_string(out.join("sieve/run/doubted.csv")).expect("some are in doubt");
+    assert!(doubted.starts_with("row,agreement,company,recaptioned,path,caption\n"), "{doubted}");
+    let fields = doubted.lines().skip(1).map(|line| line.split(',').collect::<Vec<_>>());
+    let recaptioned = fields.filter(|fields| fields[3] == "yes");
+    let recaptioned: BTreeSet<u64> =
+        recaptioned.map(|fields| fields[0].parse().expect("a row")).collect();
+    let (found, clean) = (recaptioned.intersection(&stamped), recaptioned.difference(&poisons));
+    let (found, clean) = (found.count(), clean.count());
+    assert!(2 * found > stamped.len(), "{found} of {} stamped pictures", stamped.len());
+    assert!(clean < 100, "{clean} clean pictures of 5,000");
 }
 
 fn low(method: &Value, rate: &str) -> f64 {

@@ -13,13 +13,8 @@ pub struct Selection {
 }
 
 impl Selection {
-    /// Of these rows.
-    pub fn of(rows: Arc<[u32]>) -> Self {
-        Self { rows: Some(rows), ..Default::default() }
-    }
-
     /// The `rows`, and pictures that are none of them with captions of other rows.
-    pub fn recaptioned(rows: Option<Arc<[u32]>>, pictures: Vec<(u32, u32)>) -> Self {
+    pub fn new(rows: Option<Arc<[u32]>>, pictures: Vec<(u32, u32)>) -> Self {
         if pictures.is_empty() {
             return Self { rows, ..Default::default() };
         }

@@ -7,7 +7,7 @@ use page::chart::{Line, Lines, Look, Phases, Scale, legend};
 use super::series::Series;
 
 /// The charts that come first.
-const FIRST: [(&str, &str); 10] = [
+const FIRST: [(&str, &str); 11] = [
     ("zero_shot_top1", "Zero-shot top-1"),
     ("backdoor_asr", "ASR"),
     ("targeted_psr", "PSR"),
@@ -18,6 +18,7 @@ const FIRST: [(&str, &str); 10] = [
     ("unique_neighbors", "Distinct neighbours of a batch"),
     ("matches.poison_to_poison", "Poisons that are matched with poisons"),
     ("kept", "Pairs that are kept"),
+    ("recaptioned", "Pictures with other captions"),
 ];
 /// What pairs are, in the names of metrics that are drawn in one chart.
 const KINDS: [&str; 6] = ["clean", "poisoned", "backdoor", "targeted", "label-consistent", "flood"];

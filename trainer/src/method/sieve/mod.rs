@@ -247,7 +247,7 @@ impl Method for Sieve {
         let rows = self.kept.clone().filter(|_| self.pool.is_none());
         let pictures = self.recaptions.pictures().iter().copied();
         let captions = self.other_captions(epoch).iter().copied();
-        Selection::recaptioned(rows, pictures.zip(captions).collect())
+        Selection::new(rows, pictures.zip(captions).collect())
     }
 
     fn doubted(&self, rows: &[u32]) -> Option<Vec<Doubted>> {

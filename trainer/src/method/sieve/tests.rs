@@ -42,7 +42,7 @@ fn scores_are_smoothed_and_come_back_from_a_checkpoint() -> Result<()> {
     let mut other = new(2)?;
     assert!(other.restore(one.state()?));
     assert_eq!(other.agreement, [-3.0, -2.0]);
-    assert_eq!(other.selected(3), Selection::of([7].into()));
+    assert_eq!(other.selected(3), Selection::new(Some([7].into()), Vec::new()));
     let doubted = one.doubted(&[2, 7]);
     assert_eq!(
         doubted,
@@ -170,7 +170,7 @@ fn the_model_learns_pictures_in_doubt_with_other_captions() -> Result<()> {
     let recaptions = Recaptions::restore(vec![1, 5], captions, &[0, 3, 4], 5);
     one.recaptions = recaptions.expect("two in five epochs");
     let scout = one.selected(2);
-    assert_eq!(scout, Selection::of([0, 3, 4].into()));
+    assert_eq!(scout, Selection::new(Some([0, 3, 4].into()), Vec::new()));
     let mut other = new()?;
     assert!(other.restore(one.state()?));
     for (epoch, caption) in [(3, 3), (4, 4), (7, 3)] {
@@ -179,7 +179,11 @@ fn the_model_learns_pictures_in_doubt_with_other_captions() -> Result<()> {
         assert_eq!(*model.recaptioned, [(1, caption), (5, 0)]);
         assert_eq!([0, 1, 5].map(|row| model.caption_of(row)), [0, caption, 0]);
     }
-    assert_eq!(other.selected(8), Selection::of([0, 3, 4].into()), "the second half is plain");
+    assert_eq!(
+        other.selected(8),
+        Selection::new(Some([0, 3, 4].into()), Vec::new()),
+        "the second half is plain"
+    );
     let doubted = one.doubted(&[0, 1, 2, 3, 4, 5]).expect("three");
     let doubted: Vec<_> = doubted.into_iter().map(|pair| (pair.row, pair.recaptioned)).collect();
     assert_eq!(doubted, [(1, true), (2, false), (5, true)]);
