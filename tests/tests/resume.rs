@@ -19,6 +19,8 @@ const BATCH: usize = 16;
 const CHECKPOINT_STEPS: u64 = 3;
 const EPOCHS: usize = 3;
 const STEPS: u64 = (ROWS / BATCH * EPOCHS) as u64;
+/// Of a run with a believer, a scout and two epochs of the model.
+const EPOCHS_OF_ALL: usize = 4;
 /// Decides at which steps a run is killed.
 const SEED: u64 = 10;
 /// Kills that must have met a run before its end, of those that were meant to.
@@ -41,13 +43,18 @@ const POOLED: &str = "[method]\nname = 'sieve'\n\
 /// A scout of two epochs and a model of one.
 const SCOUT: &str = "[method]\nname = 'sieve'\n\
     [method.sieve]\nbeliever_epochs = 0\nscout_epochs = 2\nreferences = 50\n";
-/// A believer, a scout and a model, an epoch each.
+/// A believer and a scout of an epoch each, and a model that begins with other captions.
 const BELIEVER: &str = "[method]\nname = 'sieve'\n[method.sieve]\nreferences = 50\n";
 /// Two views, of which one is as it is.
 const CLEANCLIP: &str = "[method]\nname = 'cleanclip'\n";
 /// All three phases, each an epoch: views, a slow one, and pairs that are split.
 const SAFECLIP: &str = "[method]\nname = 'safeclip'\n\
     [method.safeclip]\nunimodal_epochs = 1\npool_share = 0.3\n";
+
+/// Of the whole run.
+fn epochs(method: &str) -> usize {
+    if method == BELIEVER { EPOCHS_OF_ALL } else { EPOCHS }
+}
 
 /// A data set and the runs on it.
 struct Place(TempDir);
@@ -59,7 +66,7 @@ impl Place {
         fs::write(place.path("words.txt"), "square, box, block\nsmall, little, tiny\n")
             .expect("a file can be written");
         let given_up = if [SCOUT, BELIEVER].contains(&method) { 2 } else { 0 };
-        let own = EPOCHS - given_up;
+        let own = epochs(method) - given_up;
         let config = format!(
             "seed = 5\n\
              [data]\nmanifest = 'data/train.csv'\nbatch_size = {BATCH}\nworkers = 2\n\
@@ -187,7 +194,7 @@ impl Moment {
     }
 
     /// Moments through the whole run, 2 to 8 steps apart, every other one torn.
-    fn all(seed: u64) -> Vec<Self> {
+    fn all(seed: u64, steps: u64) -> Vec<Self> {
         let (mut random, mut from, mut moments) = (seed, 0, Vec::new());
         loop {
             // Knuth's MMIX generator; its high bits are the good ones.
@@ -195,7 +202,7 @@ impl Moment {
                 .wrapping_mul(6_364_136_223_846_793_005)
                 .wrapping_add(1_442_695_040_888_963_407);
             let step = from + 2 + (random >> 33) % 7;
-            if step >= STEPS {
+            if step >= steps {
                 return moments;
             }
             moments.push(Self { from, step, torn: moments.len() % 2 == 1 });
@@ -207,18 +214,19 @@ impl Moment {
 /// Kills and resumes a run of `method` until it has ended as one that nobody touched; some of its
 /// steps are in `phase`.
 fn survives_kills(method: &str, phase: &str) -> Place {
-    let place = Place::new(method);
+    let (place, epochs) = (Place::new(method), epochs(method));
+    let all = (ROWS / BATCH * epochs) as u64;
     place.whole(CONFIG, "whole", "");
     let metrics = place.metrics("whole");
     let steps = metrics.iter().filter(|line| line.get("loss").is_some());
     let steps: Vec<_> = steps.map(|line| line["step"].as_u64()).collect();
-    assert_eq!(steps, (1..=STEPS).map(Some).collect::<Vec<_>>());
+    assert_eq!(steps, (1..=all).map(Some).collect::<Vec<_>>());
     let calm = metrics.iter().filter(|line| line.get("alarm").is_none()).count();
-    assert_eq!(calm, STEPS as usize + EPOCHS);
+    assert_eq!(calm, all as usize + epochs);
     let within = metrics.iter().filter(|line| line["phase"] == phase).count();
     assert!(within > 0 && within < metrics.len(), "both phases are seen: {metrics:?}");
 
-    let (moments, mut kills) = (Moment::all(SEED), Vec::new());
+    let (moments, mut kills) = (Moment::all(SEED, all), Vec::new());
     for (at, &moment) in moments.iter().enumerate() {
         let words = format!("--resume --set data.workers={}", 1 + at % 3); // threads decide nothing
         if !place.killed("killed", &words, moment) {
@@ -227,7 +235,7 @@ fn survives_kills(method: &str, phase: &str) -> Place {
         kills.push(moment);
     }
     assert!(kills.len() >= KILLS_MIN, "seed {SEED}: {kills:?} of {moments:?}");
-    let later = STEPS / EPOCHS as u64 + CHECKPOINT_STEPS; // a checkpoint within the second epoch
+    let later = all / epochs as u64 + CHECKPOINT_STEPS; // a checkpoint within the second epoch
     assert!(kills.iter().any(|kill| kill.from >= later), "seed {SEED}: {kills:?} of {moments:?}");
     let paths = "--set data.manifest=data/../data/train.csv --set augment.thesaurus=./words.txt";
     place.whole(CONFIG, "killed", &format!("--resume {paths}")); // how they are typed is no matter
@@ -311,8 +319,18 @@ fn other_forms_end_as_ones_that_nobody_touched() {
         if method == BELIEVER {
             let doubted = |out: &str| fs::read_to_string(place.path(out).join("doubted.csv"));
             let whole = doubted("whole").expect("it doubts");
-            assert!(whole.starts_with("row,agreement,company,path,caption\n"), "{whole}");
+            assert!(
+                whole.starts_with("row,agreement,company,recaptioned,path,caption\n"),
+                "{whole}"
+            );
             assert!(whole.lines().skip(1).all(|line| line.split(',').nth(2) != Some("")));
+            let other = whole.lines().filter(|line| line.contains(",yes,")).count();
+            assert!(other > 0, "some are in the worst company: {whole}");
+            let metrics = place.metrics("whole");
+            let told = metrics.iter().filter(|line| line.get("recaptioned").is_some());
+            let told: Vec<_> =
+                told.map(|line| (line["epoch"].as_u64(), line["recaptioned"].as_u64())).collect();
+            assert_eq!(told, vec![(Some(3), Some(other as u64)); ROWS / BATCH]);
             assert_eq!(doubted("threads").expect("it doubts"), whole);
         }
     }

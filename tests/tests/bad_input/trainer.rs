@@ -195,8 +195,12 @@ fn shards_are_refused_with_their_member() {
     check("data.manifest=data/train.parquet", &["cannot read `", "/data/train.parquet`"]);
     let poison = "poison --no-progress --image-size 32 --backdoor-rate 0.1 --target-class red \
         --classes data/classes.txt --out out --manifest";
-    let words = format!("{poison} data/train-{{0..1}}.tar");
-    place.check("roclip-train", &words, &["`data/train-{0..1}.tar` is of shards"]);
+    let words = format!("{poison} data/train-{{0..2}}.tar");
+    place.check("roclip-train", &words, &["cannot read `data/train-2.tar`"]);
+    let words = poison.replace("--out out", "--out poisoned");
+    place.accepts("roclip-train", &format!("{words} data/train-{{0..1}}.tar"), 0);
+    let words = format!("{base} data.manifest=poisoned/train.tar --out stamped");
+    place.accepts("roclip-train", &words, 0);
 
     let words = "data.manifest=data/train-{0..1}.tar --set monitor.test=data/test-{0..1}.tar";
     place.accepts("roclip-train", &format!("{base} {words}"), 0);
