@@ -2,7 +2,11 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum, builder::RangedU64ValueParser, value_parser};
+use clap::{
+    Args, Parser, Subcommand, ValueEnum,
+    builder::{RangedU64ValueParser, StringValueParser, TypedValueParser},
+    value_parser,
+};
 use clip::trigger::{GRAMMAR, TriggerSpec};
 
 /// What the exit codes of `run` mean; `sweep` has another 1, the other subcommands have none.
@@ -32,8 +36,8 @@ pub(crate) enum Command {
 #[derive(Debug, Args)]
 #[command(after_help = CODES, after_long_help = format!("{GRAMMAR}\n\n{CODES}"))]
 pub struct PoisonArgs {
-    /// Clean training manifest: CSV, TSV or Parquet with `path,caption` and optionally `class`, or tar
-    /// shards
+    /// Clean training manifest: CSV, TSV or Parquet with `path,caption` and optionally `class`, or
+    /// tar shards
     #[arg(long, value_name = "FILE")]
     pub manifest: PathBuf,
     /// Folder to make: train.csv (of shards train.tar), images/ and ledger.json
@@ -265,10 +269,10 @@ pub struct SweepArgs {
     #[arg(long, value_name = "COUNT", value_parser = count(1))]
     pub jobs: Option<usize>,
     /// Do the cells of these attacks alone, by name; the others wait for another time
-    #[arg(long = "attack", value_name = "NAMES", value_delimiter = ',', value_parser = name)]
+    #[arg(long = "attack", value_name = "NAMES", value_delimiter = ',', value_parser = name())]
     pub attacks: Vec<String>,
     /// Do the cells of these methods alone, by name; the others wait for another time
-    #[arg(long = "method", value_name = "NAMES", value_delimiter = ',', value_parser = name)]
+    #[arg(long = "method", value_name = "NAMES", value_delimiter = ',', value_parser = name())]
     pub methods: Vec<String>,
     /// Check everything, list the cells, do nothing
     #[arg(long)]
@@ -310,9 +314,8 @@ fn count(min: u64) -> RangedU64ValueParser<usize> {
 }
 
 /// One of several, with or without space around it.
-#[expect(clippy::unnecessary_wraps, reason = "a parser may fail")]
-fn name(text: &str) -> Result<String, String> {
-    Ok(text.trim().to_owned())
+fn name() -> impl TypedValueParser<Value = String> {
+    StringValueParser::new().map(|text| text.trim().to_owned())
 }
 
 fn share(text: &str) -> Result<f64, String> {

@@ -20,7 +20,8 @@ pub struct Doubted {
     pub recaptioned: bool,
 }
 
-/// `row,agreement,company,recaptioned,path,caption`, rows counted from 0 as in a ledger, the worst pair first.
+/// `row,agreement,company,recaptioned,path,caption`, rows counted from 0 as in a ledger, the worst
+/// pair first.
 pub fn to_csv(store: &Store, mut doubted: Vec<Doubted>) -> Vec<u8> {
     doubted.sort_by(|a, b| a.agreement.total_cmp(&b.agreement));
     let mut writer = Writer::from_writer(Vec::new());

@@ -116,7 +116,7 @@ pub struct MethodReport {
     /// Pairs that are not doubted
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kept: Option<usize>,
-    /// Pictures of others that come with other captions
+    /// Pictures of doubted pairs that come with other captions
     #[serde(skip_serializing_if = "Option::is_none")]
     pub recaptioned: Option<usize>,
     /// Data-set row of each image, and of the pooled caption that it was matched with: none if that
@@ -190,7 +190,8 @@ pub trait Method: Send {
         Selection::default()
     }
 
-    /// The pairs that are not trusted in this epoch, if there are any; `rows` are all of the data set.
+    /// The pairs that are not trusted in this epoch, if there are any; `rows` are all of the data
+    /// set.
     fn doubted(&self, _rows: &[u32]) -> Option<Vec<Doubted>> {
         None
     }

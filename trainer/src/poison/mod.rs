@@ -60,19 +60,19 @@ pub mod names {
     pub const MANIFEST: &str = "train.csv";
     /// The poisoned pairs, where the clean ones were in shards.
     pub const SHARD: &str = "train.tar";
+    /// Who did what.
+    pub const LEDGER: &str = "ledger.json";
+    /// Poisoned pictures.
+    pub const IMAGES: &str = "images";
 
     /// What is made of a clean manifest.
     pub fn made_of(clean: &Path) -> &'static str {
         if Manifest::names_shards(clean) { SHARD } else { MANIFEST }
     }
-
-    /// Who did what.
-    pub const LEDGER: &str = "ledger.json";
-    /// Poisoned pictures.
-    pub const IMAGES: &str = "images";
 }
 
-/// Writes manifest or shard, pictures and ledger to the folder `out`, which appears whole or not at all.
+/// Writes manifest or shard, pictures and ledger to the folder `out`, which appears whole or not at
+/// all.
 ///
 /// Equal inputs and places give equal bytes. `on_pictures` is told how many more pictures are
 /// done. A folder with files is refused; with `force`, an earlier result of this function is

@@ -1,4 +1,4 @@
-//! The pairs that a method left out, by what they are: the ledger says so, after the run.
+//! The pairs that a method doubts, by what they are: the ledger says so, after the run.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -10,7 +10,7 @@ use crate::{data::Manifest, doubted, poison::Ledger};
 /// Of one kind of pairs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Doubt {
-    /// Left out by the last epoch
+    /// In doubt to the end
     pub doubted: u64,
     /// All
     pub rows: u64,
@@ -19,7 +19,7 @@ pub struct Doubt {
 /// What pairs that were not poisoned are called.
 const CLEAN: &str = "clean";
 
-/// Counts the pairs of `manifest` that the run in `run` left out; `None` of a method that trusts
+/// Counts the pairs of `manifest` that the run in `run` doubted; `None` of a method that trusts
 /// all.
 pub(super) fn count(
     run: &Path,

@@ -31,7 +31,7 @@ pub struct CellResult {
     /// Of a control that stops, where it did
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stopped: Option<Stopped>,
-    /// Of a method that doubts pairs: how many of each kind the last epoch left out
+    /// Of a method that doubts pairs: how many of each kind are in doubt to the end
     #[serde(skip_serializing_if = "Option::is_none")]
     pub doubted: Option<BTreeMap<String, Doubt>>,
     /// Of the run; of a control that stops, up to that epoch

@@ -102,8 +102,8 @@ impl Sieve {
     fn recaption(&mut self, survey: &mut Survey<'_>) -> Result<()> {
         let (rows, kept) = (survey.rows(), self.kept.as_deref().unwrap_or_default());
         let pictures = recaption::in_worst_company(rows, kept, &self.company);
-        let (epochs, how) = (self.recaptioned_epochs(), (self.seed, self.settings.views));
-        self.recaptions = Recaptions::draw(pictures, kept, epochs, how, survey)?;
+        let (epochs, views) = (self.recaptioned_epochs(), self.settings.views);
+        self.recaptions = Recaptions::draw(pictures, kept, epochs, self.seed, views, survey)?;
         Ok(())
     }
 
@@ -116,16 +116,6 @@ impl Sieve {
     /// So many of the model's epochs, the first ones, have pictures with other captions.
     fn recaptioned_epochs(&self) -> u32 {
         self.parts.model / 2
-    }
-
-    /// What happens to pairs in `epoch`, which has begun.
-    fn phase(&self, epoch: u32) -> Phase {
-        match &self.kept {
-            _ if epoch <= self.parts.believer => Phase::Believer,
-            _ if epoch <= self.parts.given_up() => Phase::Scout,
-            Some(_) => Phase::Sieve,
-            None => Phase::Warmup,
-        }
     }
 
     /// The first epoch that leaves pairs out.
@@ -264,7 +254,12 @@ impl Method for Sieve {
     }
 
     fn loss(&mut self, pairs: &Pairs, logit_scale: &Tensor) -> Result<MethodLoss> {
-        let phase = self.phase(pairs.epoch);
+        let phase = match &self.kept {
+            _ if pairs.epoch <= self.parts.believer => Phase::Believer,
+            _ if pairs.epoch <= self.parts.given_up() => Phase::Scout,
+            Some(_) => Phase::Sieve,
+            None => Phase::Warmup,
+        };
         let kept = self.kept.as_ref().map(|kept| kept.len());
         let recaptioned = Some(self.other_captions(pairs.epoch).len()).filter(|&count| count > 0);
         let mut report = MethodReport { kept, recaptioned, ..MethodReport::new(phase) };

@@ -33,7 +33,8 @@ impl Recaptions {
         pictures: Vec<u32>,
         kept: &[u32],
         epochs: u32,
-        (seed, views): (u64, u32),
+        seed: u64,
+        views: u32,
         survey: &mut Survey<'_>,
     ) -> Result<Self> {
         let (count, epochs) = (pictures.len(), epochs as usize);
