@@ -2,17 +2,14 @@
 
 use clip::ops::{PairRows, agreement};
 use rand::seq::index;
-use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
+use super::sample;
 use crate::{
     augment::View,
     config,
     error::Result,
     survey::{Embedded, Survey},
 };
-
-/// Random streams of the references, beside those of order and augmentation.
-const REFERENCES: u64 = 1 << 63;
 
 /// The agreement of each pair now, in nats, in the order of the data set; of two views of its image
 /// the lesser answer counts. `seed` draws the references.
@@ -42,8 +39,7 @@ pub(super) fn ask(
 
 /// `count` pairs drawn by (seed, epoch), with which all others are compared.
 fn references(count: usize, seed: u64, epoch: u32, survey: &mut Survey<'_>) -> Result<Embedded> {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    rng.set_stream(REFERENCES | u64::from(epoch));
+    let mut rng = sample::rng(seed, sample::REFERENCES | u64::from(epoch));
     let rows = survey.rows();
     let sample = index::sample(&mut rng, rows.len(), count.min(rows.len()));
     let sample: Vec<u32> = sample.into_iter().map(|at| rows[at]).collect();

@@ -7,6 +7,7 @@ mod kept;
 mod neighbors;
 mod pooled;
 mod recaption;
+mod sample;
 
 use std::sync::Arc;
 

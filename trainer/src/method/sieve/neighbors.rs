@@ -3,13 +3,10 @@
 use std::collections::HashMap;
 
 use clip::{UnitRows, model::Features, ops};
-use rand::seq::index;
-use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
+use super::sample;
 use crate::{error::Result, survey::Survey};
 
-/// The random stream of the candidates, beside those of order, augmentation and references.
-const CANDIDATES_STREAM: u64 = (1 << 63) | (1 << 62);
 /// Neighbors of each pair.
 const NEIGHBORS: usize = 32;
 /// Pairs among which neighbors are looked for: so many features are in memory.
@@ -26,14 +23,8 @@ impl Neighbors {
     /// Of all pairs, among candidates drawn by `seed` if there are more than [`CANDIDATES`].
     pub(super) fn find(seed: u64, survey: &Survey<'_>) -> Result<Self> {
         let rows = survey.rows();
-        let sample = match rows.len() {
-            ..=CANDIDATES => rows.to_vec(),
-            all => {
-                let mut rng = ChaCha8Rng::seed_from_u64(seed);
-                rng.set_stream(CANDIDATES_STREAM);
-                index::sample(&mut rng, all, CANDIDATES).into_iter().map(|at| rows[at]).collect()
-            }
-        };
+        let mut rng = sample::rng(seed, sample::CANDIDATES);
+        let sample = sample::at_most(CANDIDATES, rows, &mut rng);
         let place = |row: &u32| rows.binary_search(row).expect("a row of the data set") as u32;
         let (mut places, mut seen) = (Vec::new(), Features::default());
         for batch in survey.batches(&sample) {

@@ -1,13 +1,11 @@
 //! Captions for pictures in the worst company, by what the scout sees in them.
 
 use clip::{UnitRows, ops};
-use rand::{Rng, seq::index};
-use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
+use rand::Rng;
 
+use super::sample;
 use crate::{augment::View, error::Result, survey::Survey};
 
-/// The random stream of the draws; but for that of a pool's noise, which no scout has, no other.
-const CAPTIONS_STREAM: u64 = 5 << 61;
 /// Pairs among whose captions is drawn: so many embeddings are in memory.
 const CAPTIONS: usize = 1 << 14;
 /// Share of a pair's neighbors in doubt above which its picture is learned with other captions: it
@@ -41,12 +39,8 @@ impl Recaptions {
         if count * epochs == 0 {
             return Ok(Self::default());
         }
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        rng.set_stream(CAPTIONS_STREAM);
-        let sample: Vec<u32> = match kept.len() {
-            ..=CAPTIONS => kept.to_vec(),
-            all => index::sample(&mut rng, all, CAPTIONS).into_iter().map(|at| kept[at]).collect(),
-        };
+        let mut rng = sample::rng(seed, sample::CAPTIONS);
+        let sample = sample::at_most(CAPTIONS, kept, &mut rng);
         let chances: Vec<f64> = (0..count * epochs).map(|_| rng.random()).collect();
         let offered = survey.captions(&sample)?;
         let mut captions = vec![0; count * epochs];
