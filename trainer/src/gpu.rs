@@ -40,6 +40,17 @@ mod built {
     #[derive(Debug)]
     pub enum Gpu {}
 
+    /// See `clip::model::Timed`.
+    #[derive(Debug)]
+    pub struct Timed {
+        /// Of what the GPU did
+        pub name: String,
+        /// How often
+        pub calls: usize,
+        /// Together
+        pub seconds: f64,
+    }
+
     impl Gpu {
         /// As its driver names it.
         pub fn name(&self) -> &str {
@@ -48,6 +59,11 @@ mod built {
 
         /// See `clip::model::Gpu::product_rate`.
         pub fn product_rate(&self, _size: usize, _turns: usize) -> Result<f64> {
+            match *self {}
+        }
+
+        /// See `clip::model::Gpu::profile`.
+        pub fn profile<T>(&self, _body: impl FnOnce() -> T) -> Result<(T, Vec<Timed>)> {
             match *self {}
         }
     }
@@ -75,7 +91,7 @@ mod built {
 }
 
 #[cfg(not(feature = "cuda"))]
-pub use built::Gpu;
+pub use built::{Gpu, Timed};
 pub use built::{open, place};
 #[cfg(feature = "cuda")]
-pub use clip::model::Gpu;
+pub use clip::model::{Gpu, Timed};

@@ -8,10 +8,12 @@ use std::{
 use candle_core::{Device, Result, Tensor};
 
 use super::{Clip, Image, LOGIT_SCALE, Mode, Parameter, text::Text};
+#[cfg(feature = "cuda")]
+pub use crate::ops::cuda::Timed;
 pub use crate::ops::cuda::Update;
 use crate::ops::{
     Graph,
-    cuda::{CudaTape, CudaValue, Machine, Moments, Precision, Store, bytes, floats},
+    cuda::{CudaTape, CudaValue, Machine, Moments, Precision, Store, floats},
 };
 
 /// The first NVIDIA GPU.
@@ -41,6 +43,15 @@ impl Gpu {
     /// If the GPU fails.
     pub fn product_rate(&self, size: usize, turns: usize) -> crate::Result<f64> {
         Ok(crate::ops::cuda::product_rate(&self.0, size, turns)?)
+    }
+
+    /// Does `body`, and says how long each kernel and each form of product took meanwhile; what
+    /// the GPU waits for is in none of them.
+    ///
+    /// # Errors
+    /// If the GPU fails.
+    pub fn profile<T>(&self, body: impl FnOnce() -> T) -> crate::Result<(T, Vec<Timed>)> {
+        Ok(self.0.profile(body)?)
     }
 }
 
@@ -211,7 +222,7 @@ impl<M: Machine> WayBack for Way<M> {
     fn back(self: Box<Self>, gradient: &[f32]) -> Result<()> {
         let machine = self.store.machine();
         let mut memory = machine.take(4 * gradient.len())?;
-        machine.write(&mut memory, &bytes(gradient))?;
+        machine.write(&mut memory, bytemuck::cast_slice(gradient))?;
         self.tape.backward(&self.rows, memory)
     }
 }

@@ -76,6 +76,8 @@ enum Command {
     Check(Check),
     /// Times products of bf16 matrices on the first GPU; one line of JSON
     Ceiling,
+    /// Times what a step on the first GPU consists of; one line of JSON
+    Profile(Profile),
 }
 
 #[derive(Args)]
@@ -133,12 +135,22 @@ struct Check {
     cuda: bool,
 }
 
+#[derive(Args)]
+struct Profile {
+    /// What `prepare` wrote
+    folder: PathBuf,
+    /// Pairs per step: the folder's over and over, instead of once
+    #[arg(long, value_parser = clap::value_parser!(u32).range(2..=65_536))]
+    batch: Option<u32>,
+}
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     terminal::run("side_by_side", || match &cli.command {
         Some(Command::Prepare(asked)) => prepare(asked),
         Some(Command::Time(asked)) => time(asked),
         Some(Command::Check(asked)) => check(asked),
+        Some(Command::Profile(asked)) => profile(asked),
         Some(Command::Ceiling) => {
             println_result(on_gpu::ceiling(&gpu::open()?)?)?;
             Ok(Exit::Done)
@@ -241,17 +253,33 @@ fn open_gpu(cuda: bool) -> Result<Option<Gpu>, Report> {
     Ok(cuda.then(gpu::open).transpose()?)
 }
 
-fn time(asked: &Time) -> Result<Exit, Report> {
-    let (case, mut pairs) = open_case(&asked.folder)?;
-    let gpu = open_gpu(asked.cuda)?;
-    let weights = weights::read(&asked.folder.join(WEIGHTS), &case.config)?;
-    if let Some(batch) = asked.batch {
+/// The folder's weights to be trained, and its pairs, over and over until there are `batch`.
+fn open_trainer(
+    folder: &Path,
+    batch: Option<u32>,
+    gpu: Option<&Gpu>,
+) -> Result<(Trainer, impl Fn() -> Batch + Sync), Report> {
+    let (case, mut pairs) = open_case(folder)?;
+    let weights = weights::read(&folder.join(WEIGHTS), &case.config)?;
+    if let Some(batch) = batch {
         pairs = pairs.repeated(batch as usize);
     }
-    let mut trainer = case.optimizer.trainer(&case.config, &weights, gpu.as_ref())?;
-    drop(weights);
+    let trainer = case.optimizer.trainer(&case.config, &weights, gpu)?;
     let end = case.config.text.end();
-    println_result(in_pool(|| steps(asked, &mut trainer, || pairs.batch(end)))?)?;
+    Ok((trainer, move || pairs.batch(end)))
+}
+
+fn time(asked: &Time) -> Result<Exit, Report> {
+    let gpu = open_gpu(asked.cuda)?;
+    let (mut trainer, batch) = open_trainer(&asked.folder, asked.batch, gpu.as_ref())?;
+    println_result(in_pool(|| steps(asked, &mut trainer, batch))?)?;
+    Ok(Exit::Done)
+}
+
+fn profile(asked: &Profile) -> Result<Exit, Report> {
+    let gpu = gpu::open()?;
+    let (mut trainer, batch) = open_trainer(&asked.folder, asked.batch, Some(&gpu))?;
+    println_result(in_pool(|| on_gpu::profile(&mut trainer, batch, &gpu))?)?;
     Ok(Exit::Done)
 }
 

@@ -1,10 +1,16 @@
 //! What a GPU computes beside what the CPU does, and how fast it multiplies.
 
+use std::time::Instant;
+
 use clip::weights::Weights;
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 use terminal::Report;
-use trainer::gpu::Gpu;
+use trainer::{
+    data::Batch,
+    gpu::{Gpu, Timed},
+    step::Trainer,
+};
 
 use crate::case::{Case, Optimizer, Pairs};
 
@@ -23,6 +29,28 @@ pub(crate) fn ceiling(gpu: &Gpu) -> Result<Value, Report> {
         rates.push(json!({ "side": side, "flop_per_second": gpu.product_rate(side, TURNS)? }));
     }
     Ok(json!({ "device": gpu.name(), "rates": rates }))
+}
+
+/// Seconds of the third step, and of what the GPU did in it.
+pub(crate) fn profile(
+    trainer: &mut Trainer,
+    batch: impl Fn() -> Batch,
+    gpu: &Gpu,
+) -> Result<Value, Report> {
+    trainer.step(batch())?;
+    trainer.step(batch())?;
+    let third = batch();
+    let began = Instant::now();
+    trainer.step(third)?;
+    let seconds = began.elapsed().as_secs_f64();
+    let fourth = batch();
+    let (done, all) = gpu.profile(|| trainer.step(fourth))?;
+    done?;
+    let part =
+        |one: &Timed| json!({ "name": one.name, "calls": one.calls, "seconds": one.seconds });
+    let busy: f64 = all.iter().map(|one| one.seconds).sum();
+    let parts: Vec<_> = all.iter().map(part).collect();
+    Ok(json!({ "step_seconds": seconds, "busy_seconds": busy, "parts": parts }))
 }
 
 /// Loss and gradient of the checked weights, which the folder has from the CPU in f32: shares by

@@ -20,8 +20,8 @@ use cudarc::{
 };
 
 use super::{
-    KERNELS, Launch, Machine, Precision, Product, definition, libraries::builtins,
-    machine::out_of_memory, names, products::Products,
+    KERNELS, Launch, Machine, Precision, Product, Timed, definition, libraries::builtins,
+    machine::out_of_memory, names, products::Products, profile::Profile,
 };
 
 /// A `Result`, by default with candle's error.
@@ -46,6 +46,7 @@ pub(crate) struct Card {
     products: Mutex<Products>,
     /// Arrays that nobody holds, by size: used again in the order of the stream.
     free: Mutex<BTreeMap<usize, Vec<u64>>>,
+    profile: Profile,
 }
 
 impl fmt::Debug for Card {
@@ -100,7 +101,15 @@ impl Card {
             kernels: [f32?, bf16?],
             products: Mutex::new(products),
             free: Mutex::default(),
+            profile: Profile::default(),
         }))
+    }
+
+    /// Does `body`, and says how long each kernel and each form of product took meanwhile.
+    pub(crate) fn profile<T>(&self, body: impl FnOnce() -> T) -> Result<(T, Vec<Timed>)> {
+        self.profile.begin();
+        let done = body();
+        Ok((done, self.profile.end()?))
     }
 
     /// As the driver names it.
@@ -269,19 +278,18 @@ impl Machine for Card {
             LaunchConfig { grid_dim: (x, y, z), block_dim: (*threads, 1, 1), shared_mem_bytes: 0 };
         // SAFETY: the launches of tapes, stores and losses; the tests run the same on the emulator,
         // which compares the number of arguments and watches what lies around the arrays.
-        unsafe { builder.launch(grid) }.map_err(failed)?;
-        Ok(())
+        let mut ask = || unsafe { builder.launch(grid) }.map(drop).map_err(failed);
+        self.profile.around(&self.stream, || (*kernel).to_owned(), || ask())
     }
 
     fn multiply(&self, precision: Precision, product: &Product) -> Result<()> {
         self.context.bind_to_thread().map_err(failed)?;
         let mut products = self.products.lock().unwrap_or_else(PoisonError::into_inner);
-        products.multiply(precision, product, &self.stream).map_err(|error| {
-            let Product { rows, columns, inner, .. } = product;
-            Error::Msg(format!(
-                "cuBLASLt refuses {rows}x{inner} by {inner}x{columns}: {:?}",
-                error.0
-            ))
+        let Product { rows, columns, inner, .. } = product;
+        let name = || format!("{rows}x{inner} by {inner}x{columns}");
+        self.profile.around(&self.stream, name, || {
+            let done = products.multiply(precision, product, &self.stream);
+            done.map_err(|error| Error::Msg(format!("cuBLASLt refuses {}: {:?}", name(), error.0)))
         })
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
 
-use super::{Launch, Machine, Operand, Precision, Product, Store, machine::chunk, store::bytes};
+use super::{Launch, Machine, Operand, Precision, Product, Store, machine::chunk};
 
 /// Slots of a pool that are compared at a time.
 const SLOTS: usize = if cfg!(test) { 3 } else { 8192 };
@@ -22,7 +22,7 @@ pub(crate) struct Loss<M: Machine> {
 
 fn upload<M: Machine>(machine: &Arc<M>, values: &[u32]) -> Result<M::Memory> {
     let mut memory = machine.take(4 * values.len())?;
-    machine.write(&mut memory, &bytes(values))?;
+    machine.write(&mut memory, bytemuck::cast_slice(values))?;
     Ok(memory)
 }
 

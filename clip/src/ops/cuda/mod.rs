@@ -10,6 +10,7 @@
 //! | `tape` | the graph by hand, on any machine |
 //! | `card` | the machine that is a GPU; nothing of CUDA is needed to build it |
 //! | `products` | what a card multiplies with: cuBLASLt |
+//! | `profile` | how long a card takes over what |
 //! | `rate` | how fast a card multiplies |
 //! | `libraries` | where NVRTC's other half lies |
 //! | `emulator` | for tests, the machine that runs the kernels thread by thread on the CPU |
@@ -33,6 +34,8 @@ mod optimizer;
 #[cfg(feature = "cuda")]
 mod products;
 #[cfg(feature = "cuda")]
+mod profile;
+#[cfg(feature = "cuda")]
 mod rate;
 mod store;
 #[cfg(test)]
@@ -47,8 +50,10 @@ pub(crate) use machine::{Launch, Machine, Operand, Precision, Product};
 pub(crate) use optimizer::Moments;
 pub use optimizer::Update;
 #[cfg(feature = "cuda")]
+pub use profile::Timed;
+#[cfg(feature = "cuda")]
 pub(crate) use rate::product_rate;
-pub(crate) use store::{Store, bytes, floats};
+pub(crate) use store::{Store, floats};
 pub(crate) use tape::{CudaTape, CudaValue};
 
 /// The kernels, in an order in which each finds what it uses.

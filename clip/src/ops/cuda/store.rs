@@ -43,7 +43,7 @@ impl<M: Machine> Store<M> {
         }
         let length = values.len();
         let mut masters = machine.take(4 * length)?;
-        machine.write(&mut masters, &bytes(&values))?;
+        machine.write(&mut masters, bytemuck::cast_slice(&values))?;
         let (copies, gradients) = (machine.take(2 * length)?, machine.take(4 * length)?);
         let reached = Mutex::default();
         let store = Self { machine, places, length, masters, copies, gradients, reached };
@@ -138,7 +138,7 @@ impl<M: Machine> Store<M> {
             values[start..][..part.len()].copy_from_slice(part);
         }
         let mut array = self.machine.take(4 * self.length)?;
-        self.machine.write(&mut array, &bytes(&values))?;
+        self.machine.write(&mut array, bytemuck::cast_slice(&values))?;
         Ok(array)
     }
 
@@ -158,30 +158,7 @@ pub(crate) fn floats<M: Machine>(
     start: usize,
     count: usize,
 ) -> Result<Vec<f32>> {
-    let mut bytes = vec![0; 4 * count];
-    machine.read(array, 4 * start, &mut bytes)?;
-    let (values, _) = bytes.as_chunks::<4>();
-    Ok(values.iter().map(|bytes| f32::from_ne_bytes(*bytes)).collect())
-}
-
-/// Numbers as a card takes them.
-pub(crate) fn bytes<T: Number>(values: &[T]) -> Vec<u8> {
-    values.iter().flat_map(|value| value.bytes()).collect()
-}
-
-/// Four bytes.
-pub(crate) trait Number: Copy {
-    fn bytes(self) -> [u8; 4];
-}
-
-impl Number for f32 {
-    fn bytes(self) -> [u8; 4] {
-        self.to_ne_bytes()
-    }
-}
-
-impl Number for u32 {
-    fn bytes(self) -> [u8; 4] {
-        self.to_ne_bytes()
-    }
+    let mut values = vec![0.0; count];
+    machine.read(array, 4 * start, bytemuck::cast_slice_mut(&mut values))?;
+    Ok(values)
 }

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Result, Tensor};
 
 use super::{
-    store::bytes,
     subject::{Memory, Subject, values},
     *,
 };
@@ -93,7 +92,7 @@ fn taped(
     let kept = if form == Form::Floats { Precision::F32 } else { precision };
     let found = values(machine, y.data(), kept)?;
     let weights: Vec<f32> = numbers(found.len(), 99).iter().map(|&value| value as f32).collect();
-    let wide = upload(machine, &bytes(&weights))?;
+    let wide = upload(machine, bytemuck::cast_slice(&weights))?;
     let gradient = machine.take(kept.bytes() * weights.len())?;
     let narrow = Launch::each("narrow", weights.len()).pointer(Subject::address(&wide));
     let narrow = narrow.pointer(Subject::address(&gradient)).count(weights.len());
@@ -331,7 +330,7 @@ fn updates_agree_with_the_formula_and_wait_for_finite_gradients() -> Result<()> 
     close(&store.read(&tensors[0])?, &expected[0]);
     close(&store.read(&tensors[1])?, &expected[1]);
     assert_eq!(store.read(&tensors[2])?, [3.0]); // rests
-    let infinite = upload(store.machine(), &bytes(&[f32::INFINITY]))?;
+    let infinite = upload(store.machine(), bytemuck::bytes_of(&f32::INFINITY))?;
     let (betas, size, factor) = ([0.9; 2], 1.0, 1.0);
     let update = Update { scale: 1.0, betas, size, factor, epsilon: 1e-8, kept: 0.5 };
     store.update(&moments, &infinite, [(&tensors[2], update)])?;
@@ -358,7 +357,7 @@ fn info_nce_and_its_gradient() -> Result<()> {
         let floats = |memory: &Memory| values(store.machine(), memory, Precision::F32);
         let rows = |var: &candle_core::Var| -> Result<_> {
             let values = var.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
-            upload(store.machine(), &bytes(&values))
+            upload(store.machine(), bytemuck::cast_slice(&values))
         };
         let (images, texts) = (rows(&image)?, rows(&text)?);
         let found = store.info_nce(&images, &texts, [count, dim], &tensors[0], groups)?;
@@ -385,7 +384,7 @@ fn info_nce_and_its_gradient() -> Result<()> {
 #[test]
 fn the_nearest_of_a_pool_is_no_caption_of_the_own_row() -> Result<()> {
     let Some((store, _)) = stored(&[])? else { return Ok(()) };
-    let rows = |values: &[f32]| upload(store.machine(), &bytes(values));
+    let rows = |values: &[f32]| upload(store.machine(), bytemuck::cast_slice(values));
     let pool = rows(&[1.0, 0.0, 0.6, 0.8, 0.0, 1.0, 0.6, 0.8])?;
     let images = rows(&[1.0, 0.0, 1.0, 0.0, 0.6, 0.8, 0.0, -1.0])?;
     let slots = |own: &[u32]| -> Result<Vec<u32>> {

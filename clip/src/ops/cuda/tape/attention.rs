@@ -6,7 +6,7 @@ use candle_core::{Result, bail};
 
 use super::{CudaTape, CudaValue};
 use crate::ops::{
-    cuda::{Launch, Machine, store::bytes},
+    cuda::{Launch, Machine},
     graph::{Columns, Seen},
 };
 
@@ -38,7 +38,7 @@ impl<M: Machine> CudaTape<M> {
         let starts = qkv.each_ref().map(|part| (size * part.start) as u64);
         let addresses: [u64; 3] = std::array::from_fn(|at| arrays[at].address() + starts[at]);
         let last = match seen {
-            Seen::UpTo(last) => Some(bench.upload(&bytes(last))?),
+            Seen::UpTo(last) => Some(bench.upload(bytemuck::cast_slice(last))?),
             _ => None,
         };
         let causal = usize::from(matches!(seen, Seen::Causal));

@@ -6,11 +6,7 @@ use candle_core::{Device, Result, Tensor};
 
 use super::{Array, Bench, CudaTape, CudaValue};
 use crate::ops::{
-    cuda::{
-        Launch, Machine, Operand, Product,
-        machine::chunk,
-        store::{bytes, floats},
-    },
+    cuda::{Launch, Machine, Operand, Product, machine::chunk, store::floats},
     graph::{BatchStatistics, ConvNorm, ONE, Window},
 };
 
@@ -147,11 +143,6 @@ impl<M: Machine> CudaTape<M> {
 }
 
 impl<M: Machine> Bench<M> {
-    /// A tensor of floats.
-    fn tensor(&self, tensor: &Tensor) -> Result<M::Memory> {
-        self.upload(&bytes(&tensor.flatten_all()?.to_vec1::<f32>()?))
-    }
-
     /// Floats as a tensor; waits for them.
     fn download(&self, memory: &M::Memory, count: usize) -> Result<Tensor> {
         let values = floats(&**self.machine(), memory, 0, count)?;

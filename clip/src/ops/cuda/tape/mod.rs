@@ -14,7 +14,10 @@ use candle_core::{Result, Tensor};
 use super::{Launch, Machine, Precision, Store, machine::chunk};
 use crate::{
     config::Activation,
-    ops::graph::{BatchStatistics, Columns, ConvNorm, Graph, Linear, Seen},
+    ops::{
+        borrow,
+        graph::{BatchStatistics, Columns, ConvNorm, Graph, Linear, Seen},
+    },
 };
 
 /// What was computed, and how to go back. Gradients of parameters are summed in the [`Store`].
@@ -102,6 +105,11 @@ impl<M: Machine> Bench<M> {
         let mut memory = self.machine().take(bytes.len())?;
         self.machine().write(&mut memory, bytes)?;
         Ok(memory)
+    }
+
+    /// A contiguous tensor of floats.
+    fn tensor(&self, tensor: &Tensor) -> Result<M::Memory> {
+        self.upload(bytemuck::cast_slice(&borrow("upload", tensor)?))
     }
 
     /// Adds `factor` times the sums over chunks, which `parts` holds in rows of `stride`, to

@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor, bail};
 
 use super::{CudaTape, CudaValue};
-use crate::ops::cuda::{Launch, Machine, store::bytes};
+use crate::ops::cuda::{Launch, Machine};
 
 /// Places of one token that are summed at a time.
 const STRETCH: usize = 64;
@@ -32,7 +32,7 @@ impl<M: Machine> CudaTape<M> {
         sizes: impl FnOnce(Launch) -> Launch,
     ) -> Result<CudaValue<M>> {
         let (bench, count) = (self.bench(), pixels.elem_count());
-        let values = bench.upload(&bytes(&pixels.flatten_all()?.to_vec1::<f32>()?))?;
+        let values = bench.tensor(pixels)?;
         let y = bench.values(count)?;
         let launch = Launch::each(kernel, count).pointer(M::address(&values));
         bench.launch(sizes(launch.pointer(M::address(&y)).count(count)))?;
@@ -99,7 +99,7 @@ impl<M: Machine> CudaTape<M> {
             bail!("token {id}, but the vocabulary has {vocabulary}");
         }
         let (bench, count) = (self.bench(), batch * length * columns);
-        let (rows, y) = (bench.upload(&bytes(&ids))?, bench.values(count)?);
+        let (rows, y) = (bench.upload(bytemuck::cast_slice(&ids))?, bench.values(count)?);
         let launch = Launch::each("embed", count).pointer(M::address(&rows));
         let launch = launch.pointer(self.store.master(table)?);
         let launch = launch.pointer(self.store.master(positions)?).pointer(M::address(&y));
@@ -114,11 +114,17 @@ impl<M: Machine> CudaTape<M> {
             let Stretches { places, starts, ids, firsts } = Stretches::new(&ids);
             let stretches = starts.len() - 1;
             let parts = bench.floats(stretches * columns)?;
-            let (places, starts) = (bench.upload(&bytes(&places))?, bench.upload(&bytes(&starts))?);
+            let (places, starts) = (
+                bench.upload(bytemuck::cast_slice(&places))?,
+                bench.upload(bytemuck::cast_slice(&starts))?,
+            );
             let launch = Launch::new("embed_sums", [stretches, 1, 1], 256).pointer(dy);
             let launch = launch.pointer(M::address(&places)).pointer(M::address(&starts));
             bench.launch(launch.pointer(M::address(&parts)).count(columns))?;
-            let (rows, firsts) = (bench.upload(&bytes(&ids))?, bench.upload(&bytes(&firsts))?);
+            let (rows, firsts) = (
+                bench.upload(bytemuck::cast_slice(&ids))?,
+                bench.upload(bytemuck::cast_slice(&firsts))?,
+            );
             let launch = Launch::new("embed_fold", [ids.len(), 1, 1], 256);
             let launch = launch.pointer(M::address(&parts)).pointer(M::address(&rows));
             bench.launch(launch.pointer(M::address(&firsts)).pointer(sum).count(columns))
@@ -128,7 +134,7 @@ impl<M: Machine> CudaTape<M> {
     pub(super) fn pick(&self, x: &CudaValue<M>, tokens: &[u32]) -> Result<CudaValue<M>> {
         let &[batch, length, columns] = &*x.dims else { panic!("`[B, T, C]`") };
         let (bench, count) = (self.bench(), batch * columns);
-        let (tokens, y) = (bench.upload(&bytes(tokens))?, bench.values(count)?);
+        let (tokens, y) = (bench.upload(bytemuck::cast_slice(tokens))?, bench.values(count)?);
         let launch = Launch::each("pick", count).pointer(x.address()).pointer(M::address(&tokens));
         bench.launch(launch.pointer(M::address(&y)).count(count).count(length).count(columns))?;
         let (step, all) = (x.step, x.count());
