@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
 
-use super::{Launch, Machine, Operand, Precision, Product, Store, machine::chunk};
+use super::{Launch, Machine, Operand, Precision, Product, Store, machine::ColumnSums};
 
 /// Slots of a pool that are compared at a time.
 const SLOTS: usize = if cfg!(test) { 3 } else { 8192 };
@@ -62,13 +62,13 @@ impl<M: Machine> Store<M> {
         let back = back.pointer(M::address(&sums[1])).pointer(M::address(&gradient));
         launch(back.pointer(M::address(&each)).count(count))?;
 
-        let chunks = count.div_ceil(chunk(count));
-        let (parts, values) = (floats(2 * chunks)?, self.zeros(2)?);
-        let sum = Launch::columns("column_sums", count, 2).pointer(M::address(&each));
-        launch(sum.pointer(M::address(&parts)).count(count).count(2).count(chunk(count)))?;
+        let sums = ColumnSums::new(count, 2, Precision::F32);
+        let (parts, values) = (floats(2 * sums.chunks())?, self.zeros(2)?);
+        let sum = Launch::columns("column_sums", sums).pointer(M::address(&each));
+        launch(sum.pointer(M::address(&parts)).count(count).count(2).count(sums.chunk()))?;
         let fold = |start: u64, count: usize, sum: u64| {
-            let fold = Launch::each("fold", count).pointer(M::address(&parts) + 4 * start);
-            launch(fold.pointer(sum).count(count).count(2).count(chunks).float(1.0))
+            let fold = Launch::fold(count).pointer(M::address(&parts) + 4 * start).pointer(sum);
+            launch(fold.count(count).count(2).count(sums.chunks()).float(1.0))
         };
         fold(0, 2, M::address(&values))?;
         if let Some(sum) = self.gradient(logit_scale)? {

@@ -21,6 +21,11 @@ impl Precision {
             Self::Bf16 => 2,
         }
     }
+
+    /// Values that a thread reads or writes at once, `PACK` in the kernels.
+    pub(crate) fn pack(self) -> usize {
+        16 / self.bytes()
+    }
 }
 
 /// A card, or what stands in for one in tests. All that is asked of it happens in order.
@@ -54,13 +59,15 @@ pub(crate) fn out_of_memory(machine: &str, bytes: usize) -> Error {
 }
 
 /// Lanes of a warp.
-const WARP: usize = 32;
+pub(super) const WARP: usize = 32;
 /// Threads of a block of kernels that do one thing per thread, or per warp.
 const THREADS: usize = 128;
-/// Warps of a block that sums columns, `SUM_WARPS` in the kernels.
-const SUM_WARPS: usize = 8;
-/// Blocks among which the rows of one sum are divided, about.
-const CHUNKS: usize = 64;
+/// Threads of a block that sums columns, `SUM_THREADS` in the kernels.
+const SUM_THREADS: usize = 256;
+/// Blocks among which one sum is divided, about.
+const SUM_BLOCKS: usize = 1024;
+/// Least rows of such a block.
+const SUM_ROWS: usize = if cfg!(test) { 8 } else { 64 };
 
 /// One kernel, its blocks and its arguments.
 #[derive(Debug, Clone)]
@@ -84,15 +91,24 @@ impl Launch {
         Self::new(kernel, [count.div_ceil(THREADS), 1, 1], THREADS)
     }
 
+    /// A thread for each pack of `count` values.
+    pub(crate) fn packs(kernel: &'static str, count: usize, precision: Precision) -> Self {
+        Self::each(kernel, count.div_ceil(precision.pack()))
+    }
+
     /// A warp for each of `rows` rows.
     pub(crate) fn rows(kernel: &'static str, rows: usize) -> Self {
         Self::each(kernel, rows * WARP)
     }
 
-    /// A sum over `rows` of each of `columns`, in chunks of `chunk(rows)` rows.
-    pub(crate) fn columns(kernel: &'static str, rows: usize, columns: usize) -> Self {
-        let grid = [columns.div_ceil(WARP), rows.div_ceil(chunk(rows)), 1];
-        Self::new(kernel, grid, SUM_WARPS * WARP)
+    /// Parts of sums over the rows of each column.
+    pub(crate) fn columns(kernel: &'static str, sums: ColumnSums) -> Self {
+        Self::new(kernel, [sums.wide(), sums.chunks(), 1], SUM_THREADS)
+    }
+
+    /// The sums of `count` columns of parts.
+    pub(crate) fn fold(count: usize) -> Self {
+        Self::new("fold", [count.div_ceil(WARP), 1, 1], SUM_THREADS)
     }
 
     /// An array, by its address.
@@ -114,9 +130,33 @@ impl Launch {
     }
 }
 
-/// Rows that one block sums.
-pub(crate) fn chunk(rows: usize) -> usize {
-    rows.div_ceil(CHUNKS).next_multiple_of(SUM_WARPS)
+/// How the rows of `[rows, columns]` values are divided among the blocks that sum each column.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ColumnSums {
+    rows: usize,
+    columns: usize,
+    pack: usize,
+}
+
+impl ColumnSums {
+    pub(crate) fn new(rows: usize, columns: usize, precision: Precision) -> Self {
+        Self { rows, columns, pack: precision.pack() }
+    }
+
+    /// Blocks side by side, each with a warp's packs of columns.
+    fn wide(&self) -> usize {
+        self.columns.div_ceil(self.pack * WARP)
+    }
+
+    /// Rows of a block.
+    pub(crate) fn chunk(&self) -> usize {
+        self.rows.div_ceil(SUM_BLOCKS.div_ceil(self.wide())).max(SUM_ROWS)
+    }
+
+    /// Parts of the sum of a column.
+    pub(crate) fn chunks(&self) -> usize {
+        self.rows.div_ceil(self.chunk())
+    }
 }
 
 /// A matrix in rows, `stride` values from one to the next.
@@ -183,6 +223,11 @@ impl Product {
     /// `+ c`
     pub(crate) fn on(self, c: u64) -> Self {
         Self { c, beta: 1.0, ..self }
+    }
+
+    /// `+ c` if there is one.
+    pub(crate) fn on_top(self, c: u64) -> Self {
+        if c == 0 { self } else { self.on(c) }
     }
 
     /// To f32.

@@ -62,6 +62,7 @@ const KERNELS: &[&str] = &[
     include_str!("kernels/sums.cu"),
     include_str!("kernels/layer_norm.cu"),
     include_str!("kernels/activation.cu"),
+    include_str!("kernels/products.cu"),
     include_str!("kernels/attention.cu"),
     include_str!("kernels/tokens.cu"),
     include_str!("kernels/conv.cu"),

@@ -59,7 +59,7 @@ impl<M: Machine> Store<M> {
         let launch = Launch::new("norm_sums", [BLOCKS, 1, 1], 256).pointer(self.gradients());
         let launch = launch.pointer(M::address(&parts)).count(self.length());
         machine.launch(Precision::F32, &launch)?;
-        let fold = Launch::each("fold", 1).pointer(M::address(&parts)).pointer(M::address(&norm));
+        let fold = Launch::fold(1).pointer(M::address(&parts)).pointer(M::address(&norm));
         machine.launch(Precision::F32, &fold.count(1).count(1).count(BLOCKS).float(1.0))?;
         Ok(norm)
     }

@@ -284,7 +284,7 @@ fn stored(values: &[&[f32]]) -> Result<Option<Stored>> {
 fn give_gradient(store: &Store<Subject>, tensor: &Tensor) -> Result<()> {
     let gradient = store.gradient(tensor)?.expect("a variable");
     let count = tensor.elem_count();
-    let fold = Launch::each("fold", count).pointer(store.master(tensor)?).pointer(gradient);
+    let fold = Launch::fold(count).pointer(store.master(tensor)?).pointer(gradient);
     let fold = fold.count(count).count(count).count(1).float(2.0);
     store.machine().launch(Precision::F32, &fold)
 }

@@ -167,7 +167,14 @@ fn compile(precision: Precision) -> Kernels {
     write("known.inc", &names().map(|name| format!("KNOWN({name})\n")).collect::<String>());
     let library = folder.path().join("kernels.so");
     let mut compiler = Command::new("c++");
-    compiler.args(["-std=c++17", "-O2", "-ffp-contract=off", "-shared", "-fPIC"]);
+    compiler.args([
+        "-std=c++17",
+        "-O2",
+        "-ffp-contract=off",
+        "-fno-strict-aliasing",
+        "-shared",
+        "-fPIC",
+    ]);
     compiler.arg(definition(precision)).arg(folder.path().join("emulator.cpp"));
     let outcome = compiler.arg("-o").arg(&library).output().expect("`c++` was there before");
     assert!(outcome.status.success(), "{}", String::from_utf8_lossy(&outcome.stderr));

@@ -3,25 +3,30 @@
 #define SLOPE 1.702f
 
 KERNEL(activate)(const value *x, value *y, index_t count, int quick) {
-    index_t at = place();
+    index_t at = PACK * place();
     if (at >= count)
         return;
-    float a = to_float(x[at]);
-    float share = quick ? 1 / (1 + expf(-SLOPE * a)) : 0.5f * (1 + erff(a * 0.70710678f));
-    put(&y[at], a * share);
+    float a[PACK];
+    load(a, x, at, count);
+    for (int i = 0; i < PACK; ++i)
+        a[i] *= quick ? 1 / (1 + expf(-SLOPE * a[i])) : 0.5f * (1 + erff(a[i] * 0.70710678f));
+    store(y, at, count, a);
 }
 
 KERNEL(activate_back)(const value *x, const value *dy, value *dx, index_t count, int quick) {
-    index_t at = place();
+    index_t at = PACK * place();
     if (at >= count)
         return;
-    float a = to_float(x[at]), slope;
-    if (quick) {
-        float share = 1 / (1 + expf(-SLOPE * a));
-        slope = share + SLOPE * a * share * (1 - share);
-    } else {
-        float share = 0.5f * (1 + erff(a * 0.70710678f));
-        slope = share + a * 0.39894228f * expf(-0.5f * a * a);
-    }
-    put(&dx[at], to_float(dy[at]) * slope);
+    float a[PACK], g[PACK];
+    load(a, x, at, count);
+    load(g, dy, at, count);
+    for (int i = 0; i < PACK; ++i)
+        if (quick) {
+            float share = 1 / (1 + expf(-SLOPE * a[i]));
+            g[i] *= share + SLOPE * a[i] * share * (1 - share);
+        } else {
+            float share = 0.5f * (1 + erff(a[i] * 0.70710678f));
+            g[i] *= share + a[i] * 0.39894228f * expf(-0.5f * a[i] * a[i]);
+        }
+    store(dx, at, count, g);
 }

@@ -1,190 +1,334 @@
 // softmax(q k^T / sqrt(d)) v with the softmax of a row built up while its keys go by (Milakov &
-// Gimelshein 2018; Dao et al. 2022): no table of queries by keys is kept. The way back computes the
-// shares again from the logarithm of each row's sum.
+// Gimelshein 2018; Dao 2023, FlashAttention-2): no table of queries by keys is kept. The way back
+// computes the shares again from the logarithm of each row's sum.
 //
 // Head h of token t of sequence b begins at `x[(b tokens + t) stride + h d]`. A block is one head of
-// one sequence and `HEAD_WARPS` rows, one warp each; 32 rows of the other side at a time lie in
-// shared memory, for all warps.
+// one sequence; each of its warps has 16 rows in its registers, as tensor cores want them (see
+// `multiply`), and `TILE` rows of the other side at a time lie in shared memory, for all warps.
 
-#define HEAD_MAX 128
-#define HEAD_WARPS 8
-#define HEAD_PARTS (HEAD_MAX / WARP)
+// Rows of a warp.
+#define ROWS 16
+#ifdef VALUE_F32
+#define TILE 32
+#else
+#define TILE 64
+#endif
+// Values between rows, so that lanes which read a column meet different banks.
+#define PAD 8
 
-// One row of padding, so that 32 lanes that read a column meet 32 banks.
-typedef float tile_t[WARP][HEAD_MAX + 1];
-
-struct attention_sizes {
-    int queries, keys, head, query_stride, key_stride, causal;
+// Rows of one head of at most `HEAD` values.
+template <int HEAD> struct alignas(16) tile {
+    value of[TILE][HEAD + PAD];
 };
 
-// Keys that a query of sequence `batch` sees.
-__device__ inline int keys_seen(const attention_sizes &size, const int *last, int batch, int query) {
-    return last ? last[batch] + 1 : size.causal ? query + 1 : size.keys;
+struct attention_t {
+    const value *q, *k, *v;
+    const int *last;
+    int queries, keys, head, query_stride, key_stride, causal;
+    float factor;
+};
+
+// Keys that a query of this sequence sees; of a query that is not there, one.
+__device__ inline int keys_seen(const attention_t &all, int query) {
+    if (query >= all.queries)
+        return 1;
+    return all.last ? all.last[blockIdx.z] + 1 : all.causal ? query + 1 : all.keys;
 }
 
-// Rows `first..first + 32` of one head; zeros where there are none.
-__device__ inline void load_tile(tile_t &tile, const value *x, int first, int rows, int stride,
+// The first row of this warp.
+__device__ inline int first_row() {
+    return (blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP) * ROWS;
+}
+
+// This head of the first token of this sequence.
+template <class T>
+__device__ inline T *head_of(T *x, int tokens, int stride, int head) {
+    return x + (index_t)blockIdx.z * tokens * stride + blockIdx.y * head;
+}
+
+// Rows `first..first + TILE`; zeros where there are none.
+template <int HEAD>
+__device__ inline void load_tile(tile<HEAD> &y, const value *x, int first, int rows, int stride,
                                  int head) {
-    for (int at = threadIdx.x; at < WARP * head; at += blockDim.x) {
-        int row = at / head, column = at % head;
-        bool is_there = first + row < rows;
-        tile[row][column] = is_there ? to_float(x[(index_t)(first + row) * stride + column]) : 0;
+    int packs = (head + 15) / 16 * 16 / PACK;
+    for (int at = threadIdx.x; at < TILE * packs; at += blockDim.x) {
+        int row = at / packs, column = at % packs * PACK;
+        pack some = {};
+        if (first + row < rows)
+            some = load_pack(x + (index_t)(first + row) * stride, column, head);
+        *(pack *)&y.of[row][column] = some;
     }
 }
 
-// One row, `head` values, of each warp.
-__device__ inline void load_row(float *row, const value *x, int head, bool is_there) {
-    for (int i = threadIdx.x % WARP; i < head; i += WARP)
-        row[i] = is_there ? to_float(x[i]) : 0;
+__device__ inline duo load_duo(const value *x, int column, int head) {
+    if (head % 2 == 0)
+        return column < head ? *(const duo *)(x + column) : duet(0, 0);
+    return duet(column < head ? to_float(x[column]) : 0,
+                column + 1 < head ? to_float(x[column + 1]) : 0);
 }
 
-__device__ inline float dot(const float *a, const float *b, int head) {
-    float sum = 0;
-    for (int i = 0; i < head; ++i)
-        sum += a[i] * b[i];
-    return sum;
-}
-
-// `sums += share of row r times row r of the tile`, the share of row r lying in lane r.
-__device__ inline void add_rows(float *sums, float share, const tile_t &tile, int head) {
-    for (int row = 0; row < WARP; ++row) {
-        float factor = __shfl_sync(ALL_LANES, share, row);
-        for (int part = 0; part < HEAD_PARTS; ++part) {
-            int column = part * WARP + threadIdx.x % WARP;
-            if (column < head)
-                sums[part] += factor * tile[row][column];
-        }
-    }
-}
-
-__device__ inline void store_row(value *x, const float *sums, float factor, int head) {
-    for (int part = 0; part < HEAD_PARTS; ++part) {
-        int column = part * WARP + threadIdx.x % WARP;
+__device__ inline void store_duo(value *x, int column, int head, float a, float b) {
+    if (head % 2 == 0) {
         if (column < head)
-            put(&x[column], sums[part] * factor);
+            *(duo *)(x + column) = duet(a, b);
+        return;
     }
+    if (column < head)
+        put(&x[column], a);
+    if (column + 1 < head)
+        put(&x[column + 1], b);
+}
+
+// The 16 rows of a warp as left factor, `HEAD / 16` tiles; zeros where there are none.
+template <int HEAD>
+__device__ inline void load_rows(duo (&y)[HEAD / 16][4], const value *x, int rows, int stride,
+                                 int head) {
+    int lane = threadIdx.x % WARP, row = first_row() + lane / 4;
+    for (int part = 0; part < HEAD / 16; ++part)
+        for (int i = 0; i < 4; ++i) {
+            int at = row + i % 2 * 8, column = part * 16 + i / 2 * 8 + lane % 4 * 2;
+            y[part][i] = duet(0, 0);
+            if (part * 16 < head && at < rows)
+                y[part][i] = load_duo(x + (index_t)at * stride, column, head);
+        }
+}
+
+template <int HEAD>
+__device__ inline void store_rows(value *y, const float (&x)[HEAD / 8][4], const float (&factor)[2],
+                                  int rows, int stride, int head) {
+    int lane = threadIdx.x % WARP, row = first_row() + lane / 4;
+    for (int part = 0; part < HEAD / 8; ++part)
+        for (int i = 0; i < 2; ++i)
+            if (part * 8 < head && row + i * 8 < rows)
+                store_duo(y + (index_t)(row + i * 8) * stride, part * 8 + lane % 4 * 2, head,
+                          x[part][2 * i] * factor[i], x[part][2 * i + 1] * factor[i]);
+}
+
+// `y = a x^T` with 16 rows x of a tile, from row `from` on, in two halves of 8.
+template <int HEAD>
+__device__ inline void times_rows(float (&y)[2][4], const duo (&a)[HEAD / 16][4],
+                                  const tile<HEAD> &x, int from, int head) {
+    int lane = threadIdx.x % WARP;
+    for (int half = 0; half < 2; ++half) {
+        const value *row = x.of[from + half * 8 + lane / 4] + lane % 4 * 2;
+        for (int i = 0; i < 4; ++i)
+            y[half][i] = 0;
+#pragma unroll
+        for (int part = 0; part < HEAD / 16; ++part)
+            if (part * 16 < head) {
+                duo b[2] = {*(const duo *)(row + part * 16), *(const duo *)(row + part * 16 + 8)};
+                multiply(y[half], a[part], b);
+            }
+    }
+}
+
+// `y += a x` with the same rows, of which a has the shares.
+template <int HEAD>
+__device__ inline void add_shares(float (&y)[HEAD / 8][4], const float (&shares)[2][4],
+                                  const tile<HEAD> &x, int from, int head) {
+    int lane = threadIdx.x % WARP, row = from + lane % 4 * 2;
+    duo a[4] = {duet(shares[0][0], shares[0][1]), duet(shares[0][2], shares[0][3]),
+                duet(shares[1][0], shares[1][1]), duet(shares[1][2], shares[1][3])};
+#pragma unroll
+    for (int part = 0; part < HEAD / 8; ++part)
+        if (part * 8 < head) {
+            int column = part * 8 + lane / 4;
+            auto two = [&](int at) {
+                return duet(to_float(x.of[at][column]), to_float(x.of[at + 1][column]));
+            };
+            duo b[2] = {two(row), two(row + 8)};
+            multiply(y[part], a, b);
+        }
 }
 
 // `y` is `[B, queries, heads head]`; `sums`, `[B, heads, queries]`, takes the logarithms.
-KERNEL(attention)(const value *q, const value *k, const value *v, const int *last, value *y,
-                  float *sums, int queries, int keys, int head, int query_stride, int key_stride,
-                  int causal, float factor) {
-    __shared__ tile_t k_tile, v_tile;
-    __shared__ float rows[HEAD_WARPS][HEAD_MAX];
-    attention_sizes size = {queries, keys, head, query_stride, key_stride, causal};
-    int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, width = gridDim.y * head;
-    int query = blockIdx.x * HEAD_WARPS + warp, start = blockIdx.y * head, batch = blockIdx.z;
-    bool is_there = query < queries;
-    float *row = rows[warp];
-    load_row(row, q + ((index_t)batch * queries + query) * query_stride + start, head, is_there);
-    int seen = is_there ? keys_seen(size, last, batch, query) : 0;
-    float highest = -INFINITY, sum = 0, mixed[HEAD_PARTS] = {};
-    for (int first = 0; first < keys; first += WARP) {
+template <int HEAD>
+__device__ inline void attend(tile<HEAD> (&tiles)[2], const attention_t &all, value *y, float *sums) {
+    int lane = threadIdx.x % WARP, row = first_row() + lane / 4, width = gridDim.y * all.head;
+    const value *k = head_of(all.k, all.keys, all.key_stride, all.head);
+    const value *v = head_of(all.v, all.keys, all.key_stride, all.head);
+    duo q[HEAD / 16][4];
+    load_rows<HEAD>(q, head_of(all.q, all.queries, all.query_stride, all.head), all.queries,
+                    all.query_stride, all.head);
+    int seen[2] = {keys_seen(all, row), keys_seen(all, row + 8)};
+    int most = keys_seen(all, min(first_row() + ROWS, all.queries) - 1);
+    float highest[2] = {-INFINITY, -INFINITY}, sum[2] = {}, mixed[HEAD / 8][4] = {};
+    for (int first = 0; first < all.keys; first += TILE) {
         __syncthreads(); // the last tile is done with
-        load_tile(k_tile, k + (index_t)batch * keys * key_stride + start, first, keys, key_stride, head);
-        load_tile(v_tile, v + (index_t)batch * keys * key_stride + start, first, keys, key_stride, head);
+        load_tile(tiles[0], k, first, all.keys, all.key_stride, all.head);
+        load_tile(tiles[1], v, first, all.keys, all.key_stride, all.head);
         __syncthreads();
-        if (first >= seen)
-            continue;
-        float score = first + lane < seen ? factor * dot(row, k_tile[lane], head) : -INFINITY;
-        float higher = fmaxf(highest, warp_max(score));
-        float share = expf(score - higher), shrink = expf(highest - higher);
-        sum = sum * shrink + warp_sum(share);
-        for (int part = 0; part < HEAD_PARTS; ++part)
-            mixed[part] *= shrink;
-        add_rows(mixed, share, v_tile, head);
-        highest = higher;
-    }
-    if (!is_there)
-        return;
-    store_row(y + ((index_t)batch * queries + query) * width + start, mixed, 1 / sum, head);
-    if (lane == 0)
-        sums[((index_t)batch * gridDim.y + blockIdx.y) * queries + query] = highest + logf(sum);
-}
-
-// `<dy, y>` of each head and query, `[B, heads, queries]`: what the softmax takes off.
-KERNEL(attention_dots)(const value *y, const value *dy, float *dots, int queries, int head) {
-    int query = blockIdx.x, lane = threadIdx.x, width = gridDim.y * head;
-    index_t at = ((index_t)blockIdx.z * queries + query) * width + blockIdx.y * head;
-    float sum = 0;
-    for (int i = lane; i < head; i += WARP)
-        sum += to_float(y[at + i]) * to_float(dy[at + i]);
-    sum = warp_sum(sum);
-    if (lane == 0)
-        dots[((index_t)blockIdx.z * gridDim.y + blockIdx.y) * queries + query] = sum;
-}
-
-// dq = sum over keys of ds k, with p the share and ds = factor p (<dy, v> - <dy, y>).
-KERNEL(attention_back_queries)(const value *q, const value *k, const value *v, const int *last,
-                               const float *sums, const float *dots, const value *dy, value *dq,
-                               int queries, int keys, int head, int query_stride, int key_stride,
-                               int causal, float factor) {
-    __shared__ tile_t k_tile, v_tile;
-    __shared__ float rows[HEAD_WARPS][HEAD_MAX], gradients[HEAD_WARPS][HEAD_MAX];
-    attention_sizes size = {queries, keys, head, query_stride, key_stride, causal};
-    int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, width = gridDim.y * head;
-    int query = blockIdx.x * HEAD_WARPS + warp, start = blockIdx.y * head, batch = blockIdx.z;
-    bool is_there = query < queries;
-    index_t token = (index_t)batch * queries + query;
-    float *row = rows[warp], *gradient = gradients[warp];
-    load_row(row, q + token * query_stride + start, head, is_there);
-    load_row(gradient, dy + token * width + start, head, is_there);
-    index_t at = ((index_t)batch * gridDim.y + blockIdx.y) * queries + query;
-    float sum = is_there ? sums[at] : 0, along = is_there ? dots[at] : 0;
-    int seen = is_there ? keys_seen(size, last, batch, query) : 0;
-    float found[HEAD_PARTS] = {};
-    for (int first = 0; first < keys; first += WARP) {
-        __syncthreads(); // the last tile is done with
-        load_tile(k_tile, k + (index_t)batch * keys * key_stride + start, first, keys, key_stride, head);
-        load_tile(v_tile, v + (index_t)batch * keys * key_stride + start, first, keys, key_stride, head);
-        __syncthreads();
-        if (first >= seen)
-            continue;
-        float share = 0;
-        if (first + lane < seen)
-            share = expf(factor * dot(row, k_tile[lane], head) - sum);
-        float ds = factor * share * (dot(gradient, v_tile[lane], head) - along);
-        add_rows(found, ds, k_tile, head);
-    }
-    if (is_there)
-        store_row(dq + token * query_stride + start, found, 1, head);
-}
-
-// dk = sum over queries of ds q, dv = sum over queries of p dy; one warp per key.
-KERNEL(attention_back_keys)(const value *q, const value *k, const value *v, const int *last,
-                            const float *sums, const float *dots, const value *dy, value *dk,
-                            value *dv, int queries, int keys, int head, int query_stride,
-                            int key_stride, int causal, float factor) {
-    __shared__ tile_t q_tile, dy_tile;
-    __shared__ float k_rows[HEAD_WARPS][HEAD_MAX], v_rows[HEAD_WARPS][HEAD_MAX];
-    attention_sizes size = {queries, keys, head, query_stride, key_stride, causal};
-    int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, width = gridDim.y * head;
-    int key = blockIdx.x * HEAD_WARPS + warp, start = blockIdx.y * head, batch = blockIdx.z;
-    bool is_there = key < keys;
-    index_t token = (index_t)batch * keys + key;
-    float *k_row = k_rows[warp], *v_row = v_rows[warp];
-    load_row(k_row, k + token * key_stride + start, head, is_there);
-    load_row(v_row, v + token * key_stride + start, head, is_there);
-    sums += ((index_t)batch * gridDim.y + blockIdx.y) * queries;
-    dots += ((index_t)batch * gridDim.y + blockIdx.y) * queries;
-    float k_found[HEAD_PARTS] = {}, v_found[HEAD_PARTS] = {};
-    for (int first = 0; first < queries; first += WARP) {
-        __syncthreads(); // the last tile is done with
-        load_tile(q_tile, q + (index_t)batch * queries * query_stride + start, first, queries,
-                  query_stride, head);
-        load_tile(dy_tile, dy + (index_t)batch * queries * width + start, first, queries, width, head);
-        __syncthreads();
-        int query = first + lane;
-        float share = 0, ds = 0;
-        if (is_there && query < queries && key < keys_seen(size, last, batch, query)) {
-            share = expf(factor * dot(k_row, q_tile[lane], head) - sums[query]);
-            ds = factor * share * (dot(v_row, dy_tile[lane], head) - dots[query]);
+        for (int from = 0; from < TILE && first + from < most; from += ROWS) {
+            float shares[2][4];
+            times_rows<HEAD>(shares, q, tiles[0], from, all.head);
+            for (int half = 0; half < 2; ++half)
+                for (int i = 0; i < 4; ++i) {
+                    int key = first + from + half * 8 + lane % 4 * 2 + i % 2;
+                    shares[half][i] = key < seen[i / 2] ? all.factor * shares[half][i] : -INFINITY;
+                }
+            float shrink[2];
+            for (int i = 0; i < 2; ++i) {
+                float *left = &shares[0][2 * i], *right = &shares[1][2 * i];
+                float here = fmaxf(fmaxf(left[0], left[1]), fmaxf(right[0], right[1]));
+                float higher = fmaxf(highest[i], quad_max(here));
+                shrink[i] = expf(highest[i] - higher);
+                left[0] = expf(left[0] - higher), left[1] = expf(left[1] - higher);
+                right[0] = expf(right[0] - higher), right[1] = expf(right[1] - higher);
+                sum[i] = sum[i] * shrink[i] + left[0] + left[1] + right[0] + right[1];
+                highest[i] = higher;
+            }
+            for (int part = 0; part < HEAD / 8; ++part)
+                for (int i = 0; i < 4; ++i)
+                    mixed[part][i] *= shrink[i / 2];
+            add_shares<HEAD>(mixed, shares, tiles[1], from, all.head);
         }
-        add_rows(k_found, ds, q_tile, head);
-        add_rows(v_found, share, dy_tile, head);
     }
-    if (!is_there)
-        return;
-    store_row(dk + token * key_stride + start, k_found, 1, head);
-    store_row(dv + token * key_stride + start, v_found, 1, head);
+    sum[0] = quad_sum(sum[0]), sum[1] = quad_sum(sum[1]);
+    float factors[2] = {1 / sum[0], 1 / sum[1]};
+    store_rows<HEAD>(head_of(y, all.queries, width, all.head), mixed, factors, all.queries, width,
+                     all.head);
+    sums += ((index_t)blockIdx.z * gridDim.y + blockIdx.y) * all.queries;
+    for (int i = 0; i < 2; ++i)
+        if (lane % 4 == 0 && row + i * 8 < all.queries)
+            sums[row + i * 8] = highest[i] + logf(sum[i]);
+}
+
+// dq = sum over keys of ds k, with p the share and ds = factor p (<dy, v> - <dy, y>); `dots`,
+// `[B, heads, queries]`, takes <dy, y>.
+template <int HEAD>
+__device__ inline void attend_back_queries(tile<HEAD> (&tiles)[2], const attention_t &all,
+                                           const value *y, const value *dy, const float *sums,
+                                           float *dots, value *dq) {
+    int lane = threadIdx.x % WARP, row = first_row() + lane / 4, width = gridDim.y * all.head;
+    const value *k = head_of(all.k, all.keys, all.key_stride, all.head);
+    const value *v = head_of(all.v, all.keys, all.key_stride, all.head);
+    duo q[HEAD / 16][4], g[HEAD / 16][4], out[HEAD / 16][4];
+    load_rows<HEAD>(q, head_of(all.q, all.queries, all.query_stride, all.head), all.queries,
+                    all.query_stride, all.head);
+    load_rows<HEAD>(g, head_of(dy, all.queries, width, all.head), all.queries, width, all.head);
+    load_rows<HEAD>(out, head_of(y, all.queries, width, all.head), all.queries, width, all.head);
+    float along[2] = {}, sum[2] = {}, found[HEAD / 8][4] = {};
+    for (int part = 0; part < HEAD / 16; ++part)
+        for (int i = 0; i < 4; ++i)
+            along[i % 2] += low(g[part][i]) * low(out[part][i]) + high(g[part][i]) * high(out[part][i]);
+    sums += ((index_t)blockIdx.z * gridDim.y + blockIdx.y) * all.queries;
+    dots += ((index_t)blockIdx.z * gridDim.y + blockIdx.y) * all.queries;
+    for (int i = 0; i < 2; ++i) {
+        along[i] = quad_sum(along[i]);
+        if (row + i * 8 < all.queries) {
+            sum[i] = sums[row + i * 8];
+            if (lane % 4 == 0)
+                dots[row + i * 8] = along[i];
+        }
+    }
+    int seen[2] = {keys_seen(all, row), keys_seen(all, row + 8)};
+    int most = keys_seen(all, min(first_row() + ROWS, all.queries) - 1);
+    for (int first = 0; first < all.keys; first += TILE) {
+        __syncthreads(); // the last tile is done with
+        load_tile(tiles[0], k, first, all.keys, all.key_stride, all.head);
+        load_tile(tiles[1], v, first, all.keys, all.key_stride, all.head);
+        __syncthreads();
+        for (int from = 0; from < TILE && first + from < most; from += ROWS) {
+            float scores[2][4], ds[2][4];
+            times_rows<HEAD>(scores, q, tiles[0], from, all.head);
+            times_rows<HEAD>(ds, g, tiles[1], from, all.head);
+            for (int half = 0; half < 2; ++half)
+                for (int i = 0; i < 4; ++i) {
+                    int key = first + from + half * 8 + lane % 4 * 2 + i % 2;
+                    float share = expf(all.factor * scores[half][i] - sum[i / 2]);
+                    share = key < seen[i / 2] ? share : 0;
+                    ds[half][i] = all.factor * share * (ds[half][i] - along[i / 2]);
+                }
+            add_shares<HEAD>(found, ds, tiles[0], from, all.head);
+        }
+    }
+    float factors[2] = {1, 1};
+    store_rows<HEAD>(head_of(dq, all.queries, all.query_stride, all.head), found, factors,
+                     all.queries, all.query_stride, all.head);
+}
+
+// dk = sum over queries of ds q, dv = sum over queries of p dy; the rows of a warp are keys.
+template <int HEAD>
+__device__ inline void attend_back_keys(tile<HEAD> (&tiles)[2], const attention_t &all,
+                                        const value *dy, const float *sums, const float *dots,
+                                        value *dk, value *dv) {
+    int lane = threadIdx.x % WARP, row = first_row() + lane / 4, width = gridDim.y * all.head;
+    const value *q = head_of(all.q, all.queries, all.query_stride, all.head);
+    duo k[HEAD / 16][4], v[HEAD / 16][4];
+    load_rows<HEAD>(k, head_of(all.k, all.keys, all.key_stride, all.head), all.keys, all.key_stride,
+                    all.head);
+    load_rows<HEAD>(v, head_of(all.v, all.keys, all.key_stride, all.head), all.keys, all.key_stride,
+                    all.head);
+    sums += ((index_t)blockIdx.z * gridDim.y + blockIdx.y) * all.queries;
+    dots += ((index_t)blockIdx.z * gridDim.y + blockIdx.y) * all.queries;
+    dy = head_of(dy, all.queries, width, all.head);
+    float k_found[HEAD / 8][4] = {}, v_found[HEAD / 8][4] = {};
+    for (int first = 0; first < all.queries; first += TILE) {
+        __syncthreads(); // the last tile is done with
+        load_tile(tiles[0], q, first, all.queries, all.query_stride, all.head);
+        load_tile(tiles[1], dy, first, all.queries, width, all.head);
+        __syncthreads();
+        for (int from = 0; from < TILE && first + from < all.queries; from += ROWS) {
+            if (all.causal && first + from + ROWS <= first_row())
+                continue; // all of them come before these keys
+            float shares[2][4], ds[2][4];
+            times_rows<HEAD>(shares, k, tiles[0], from, all.head);
+            times_rows<HEAD>(ds, v, tiles[1], from, all.head);
+            for (int half = 0; half < 2; ++half)
+                for (int i = 0; i < 4; ++i) {
+                    int query = first + from + half * 8 + lane % 4 * 2 + i % 2, key = row + i / 2 * 8;
+                    bool is_seen = query < all.queries && key < keys_seen(all, query);
+                    float share = is_seen ? expf(all.factor * shares[half][i] - sums[query]) : 0;
+                    shares[half][i] = share;
+                    ds[half][i] = is_seen ? all.factor * share * (ds[half][i] - dots[query]) : 0;
+                }
+            add_shares<HEAD>(k_found, ds, tiles[0], from, all.head);
+            add_shares<HEAD>(v_found, shares, tiles[1], from, all.head);
+        }
+    }
+    float factors[2] = {1, 1};
+    store_rows<HEAD>(head_of(dk, all.keys, all.key_stride, all.head), k_found, factors, all.keys,
+                     all.key_stride, all.head);
+    store_rows<HEAD>(head_of(dv, all.keys, all.key_stride, all.head), v_found, factors, all.keys,
+                     all.key_stride, all.head);
+}
+
+#define ATTENTION_INPUTS                                                                            \
+    const value *q, const value *k, const value *v, const int *last, int queries, int keys, int head, \
+        int query_stride, int key_stride, int causal, float factor
+#define ATTENTION                                                                                   \
+    attention_t { q, k, v, last, queries, keys, head, query_stride, key_stride, causal, factor }
+
+KERNEL(attention_64)(ATTENTION_INPUTS, value *y, float *sums) {
+    __shared__ tile<64> tiles[2];
+    attend(tiles, ATTENTION, y, sums);
+}
+
+KERNEL(attention_128)(ATTENTION_INPUTS, value *y, float *sums) {
+    __shared__ tile<128> tiles[2];
+    attend(tiles, ATTENTION, y, sums);
+}
+
+KERNEL(attention_back_queries_64)(ATTENTION_INPUTS, const value *y, const value *dy,
+                                  const float *sums, float *dots, value *dq) {
+    __shared__ tile<64> tiles[2];
+    attend_back_queries(tiles, ATTENTION, y, dy, sums, dots, dq);
+}
+
+KERNEL(attention_back_queries_128)(ATTENTION_INPUTS, const value *y, const value *dy,
+                                   const float *sums, float *dots, value *dq) {
+    __shared__ tile<128> tiles[2];
+    attend_back_queries(tiles, ATTENTION, y, dy, sums, dots, dq);
+}
+
+KERNEL(attention_back_keys_64)(ATTENTION_INPUTS, const value *dy, const float *sums,
+                               const float *dots, value *dk, value *dv) {
+    __shared__ tile<64> tiles[2];
+    attend_back_keys(tiles, ATTENTION, dy, sums, dots, dk, dv);
+}
+
+KERNEL(attention_back_keys_128)(ATTENTION_INPUTS, const value *dy, const float *sums,
+                                const float *dots, value *dk, value *dv) {
+    __shared__ tile<128> tiles[2];
+    attend_back_keys(tiles, ATTENTION, dy, sums, dots, dk, dv);
 }

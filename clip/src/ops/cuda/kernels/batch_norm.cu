@@ -1,69 +1,112 @@
 // Batch normalisation (Ioffe & Szegedy 2015) along the rows of `[rows, columns]`, and perhaps a ReLU.
 
-// Parts of the sums of (x - mean)^2, `[chunks, columns]`: see `column_sums`.
-KERNEL(square_sums)(const value *x, const float *mean, float *parts, int rows, int columns,
-                    int chunk) {
-    int column = blockIdx.x * WARP + threadIdx.x % WARP;
-    int first = blockIdx.y * chunk, last = min(first + chunk, rows);
-    float sum = 0;
-    if (column < columns)
-        for (int row = first + threadIdx.x / WARP; row < last; row += SUM_WARPS) {
-            float off = to_float(x[(index_t)row * columns + column]) - mean[column];
-            sum += off * off;
+// Parts of the sums of x - s and of (x - s)^2, `[chunks, 2, columns]`, see `column_sums`; s is the
+// first row, so that little cancels in `moments`.
+KERNEL(moment_sums)(const value *x, float *parts, int rows, int columns, int chunk) {
+    column_place here = place_in(rows, columns, chunk);
+    float sum[PACK] = {}, squares[PACK] = {}, shift[PACK], a[PACK];
+    load(shift, x, here.column, columns);
+    for (int row = here.row; row < here.last; row += here.step) {
+        load(a, x + (index_t)row * columns, here.column, columns);
+        for (int i = 0; i < PACK; ++i) {
+            sum[i] += a[i] - shift[i];
+            squares[i] += (a[i] - shift[i]) * (a[i] - shift[i]);
         }
-    put_column_sum(sum, parts + (index_t)blockIdx.y * columns, column, columns);
+    }
+    float *part = parts + (index_t)blockIdx.y * 2 * columns;
+    put_column_sums(sum, part, here, columns);
+    put_column_sums(squares, part + columns, here, columns);
 }
 
-// What a batch normalisation makes of x.
-__device__ inline float normed(float x, float mean, float variance, float weight, float bias) {
-    return (x - mean) / sqrtf(variance + 1e-5f) * weight + bias;
+// Mean and variance of each column, `[2, columns]`, from means of x - s and of (x - s)^2 in the same
+// place.
+KERNEL(moments)(const value *x, float *both, int columns) {
+    int i = place();
+    if (i >= columns)
+        return;
+    float off = both[i], square = both[columns + i];
+    both[i] = to_float(x[i]) + off;
+    both[columns + i] = fmaxf(square - off * off, 0);
+}
+
+// A batch normalisation makes `(x - mean) scale + bias` of a column's values.
+struct column_norm {
+    float mean, inverse, scale, bias;
+};
+
+__device__ inline column_norm norm_of(const float *mean, const float *variance, const float *weight,
+                                      const float *bias, int column) {
+    float inverse = 1 / sqrtf(variance[column] + 1e-5f);
+    return {mean[column], inverse, inverse * weight[column], bias[column]};
+}
+
+__device__ inline float normed(float x, const column_norm &n) {
+    return (x - n.mean) * n.scale + n.bias;
 }
 
 KERNEL(batch_norm)(const value *x, const float *mean, const float *variance, const float *weight,
                    const float *bias, value *y, index_t count, int columns, int relu) {
-    index_t at = place();
+    index_t at = PACK * place();
     if (at >= count)
         return;
-    int i = at % columns;
-    float n = normed(to_float(x[at]), mean[i], variance[i], weight[i], bias[i]);
-    put(&y[at], relu ? fmaxf(n, 0) : n);
+    float a[PACK];
+    load(a, x, at, count);
+    int column = column_of(at, columns);
+    for (int i = 0; i < PACK; ++i, ++column) {
+        if (column >= columns)
+            column = 0;
+        a[i] = normed(a[i], norm_of(mean, variance, weight, bias, column));
+        a[i] = relu ? fmaxf(a[i], 0) : a[i];
+    }
+    store(y, at, count, a);
 }
 
 // Parts of the gradients of weight and bias, `[chunks, 2, columns]`.
 KERNEL(batch_norm_sums)(const value *x, const float *mean, const float *variance,
                         const float *weight, const float *bias, const value *dy, float *parts,
                         int rows, int columns, int chunk, int relu) {
-    int i = blockIdx.x * WARP + threadIdx.x % WARP;
-    int first = blockIdx.y * chunk, last = min(first + chunk, rows);
-    float dw = 0, db = 0;
-    if (i < columns)
-        for (int row = first + threadIdx.x / WARP; row < last; row += SUM_WARPS) {
-            index_t at = (index_t)row * columns + i;
-            float here = to_float(x[at]);
-            if (relu && normed(here, mean[i], variance[i], weight[i], bias[i]) <= 0)
+    column_place here = place_in(rows, columns, chunk);
+    float dw[PACK] = {}, db[PACK] = {}, a[PACK], g[PACK];
+    column_norm norms[PACK];
+    for (int i = 0; i < PACK; ++i)
+        norms[i] = norm_of(mean, variance, weight, bias, min(here.column + i, columns - 1));
+    for (int row = here.row; row < here.last; row += here.step) {
+        load(a, x + (index_t)row * columns, here.column, columns);
+        load(g, dy + (index_t)row * columns, here.column, columns);
+        for (int i = 0; i < PACK; ++i) {
+            if (relu && normed(a[i], norms[i]) <= 0)
                 continue;
-            dw += to_float(dy[at]) * (here - mean[i]) / sqrtf(variance[i] + 1e-5f);
-            db += to_float(dy[at]);
+            dw[i] += g[i] * (a[i] - norms[i].mean) * norms[i].inverse;
+            db[i] += g[i];
         }
+    }
     float *part = parts + (index_t)blockIdx.y * 2 * columns;
-    put_column_sum(dw, part, i, columns);
-    put_column_sum(db, part + columns, i, columns);
+    put_column_sums(dw, part, here, columns);
+    put_column_sums(db, part + columns, here, columns);
 }
 
-// With n = (x - mean) scale and g the gradient that the ReLU let through:
-// dx = scale weight (g - (db + n dw) / rows), where `sums` holds dw and db, and is null for
+// With n = (x - mean) inverse and g the gradient that the ReLU let through:
+// dx = inverse weight (g - (db + n dw) / rows), where `sums` holds dw and db, and is null for
 // statistics that are constants.
 KERNEL(batch_norm_back)(const value *x, const float *mean, const float *variance,
                         const float *weight, const float *bias, const value *dy, const float *sums,
                         value *dx, index_t count, int columns, int relu) {
-    index_t at = place();
+    index_t at = PACK * place();
     if (at >= count)
         return;
-    int i = at % columns;
-    float here = to_float(x[at]), scale = 1 / sqrtf(variance[i] + 1e-5f);
-    bool is_shut = relu && normed(here, mean[i], variance[i], weight[i], bias[i]) <= 0;
-    float g = is_shut ? 0 : to_float(dy[at]);
-    if (sums)
-        g -= (sums[columns + i] + (here - mean[i]) * scale * sums[i]) * columns / count;
-    put(&dx[at], scale * weight[i] * g);
+    float a[PACK], g[PACK], share = (float)columns / count;
+    load(a, x, at, count);
+    load(g, dy, at, count);
+    int column = column_of(at, columns);
+    for (int i = 0; i < PACK; ++i, ++column) {
+        if (column >= columns)
+            column = 0;
+        column_norm n = norm_of(mean, variance, weight, bias, column);
+        if (relu && normed(a[i], n) <= 0)
+            g[i] = 0;
+        if (sums)
+            g[i] -= (sums[columns + column] + (a[i] - n.mean) * n.inverse * sums[column]) * share;
+        g[i] *= n.scale;
+    }
+    store(dx, at, count, g);
 }

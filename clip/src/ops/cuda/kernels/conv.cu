@@ -1,66 +1,94 @@
 // Convolution as a product with what lies under the window, and pooling; pictures are `[B, H, W, C]`.
+// A thread has a pack of one pixel's channels.
 
-// `[B, H, W, C]` -> `[B, H', W', C side side]`, the order of a kernel in a checkpoint.
-KERNEL(unfold)(const value *x, value *y, index_t count, int height, int width, int channels, int side,
-               int stride, int padding, int high, int wide) {
+// The order of a kernel in a checkpoint, `[O, C, side side]`, to that of cells, `[O, side side, C]`.
+KERNEL(kernel_cells)(const value *x, value *y, index_t count, int channels, int area) {
     index_t at = place();
     if (at >= count)
         return;
-    int column = at % side, row = at / side % side, channel = at / (side * side) % channels;
-    index_t cell = at / ((index_t)side * side * channels);
-    int left = cell % wide * stride + column - padding;
-    int top = cell / wide % high * stride + row - padding;
-    bool is_inside = left >= 0 && left < width && top >= 0 && top < height;
-    index_t from = ((cell / wide / high * height + top) * width + left) * channels + channel;
-    put(&y[at], is_inside ? to_float(x[from]) : 0);
+    int channel = at % channels, place = at / channels % area;
+    y[at] = x[(at / channels / area * channels + channel) * area + place];
 }
 
-// The gradient of a pixel: the sum over all windows that saw it.
-KERNEL(unfold_back)(const value *dy, value *dx, index_t count, int height, int width, int channels,
-                    int side, int stride, int padding, int high, int wide) {
+// Adds the gradient of cells to that of a kernel.
+KERNEL(kernel_cells_back)(const float *dy, float *dx, index_t count, int channels, int area) {
     index_t at = place();
     if (at >= count)
         return;
-    int channel = at % channels, left = at / channels % width;
-    int top = at / channels / width % height;
-    index_t picture = at / channels / width / height;
-    float sum = 0;
+    int place = at % area, channel = at / area % channels;
+    dx[at] += dy[(at / channels / area * area + place) * channels + channel];
+}
+
+// `[B, H, W, C]` -> `[B, H', W', side side, C]`; `count` packs.
+KERNEL(unfold)(const value *x, value *y, unsigned count, int height, int width, int channels,
+               int side, int stride, int padding, int high, int wide) {
+    unsigned at = place(), packs = (channels + PACK - 1) / PACK;
+    if (place() >= count)
+        return;
+    int channel = at % packs * PACK, column = at / packs % side, row = at / packs / side % side;
+    unsigned cell = at / packs / (side * side);
+    int left = cell % wide * stride + column - padding;
+    int top = cell / wide % high * stride + row - padding;
+    float a[PACK] = {};
+    if (left >= 0 && left < width && top >= 0 && top < height)
+        load(a, x + (((index_t)(cell / wide / high) * height + top) * width + left) * channels,
+             channel, channels);
+    store(y + (index_t)(at / packs) * channels, channel, channels, a);
+}
+
+// The gradient of a pixel: the sum over all windows that saw it; `count` packs.
+KERNEL(unfold_back)(const value *dy, value *dx, unsigned count, int height, int width, int channels,
+                    int side, int stride, int padding, int high, int wide) {
+    unsigned at = place(), packs = (channels + PACK - 1) / PACK;
+    if (place() >= count)
+        return;
+    unsigned pixel = at / packs, picture = pixel / width / height;
+    int channel = at % packs * PACK, left = pixel % width, top = pixel / width % height;
+    float sum[PACK] = {}, a[PACK];
     for (int row = 0; row < side; ++row)
         for (int column = 0; column < side; ++column) {
             int y = top + padding - row, x = left + padding - column;
             if (y < 0 || x < 0 || y % stride || x % stride || y / stride >= high || x / stride >= wide)
                 continue;
-            index_t cell = (picture * high + y / stride) * wide + x / stride;
-            sum += to_float(dy[((cell * channels + channel) * side + row) * side + column]);
+            index_t cell = ((index_t)picture * high + y / stride) * wide + x / stride;
+            load(a, dy + ((cell * side + row) * side + column) * channels, channel, channels);
+            for (int i = 0; i < PACK; ++i)
+                sum[i] += a[i];
         }
-    put(&dx[at], sum);
+    store(dx + (index_t)pixel * channels, channel, channels, sum);
 }
 
-// The mean of each `side` x `side` tile.
-KERNEL(avg_pool)(const value *x, value *y, index_t count, int height, int width, int channels,
+// The mean of each `side` x `side` tile; `count` packs.
+KERNEL(avg_pool)(const value *x, value *y, unsigned count, int height, int width, int channels,
                  int side) {
-    index_t at = place();
-    if (at >= count)
+    unsigned at = place(), packs = (channels + PACK - 1) / PACK;
+    if (place() >= count)
         return;
-    int high = height / side, wide = width / side;
-    int channel = at % channels, left = at / channels % wide * side;
-    int top = at / channels / wide % high * side;
-    index_t picture = at / channels / wide / high;
-    float sum = 0;
+    int high = height / side, wide = width / side, channel = at % packs * PACK;
+    unsigned tile = at / packs, picture = tile / wide / high;
+    int left = tile % wide * side, top = tile / wide % high * side;
+    float sum[PACK] = {}, a[PACK];
     for (int row = top; row < top + side; ++row)
-        for (int column = left; column < left + side; ++column)
-            sum += to_float(x[((picture * height + row) * width + column) * channels + channel]);
-    put(&y[at], sum / (side * side));
+        for (int column = left; column < left + side; ++column) {
+            load(a, x + (((index_t)picture * height + row) * width + column) * channels, channel,
+                 channels);
+            for (int i = 0; i < PACK; ++i)
+                sum[i] += a[i] / (side * side);
+        }
+    store(y + (index_t)tile * channels, channel, channels, sum);
 }
 
-KERNEL(avg_pool_back)(const value *dy, value *dx, index_t count, int height, int width, int channels,
-                      int side) {
-    index_t at = place();
-    if (at >= count)
+KERNEL(avg_pool_back)(const value *dy, value *dx, unsigned count, int height, int width,
+                      int channels, int side) {
+    unsigned at = place(), packs = (channels + PACK - 1) / PACK;
+    if (place() >= count)
         return;
-    int channel = at % channels, column = at / channels % width;
-    int row = at / channels / width % height;
-    index_t picture = at / channels / width / height;
-    index_t cell = (picture * (height / side) + row / side) * (width / side) + column / side;
-    put(&dx[at], to_float(dy[cell * channels + channel]) / (side * side));
+    unsigned pixel = at / packs, picture = pixel / width / height;
+    int channel = at % packs * PACK, column = pixel % width, row = pixel / width % height;
+    index_t tile = ((index_t)picture * (height / side) + row / side) * (width / side) + column / side;
+    float a[PACK];
+    load(a, dy + tile * channels, channel, channels);
+    for (int i = 0; i < PACK; ++i)
+        a[i] /= side * side;
+    store(dx + (index_t)pixel * channels, channel, channels, a);
 }

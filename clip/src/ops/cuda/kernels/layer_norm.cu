@@ -7,58 +7,82 @@ KERNEL(layer_norm)(const value *x, const float *weight, const float *bias, value
         return;
     x += (index_t)row * columns;
     y += (index_t)row * columns;
-    float sum = 0;
-    for (int i = lane; i < columns; i += WARP)
-        sum += to_float(x[i]);
+    float a[PACK], sum = 0;
+    for (int at = PACK * lane; at < columns; at += PACK * WARP) {
+        load(a, x, at, columns);
+        for (int i = 0; i < PACK; ++i)
+            sum += a[i];
+    }
     float m = warp_sum(sum) / columns;
     float squares = 0; // about the mean, so that nothing cancels
-    for (int i = lane; i < columns; i += WARP)
-        squares += (to_float(x[i]) - m) * (to_float(x[i]) - m);
+    for (int at = PACK * lane; at < columns; at += PACK * WARP) {
+        load(a, x, at, columns);
+        for (int i = 0; i < PACK; ++i)
+            squares += at + i < columns ? (a[i] - m) * (a[i] - m) : 0;
+    }
     float s = 1 / sqrtf(warp_sum(squares) / columns + 1e-5f);
-    for (int i = lane; i < columns; i += WARP)
-        put(&y[i], (to_float(x[i]) - m) * s * weight[i] + bias[i]);
+    for (int at = PACK * lane; at < columns; at += PACK * WARP) {
+        load(a, x, at, columns);
+        for (int i = 0; i < PACK; ++i)
+            if (at + i < columns)
+                a[i] = (a[i] - m) * s * weight[at + i] + bias[at + i];
+        store(y, at, columns, a);
+    }
     if (lane == 0) {
         mean[row] = m;
         scale[row] = s;
     }
 }
 
-// With n = (x - mean) scale and g = dy weight: dx = scale (g - mean(g) - n mean(g n)).
+// With n = (x - mean) scale and g = dy weight: dx = scale (g - mean(g) - n mean(g n)), and `other`
+// on top, which may be null.
 KERNEL(layer_norm_back)(const value *x, const float *weight, const float *mean, const float *scale,
-                        const value *dy, value *dx, int rows, int columns) {
+                        const value *dy, const value *other, value *dx, int rows, int columns) {
     int row = place() / WARP, lane = threadIdx.x % WARP;
     if (row >= rows)
         return;
-    x += (index_t)row * columns;
-    dy += (index_t)row * columns;
-    dx += (index_t)row * columns;
-    float m = mean[row], s = scale[row], sum = 0, along = 0;
-    for (int i = lane; i < columns; i += WARP) {
-        float g = to_float(dy[i]) * weight[i];
-        sum += g;
-        along += g * (to_float(x[i]) - m) * s;
+    index_t start = (index_t)row * columns;
+    float m = mean[row], s = scale[row], a[PACK], g[PACK], sum = 0, along = 0;
+    for (int at = PACK * lane; at < columns; at += PACK * WARP) {
+        load(a, x + start, at, columns);
+        load(g, dy + start, at, columns);
+        for (int i = 0; i < PACK; ++i)
+            if (at + i < columns) {
+                g[i] *= weight[at + i];
+                sum += g[i];
+                along += g[i] * (a[i] - m) * s;
+            }
     }
     sum = warp_sum(sum) / columns;
     along = warp_sum(along) / columns;
-    for (int i = lane; i < columns; i += WARP) {
-        float n = (to_float(x[i]) - m) * s;
-        put(&dx[i], s * (to_float(dy[i]) * weight[i] - sum - n * along));
+    for (int at = PACK * lane; at < columns; at += PACK * WARP) {
+        float more[PACK] = {};
+        load(a, x + start, at, columns);
+        load(g, dy + start, at, columns);
+        if (other)
+            load(more, other + start, at, columns);
+        for (int i = 0; i < PACK; ++i)
+            if (at + i < columns)
+                g[i] = more[i] + s * (g[i] * weight[at + i] - sum - (a[i] - m) * s * along);
+        store(dx + start, at, columns, g);
     }
 }
 
 // Parts of the gradients of weight and bias, `[chunks, 2, columns]`: see `column_sums`.
 KERNEL(layer_norm_sums)(const value *x, const float *mean, const float *scale, const value *dy,
                         float *parts, int rows, int columns, int chunk) {
-    int column = blockIdx.x * WARP + threadIdx.x % WARP;
-    int first = blockIdx.y * chunk, last = min(first + chunk, rows);
-    float dw = 0, db = 0;
-    if (column < columns)
-        for (int row = first + threadIdx.x / WARP; row < last; row += SUM_WARPS) {
-            index_t at = (index_t)row * columns + column;
-            dw += to_float(dy[at]) * (to_float(x[at]) - mean[row]) * scale[row];
-            db += to_float(dy[at]);
+    column_place here = place_in(rows, columns, chunk);
+    float dw[PACK] = {}, db[PACK] = {}, a[PACK], g[PACK];
+    for (int row = here.row; row < here.last; row += here.step) {
+        load(a, x + (index_t)row * columns, here.column, columns);
+        load(g, dy + (index_t)row * columns, here.column, columns);
+        float m = mean[row], s = scale[row];
+        for (int i = 0; i < PACK; ++i) {
+            dw[i] += g[i] * (a[i] - m) * s;
+            db[i] += g[i];
         }
+    }
     float *part = parts + (index_t)blockIdx.y * 2 * columns;
-    put_column_sum(dw, part, column, columns);
-    put_column_sum(db, part + columns, column, columns);
+    put_column_sums(dw, part, here, columns);
+    put_column_sums(db, part + columns, here, columns);
 }

@@ -24,9 +24,13 @@ __device__ inline float to_float(bf16 x) { return __uint_as_float((unsigned)x.bi
 __device__ inline void put(float *x, float y) { *x = y; }
 
 __device__ inline void put(bf16 *x, float y) {
+#ifdef __CUDA_ARCH__
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(x->bits) : "f"(y));
+#else
     unsigned bits = __float_as_uint(y);
     bool is_nan = (bits & 0x7fffffffu) > 0x7f800000u;
     x->bits = is_nan ? 0x7fff : (unsigned short)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+#endif
 }
 
 #ifdef VALUE_F32
@@ -34,6 +38,52 @@ typedef float value;
 #else
 typedef bf16 value;
 #endif
+
+// Values that a thread reads or writes at once: 16 bytes.
+#define PACK (16 / (int)sizeof(value))
+
+struct alignas(16) pack {
+    value of[PACK];
+};
+
+__device__ inline bool is_aligned(const value *x) { return ((unsigned long long)x & 15) == 0; }
+
+// The values `at..at + PACK` of `count`; zeros beyond the end.
+__device__ inline pack load_pack(const value *x, index_t at, index_t count) {
+    if (at + PACK <= count && is_aligned(x + at))
+        return *(const pack *)(x + at);
+    pack all = {};
+    for (int i = 0; i < PACK; ++i)
+        if (at + i < count)
+            all.of[i] = x[at + i];
+    return all;
+}
+
+__device__ inline void load(float (&y)[PACK], const value *x, index_t at, index_t count) {
+    pack all = load_pack(x, at, count);
+    for (int i = 0; i < PACK; ++i)
+        y[i] = to_float(all.of[i]);
+}
+
+// The values `at..at + PACK` of `count`; none beyond the end.
+__device__ inline void store(value *y, index_t at, index_t count, const float (&x)[PACK]) {
+    pack all;
+    for (int i = 0; i < PACK; ++i)
+        put(&all.of[i], x[i]);
+    if (at + PACK <= count && is_aligned(y + at))
+        *(pack *)(y + at) = all;
+    else
+        for (int i = 0; i < PACK; ++i)
+            if (at + i < count)
+                y[at + i] = all.of[i];
+}
+
+// The column of the value at `at` in rows of `columns`, where `at` is the first of a pack.
+__device__ inline int column_of(index_t at, int columns) {
+    if (columns % PACK == 0) // division by 32 bits is much the faster
+        return (unsigned)(at / PACK) % (unsigned)(columns / PACK) * PACK;
+    return at % columns;
+}
 
 // The place of this thread among all of a grid of one dimension.
 __device__ inline index_t place() { return (index_t)blockIdx.x * blockDim.x + threadIdx.x; }

@@ -1,61 +1,110 @@
 // Sums over rows, in two steps of fixed order, and sums of arrays.
 
-// A block of 32 columns and this many warps, each with every eighth row of a chunk.
-#define SUM_WARPS 8
+// Threads of a block that sums columns.
+#define SUM_THREADS 256
 
-// Adds up what the warps of a block hold for the same column.
-__device__ inline void put_column_sum(float x, float *sums, int column, int columns) {
-    __shared__ float all[SUM_WARPS][WARP];
+// The columns and rows of a thread of `SUM_THREADS`: a pack of neighboring columns, in every `step`th
+// row of a chunk. A block has up to 32 packs of columns, and as many rows at a time as it has
+// threads for.
+struct column_place {
+    int column, row, last, step, packs;
+};
+
+__device__ inline column_place place_in(int rows, int columns, int chunk) {
+    column_place here;
+    here.packs = min((columns + PACK - 1) / PACK - (int)blockIdx.x * WARP, WARP);
+    here.step = SUM_THREADS / here.packs;
+    here.column = (blockIdx.x * WARP + threadIdx.x % here.packs) * PACK;
+    here.row = blockIdx.y * chunk + threadIdx.x / here.packs;
+    here.last = min((int)(blockIdx.y + 1) * chunk, rows);
+    if ((int)threadIdx.x >= here.step * here.packs)
+        here.row = here.last; // one too many
+    return here;
+}
+
+// Adds up what the threads of a block hold for the same columns.
+__device__ inline void put_column_sums(const float (&x)[PACK], float *sums, const column_place &here,
+                                       int columns) {
+    __shared__ float all[SUM_THREADS][PACK + 1];
     __syncthreads(); // the last use is over
-    all[threadIdx.x / WARP][threadIdx.x % WARP] = x;
+    for (int i = 0; i < PACK; ++i)
+        all[threadIdx.x][i] = x[i];
     __syncthreads();
-    if (threadIdx.x < WARP && column < columns) {
+    int first = blockIdx.x * WARP * PACK;
+    for (int at = threadIdx.x; at < here.packs * PACK && first + at < columns; at += SUM_THREADS) {
         float sum = 0;
-        for (int warp = 0; warp < SUM_WARPS; ++warp)
-            sum += all[warp][threadIdx.x];
-        sums[column] = sum;
+        for (int row = 0; row < here.step; ++row)
+            sum += all[row * here.packs + at / PACK][at % PACK];
+        sums[first + at] = sum;
     }
 }
 
 // `[rows, columns]` -> `[chunks, columns]`: the sums over `chunk` rows each.
 KERNEL(column_sums)(const value *x, float *parts, int rows, int columns, int chunk) {
-    int column = blockIdx.x * WARP + threadIdx.x % WARP;
-    int first = blockIdx.y * chunk, last = min(first + chunk, rows);
-    float sum = 0;
-    if (column < columns)
-        for (int row = first + threadIdx.x / WARP; row < last; row += SUM_WARPS)
-            sum += to_float(x[(index_t)row * columns + column]);
-    put_column_sum(sum, parts + (index_t)blockIdx.y * columns, column, columns);
+    column_place here = place_in(rows, columns, chunk);
+    float sum[PACK] = {}, a[PACK];
+    for (int row = here.row; row < here.last; row += here.step) {
+        load(a, x + (index_t)row * columns, here.column, columns);
+        for (int i = 0; i < PACK; ++i)
+            sum[i] += a[i];
+    }
+    put_column_sums(sum, parts + (index_t)blockIdx.y * columns, here, columns);
 }
 
-// Adds the sum of `chunks` parts, `stride` values apart, times `factor` to `sum`.
+// Adds the sum of `chunks` parts, `stride` values apart, times `factor` to `sum`. A block has 32
+// columns, and every eighth part in each of its warps.
 KERNEL(fold)(const float *parts, float *sum, int count, int stride, int chunks, float factor) {
-    index_t at = place();
-    if (at >= count)
-        return;
+    __shared__ float all[SUM_THREADS / WARP][WARP];
+    int lane = threadIdx.x % WARP, at = blockIdx.x * WARP + lane;
     float x = 0;
-    for (int chunk = 0; chunk < chunks; ++chunk)
-        x += parts[(index_t)chunk * stride + at];
-    sum[at] += factor * x;
+    if (at < count)
+        for (int chunk = threadIdx.x / WARP; chunk < chunks; chunk += SUM_THREADS / WARP)
+            x += parts[(index_t)chunk * stride + at];
+    all[threadIdx.x / WARP][lane] = x;
+    __syncthreads();
+    if (threadIdx.x < WARP && at < count) {
+        x = 0;
+        for (int warp = 0; warp < SUM_THREADS / WARP; ++warp)
+            x += all[warp][lane];
+        sum[at] += factor * x;
+    }
 }
 
 KERNEL(add)(const value *a, const value *b, value *sum, index_t count) {
-    index_t at = place();
-    if (at < count)
-        put(&sum[at], to_float(a[at]) + to_float(b[at]));
+    index_t at = PACK * place();
+    if (at >= count)
+        return;
+    float x[PACK], y[PACK];
+    load(x, a, at, count);
+    load(y, b, at, count);
+    for (int i = 0; i < PACK; ++i)
+        x[i] += y[i];
+    store(sum, at, count, x);
 }
 
 KERNEL(add_relu)(const value *a, const value *b, value *y, index_t count) {
-    index_t at = place();
-    if (at < count)
-        put(&y[at], fmaxf(to_float(a[at]) + to_float(b[at]), 0));
+    index_t at = PACK * place();
+    if (at >= count)
+        return;
+    float x[PACK], z[PACK];
+    load(x, a, at, count);
+    load(z, b, at, count);
+    for (int i = 0; i < PACK; ++i)
+        x[i] = fmaxf(x[i] + z[i], 0);
+    store(y, at, count, x);
 }
 
 // The gradient of both: that of `y` where it is above 0.
 KERNEL(add_relu_back)(const value *y, const value *dy, value *dx, index_t count) {
-    index_t at = place();
-    if (at < count)
-        put(&dx[at], to_float(y[at]) > 0 ? to_float(dy[at]) : 0);
+    index_t at = PACK * place();
+    if (at >= count)
+        return;
+    float a[PACK], g[PACK];
+    load(a, y, at, count);
+    load(g, dy, at, count);
+    for (int i = 0; i < PACK; ++i)
+        g[i] = a[i] > 0 ? g[i] : 0;
+    store(dx, at, count, g);
 }
 
 KERNEL(zero)(float *x, index_t count) {
@@ -69,11 +118,4 @@ KERNEL(narrow)(const float *x, value *y, index_t count) {
     index_t at = place();
     if (at < count)
         put(&y[at], x[at]);
-}
-
-// `value` to float.
-KERNEL(widen)(const value *x, float *y, index_t count) {
-    index_t at = place();
-    if (at < count)
-        y[at] = to_float(x[at]);
 }

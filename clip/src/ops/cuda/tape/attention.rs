@@ -6,14 +6,16 @@ use candle_core::{Result, bail};
 
 use super::{CudaTape, CudaValue};
 use crate::ops::{
-    cuda::{Launch, Machine},
+    cuda::{Launch, Machine, machine::WARP},
     graph::{Columns, Seen},
 };
 
-/// Greatest width of a head, `HEAD_MAX` in the kernels.
-const HEAD_MAX: usize = 128;
-/// Rows of a block, `HEAD_WARPS` in the kernels.
-const HEAD_WARPS: usize = 8;
+/// Greatest widths of a head that there are kernels for.
+const HEADS: [usize; 2] = [64, 128];
+/// Rows of a warp, `ROWS` in the kernels.
+const ROWS: usize = 16;
+/// Most warps of a block.
+const WARPS_MAX: usize = 8;
 
 impl<M: Machine> CudaTape<M> {
     pub(super) fn attention(
@@ -28,8 +30,8 @@ impl<M: Machine> CudaTape<M> {
             panic!("`[B, T, C]`")
         };
         let head = width / heads;
-        if head > HEAD_MAX {
-            bail!("heads of width {head}; on a GPU they are at most {HEAD_MAX} wide");
+        if head > HEADS[1] {
+            bail!("heads of width {head}; on a GPU they are at most {} wide", HEADS[1]);
         }
         let strides = [qkv[0].of.columns(), qkv[1].of.columns()];
         assert_eq!(strides[1], qkv[2].of.columns(), "keys and values lie alike");
@@ -45,27 +47,24 @@ impl<M: Machine> CudaTape<M> {
         let y = Arc::new(bench.values(batch * queries * width)?);
         let sums = bench.floats(batch * heads * queries)?;
         let factor = 1.0 / (head as f64).sqrt();
-        let begin = move |kernel, rows: usize, last: &Option<M::Memory>| {
-            let grid = [rows.div_ceil(HEAD_WARPS), heads, batch];
-            let launch = Launch::new(kernel, grid, HEAD_WARPS * 32);
+        let launch = move |kernels: [&'static str; 2], rows: usize, last: &Option<M::Memory>| {
+            let kernel = kernels[usize::from(head > HEADS[0])];
+            let warps = rows.div_ceil(ROWS).min(WARPS_MAX);
+            let grid = [rows.div_ceil(warps * ROWS), heads, batch];
+            let launch = Launch::new(kernel, grid, warps * WARP);
             let launch = addresses.iter().fold(launch, |launch, at| launch.pointer(*at));
-            launch.pointer(last.as_ref().map_or(0, M::address))
-        };
-        let end = move |launch: Launch| {
+            let launch = launch.pointer(last.as_ref().map_or(0, M::address));
             let launch = launch.count(queries).count(keys).count(head);
             launch.count(strides[0]).count(strides[1]).count(causal).float(factor)
         };
-        let launch = begin("attention", queries, &last).pointer(M::address(&y));
-        bench.launch(end(launch.pointer(M::address(&sums))))?;
+        let forth = launch(["attention_64", "attention_128"], queries, &last);
+        bench.launch(forth.pointer(M::address(&y)).pointer(M::address(&sums)))?;
 
         let output = y.clone();
         let sources = qkv.map(|part| part.of);
         Ok(self.output(y, [batch, queries, width], &sources, &[], move |gradient, gradients| {
             let bench = &gradients.bench;
             let dots = bench.floats(batch * heads * queries)?;
-            let launch = Launch::new("attention_dots", [queries, heads, batch], 32);
-            let launch = launch.pointer(M::address(&output)).pointer(M::address(&gradient));
-            bench.launch(launch.pointer(M::address(&dots)).count(queries).count(head))?;
             // One gradient for each array, however many of the three lie in it.
             let owners: [usize; 3] = std::array::from_fn(|part| {
                 let same = |&at: &usize| Arc::ptr_eq(&arrays[at].data, &arrays[part].data);
@@ -81,12 +80,14 @@ impl<M: Machine> CudaTape<M> {
                 let array = found[owners[part]].as_ref().expect("an owner has one");
                 M::address(array) + starts[part]
             };
-            let known = |kernel, rows| {
-                let launch = begin(kernel, rows, &last).pointer(M::address(&sums));
-                launch.pointer(M::address(&dots)).pointer(M::address(&gradient))
-            };
-            bench.launch(end(known("attention_back_queries", queries).pointer(at(0))))?;
-            bench.launch(end(known("attention_back_keys", keys).pointer(at(1)).pointer(at(2))))?;
+            let (dy, dots) = (M::address(&gradient), M::address(&dots));
+            let sums = M::address(&sums);
+            let kernels = ["attention_back_queries_64", "attention_back_queries_128"];
+            let back = launch(kernels, queries, &last).pointer(M::address(&output));
+            bench.launch(back.pointer(dy).pointer(sums).pointer(dots).pointer(at(0)))?;
+            let kernels = ["attention_back_keys_64", "attention_back_keys_128"];
+            let back = launch(kernels, keys, &last).pointer(dy).pointer(sums).pointer(dots);
+            bench.launch(back.pointer(at(1)).pointer(at(2)))?;
             for (array, gradient) in arrays.iter().zip(found) {
                 if let Some(gradient) = gradient {
                     gradients.give(array.step, array.count(), gradient)?;

@@ -1,12 +1,12 @@
 //! Convolution as a product, batch normalisation, pooling.
 
-use std::{ops::Range, sync::Arc};
+use std::ops::Range;
 
 use candle_core::{Device, Result, Tensor};
 
-use super::{Array, Bench, CudaTape, CudaValue};
+use super::{Bench, CudaTape, CudaValue, Gradients};
 use crate::ops::{
-    cuda::{Launch, Machine, Operand, Product, machine::chunk, store::floats},
+    cuda::{Launch, Machine, Operand, Precision, Product, store::floats},
     graph::{BatchStatistics, ConvNorm, ONE, Window},
 };
 
@@ -47,9 +47,17 @@ impl Sizes {
         (0..batch).step_by(size).map(move |first| first..(first + size).min(batch))
     }
 
-    fn launch<M: Machine>(&self, kernel: &'static str, count: usize, [x, y]: [u64; 2]) -> Launch {
+    /// A thread for each pack of the channels of `count` places or pixels.
+    fn launch(
+        &self,
+        kernel: &'static str,
+        count: usize,
+        [x, y]: [u64; 2],
+        precision: Precision,
+    ) -> Launch {
         let Window { side, stride, padding } = self.window;
-        let launch = Launch::each(kernel, count).pointer(x).pointer(y).count(count);
+        let packs = count * self.inputs.div_ceil(precision.pack());
+        let launch = Launch::each(kernel, packs).pointer(x).pointer(y).count(packs);
         let launch = launch.count(self.height).count(self.width).count(self.inputs);
         launch.count(side).count(stride).count(padding).count(self.high).count(self.wide)
     }
@@ -68,27 +76,27 @@ impl<M: Machine> CudaTape<M> {
         let sizes = Sizes { batch, height, width, inputs, outputs, window, high, wide };
         let (bench, rows) = (self.bench(), batch * high * wide);
         let count = rows * outputs;
-        let z = bench.conv(x.address(), kernel, &sizes)?;
-        let (mean, variance) = match fixed {
-            Some(fixed) => (bench.tensor(&fixed.mean)?, bench.tensor(&fixed.variance)?),
-            None => bench.moments(&z, rows, outputs)?,
+        let cells = bench.kernel_cells(kernel, &sizes)?;
+        let z = bench.conv(x.address(), &cells, &sizes)?;
+        let (moments, statistics) = match fixed {
+            Some(fixed) => (bench.fixed(fixed)?, fixed.clone()),
+            None => {
+                let moments = bench.moments(&z, rows, outputs)?;
+                let statistics = bench.statistics(&moments, outputs)?;
+                (moments, statistics)
+            }
         };
-        let statistics = match fixed {
-            Some(fixed) => fixed.clone(),
-            None => BatchStatistics {
-                mean: bench.download(&mean, outputs)?,
-                variance: bench.download(&variance, outputs)?,
-            },
+        let (mean, scales) = (M::address(&moments), [weight, bias].map(|of| self.store.master(of)));
+        let [scale, shift] = scales;
+        let norm = [M::address(&z), mean, mean + 4 * outputs as u64, scale?, shift?];
+        let each = move |kernel, precision| {
+            let launch = Launch::packs(kernel, count, precision);
+            norm.iter().fold(launch, |launch, at| launch.pointer(*at))
         };
-        let norm = [mean, variance];
-        let scales = [self.store.master(weight)?, self.store.master(bias)?];
-        let start = move |launch: Launch, z: &M::Memory, norm: &[M::Memory; 2]| {
-            let launch = launch.pointer(M::address(z)).pointer(M::address(&norm[0]));
-            launch.pointer(M::address(&norm[1])).pointer(scales[0]).pointer(scales[1])
-        };
+        let sizes_of =
+            move |launch: Launch| launch.count(count).count(outputs).count(usize::from(relu));
         let y = bench.values(count)?;
-        let launch = start(Launch::each("batch_norm", count), &z, &norm).pointer(M::address(&y));
-        bench.launch(launch.count(count).count(outputs).count(usize::from(relu)))?;
+        bench.launch(sizes_of(each("batch_norm", self.precision).pointer(M::address(&y))))?;
 
         let (input, is_fixed) = (x.clone(), fixed.is_some());
         let parameters = [weight.clone(), bias.clone(), kernel.clone()];
@@ -96,26 +104,22 @@ impl<M: Machine> CudaTape<M> {
         let dims = [batch, high, wide, outputs];
         let y = self.output(y, dims, &[x], &trained, move |gradient, gradients| {
             let (bench, dy) = (&gradients.bench, M::address(&gradient));
-            let parts = bench.floats(rows.div_ceil(chunk(rows)) * 2 * outputs)?;
-            let launch = start(Launch::columns("batch_norm_sums", rows, outputs), &z, &norm);
-            let launch = launch.pointer(dy).pointer(M::address(&parts)).count(rows).count(outputs);
-            bench.launch(launch.count(chunk(rows)).count(usize::from(relu)))?;
+            let _held = (&z, &moments);
+            let inputs = [&norm[..], &[dy]].concat();
+            let (shape, flags) = ([rows, outputs], [usize::from(relu)]);
+            let parts = bench.sums("batch_norm_sums", shape, 2, &inputs, &flags)?;
             let sums = bench.zeros(2 * outputs)?;
-            bench.fold(&parts, [0, 2 * outputs, 2 * outputs], rows, 1.0, M::address(&sums))?;
+            bench.fold(&parts, 0..2 * outputs, 1.0, M::address(&sums))?;
             for (at, parameter) in parameters[..2].iter().enumerate() {
                 let Some(sum) = bench.store.gradient(parameter)? else { continue };
-                bench.fold(&parts, [at * outputs, outputs, 2 * outputs], rows, 1.0, sum)?;
+                bench.fold(&parts, at * outputs..(at + 1) * outputs, 1.0, sum)?;
             }
             let dz = bench.values(count)?;
             let sums = if is_fixed { 0 } else { M::address(&sums) };
-            let launch = start(Launch::each("batch_norm_back", count), &z, &norm).pointer(dy);
-            let launch = launch.pointer(sums).pointer(M::address(&dz)).count(count).count(outputs);
-            bench.launch(launch.count(usize::from(relu)))?;
-            let dx = bench.conv_back(&input, &parameters[2], &dz, &sizes)?;
-            match dx {
-                Some(dx) => gradients.give(input.step, input.count(), dx),
-                None => Ok(()),
-            }
+            let launch = each("batch_norm_back", bench.precision).pointer(dy).pointer(sums);
+            bench.launch(sizes_of(launch.pointer(M::address(&dz))))?;
+            bench.conv_kernel_back(&input, &parameters[2], &dz, &sizes)?;
+            gradients.conv_back(&input, &cells, &dz, &sizes)
         });
         Ok((y, statistics))
     }
@@ -126,116 +130,167 @@ impl<M: Machine> CudaTape<M> {
         }
         let &[batch, height, width, channels] = &*x.dims else { panic!("`[B, H, W, C]`") };
         let (bench, dims) = (self.bench(), [batch, height / side, width / side, channels]);
-        let (all, count) = (x.count(), dims.iter().product());
+        let (all, count): (_, usize) = (x.count(), dims.iter().product());
         let y = bench.values(count)?;
-        let sizes =
-            move |launch: Launch| launch.count(height).count(width).count(channels).count(side);
-        let launch = Launch::each("avg_pool", count).pointer(x.address());
-        bench.launch(sizes(launch.pointer(M::address(&y)).count(count)))?;
+        let packs = channels.div_ceil(self.precision.pack());
+        let launch = move |kernel, pixels: usize, from: u64, to: &M::Memory| {
+            let launch = Launch::each(kernel, pixels * packs).pointer(from).pointer(M::address(to));
+            let launch = launch.count(pixels * packs).count(height).count(width);
+            launch.count(channels).count(side)
+        };
+        bench.launch(launch("avg_pool", count / channels, x.address(), &y))?;
         let step = x.step;
         Ok(self.output(y, dims, &[x], &[], move |gradient, gradients| {
-            let dx = gradients.bench.values(all)?;
-            let launch = Launch::each("avg_pool_back", all).pointer(M::address(&gradient));
-            gradients.bench.launch(sizes(launch.pointer(M::address(&dx)).count(all)))?;
+            let (bench, dy) = (&gradients.bench, M::address(&gradient));
+            let dx = bench.values(all)?;
+            bench.launch(launch("avg_pool_back", all / channels, dy, &dx))?;
             gradients.give(step, all, dx)
         }))
     }
 }
 
 impl<M: Machine> Bench<M> {
-    /// Floats as a tensor; waits for them.
-    fn download(&self, memory: &M::Memory, count: usize) -> Result<Tensor> {
-        let values = floats(&**self.machine(), memory, 0, count)?;
-        Tensor::from_vec(values, count, &Device::Cpu)
+    /// Given statistics, `[2, columns]`: means, variances.
+    fn fixed(&self, given: &BatchStatistics) -> Result<M::Memory> {
+        let both = [given.mean.to_vec1::<f32>()?, given.variance.to_vec1::<f32>()?].concat();
+        self.upload(bytemuck::cast_slice(&both))
     }
 
-    /// Mean and variance of each column of `[rows, columns]` values.
-    fn moments(
-        &self,
-        z: &M::Memory,
-        rows: usize,
-        columns: usize,
-    ) -> Result<(M::Memory, M::Memory)> {
-        let (mean, variance) = (self.zeros(columns)?, self.zeros(columns)?);
-        let (z, share) = (M::address(z), 1.0 / rows as f64);
-        let parts = self.column_sums(z, rows, columns)?;
-        self.fold(&parts, [0, columns, columns], rows, share, M::address(&mean))?;
-        let launch = Launch::columns("square_sums", rows, columns).pointer(z);
-        let launch = launch.pointer(M::address(&mean)).pointer(M::address(&parts));
-        self.launch(launch.count(rows).count(columns).count(chunk(rows)))?;
-        self.fold(&parts, [0, columns, columns], rows, share, M::address(&variance))?;
-        Ok((mean, variance))
+    /// Mean and variance of each column of `[rows, columns]` values: `[2, columns]`.
+    fn moments(&self, z: &M::Memory, rows: usize, columns: usize) -> Result<M::Memory> {
+        let (z, both) = (M::address(z), self.zeros(2 * columns)?);
+        let parts = self.sums("moment_sums", [rows, columns], 2, &[z], &[])?;
+        self.fold(&parts, 0..2 * columns, 1.0 / rows as f64, M::address(&both))?;
+        let launch = Launch::each("moments", columns).pointer(z).pointer(M::address(&both));
+        self.launch(launch.count(columns))?;
+        Ok(both)
     }
 
-    /// What lies under the windows of some pictures; these themselves for a window of one pixel.
-    fn cells(
-        &self,
-        x: u64,
-        group: &Range<usize>,
-        sizes: &Sizes,
-    ) -> Result<(u64, Option<M::Memory>)> {
+    /// The same as tensors; waits for them.
+    fn statistics(&self, moments: &M::Memory, columns: usize) -> Result<BatchStatistics> {
+        let mut mean = floats(&**self.machine(), moments, 0, 2 * columns)?;
+        let variance = mean.split_off(columns);
+        let tensor = |values| Tensor::from_vec(values, columns, &Device::Cpu);
+        Ok(BatchStatistics { mean: tensor(mean)?, variance: tensor(variance)? })
+    }
+
+    /// A kernel in the order of [`Bench::cells`], `[O, side side I]`.
+    fn kernel_cells(&self, kernel: &Tensor, sizes: &Sizes) -> Result<Cells<M>> {
+        let values = self.store.values(kernel, self.precision)?;
+        if sizes.window == ONE {
+            return Ok(Cells { address: values, _memory: None });
+        }
+        let count = kernel.elem_count();
+        let cells = self.values(count)?;
+        let address = M::address(&cells);
+        let launch = Launch::each("kernel_cells", count).pointer(values).pointer(address);
+        let launch = launch.count(count).count(sizes.inputs);
+        self.launch(launch.count(sizes.window.side.pow(2)))?;
+        Ok(Cells { address, _memory: Some(cells) })
+    }
+
+    /// What lies under the windows of some pictures, `[.., side side I]`; these themselves for a
+    /// window of one pixel.
+    fn cells(&self, x: u64, group: &Range<usize>, sizes: &Sizes) -> Result<Cells<M>> {
         let picture = sizes.height * sizes.width * sizes.inputs;
         let x = x + (self.precision.bytes() * picture * group.start) as u64;
         if sizes.window == ONE {
-            return Ok((x, None));
+            return Ok(Cells { address: x, _memory: None });
         }
-        let count = group.len() * sizes.places() * sizes.cell();
-        let cells = self.values(count)?;
+        let places = group.len() * sizes.places() * sizes.window.side.pow(2);
+        let cells = self.values(places * sizes.inputs)?;
         let address = M::address(&cells);
-        self.launch(sizes.launch::<M>("unfold", count, [x, address]))?;
-        Ok((address, Some(cells)))
+        self.launch(sizes.launch("unfold", places, [x, address], self.precision))?;
+        Ok(Cells { address, _memory: Some(cells) })
     }
 
-    fn conv(&self, x: u64, kernel: &Tensor, sizes: &Sizes) -> Result<M::Memory> {
+    fn conv(&self, x: u64, kernel: &Cells<M>, sizes: &Sizes) -> Result<M::Memory> {
         let (size, cell, outputs) = (self.precision.bytes(), sizes.cell(), sizes.outputs);
         let z = self.values(sizes.batch * sizes.places() * outputs)?;
-        let weight = self.store.values(kernel, self.precision)?;
         for group in sizes.groups(size) {
-            let (address, _cells) = self.cells(x, &group, sizes)?;
+            let cells = self.cells(x, &group, sizes)?;
             let place = M::address(&z) + (size * group.start * sizes.places() * outputs) as u64;
-            let (a, b) = (Operand::new(address, cell), Operand::transposed(weight, cell));
+            let a = Operand::new(cells.address, cell);
+            let b = Operand::transposed(kernel.address, cell);
             let shape = [group.len() * sizes.places(), outputs, cell];
             self.machine().multiply(self.precision, &Product::new(shape, a, b, place))?;
         }
         Ok(z)
     }
 
-    /// Adds to the gradient of the kernel; returns that of `x`, if one is asked for.
-    fn conv_back(
+    /// Adds to the gradient of the kernel.
+    fn conv_kernel_back(
         &self,
         x: &CudaValue<M>,
         kernel: &Tensor,
         dz: &M::Memory,
         sizes: &Sizes,
-    ) -> Result<Option<Array<M>>> {
+    ) -> Result<()> {
         let (size, cell, outputs) = (self.precision.bytes(), sizes.cell(), sizes.outputs);
-        let picture = sizes.height * sizes.width * sizes.inputs;
-        let weight = self.store.values(kernel, self.precision)?;
-        let sum = self.store.gradient(kernel)?;
-        let dx = x.step.map(|_| self.values(x.count())).transpose()?;
+        let Some(gradient) = self.store.gradient(kernel)? else { return Ok(()) };
+        let found = match sizes.window {
+            ONE => None,
+            _ => Some(self.zeros(outputs * cell)?),
+        };
+        let sum = found.as_ref().map_or(gradient, M::address);
         for group in sizes.groups(size) {
             let rows = group.len() * sizes.places();
             let dz = M::address(dz) + (size * group.start * sizes.places() * outputs) as u64;
-            if let Some(sum) = sum {
-                let (address, _cells) = self.cells(x.address(), &group, sizes)?;
-                let (a, b) = (Operand::transposed(dz, outputs), Operand::new(address, cell));
-                let product = Product::new([outputs, cell, rows], a, b, sum).wide().on(sum);
-                self.machine().multiply(self.precision, &product)?;
-            }
-            let Some(dx) = &dx else { continue };
-            let dx = M::address(dx) + (size * picture * group.start) as u64;
-            let (a, b) = (Operand::new(dz, outputs), Operand::new(weight, cell));
+            let cells = self.cells(x.address(), &group, sizes)?;
+            let (a, b) = (Operand::transposed(dz, outputs), Operand::new(cells.address, cell));
+            let product = Product::new([outputs, cell, rows], a, b, sum).wide().on(sum);
+            self.machine().multiply(self.precision, &product)?;
+        }
+        if found.is_none() {
+            return Ok(());
+        }
+        let launch = Launch::each("kernel_cells_back", outputs * cell).pointer(sum);
+        let launch = launch.pointer(gradient).count(outputs * cell).count(sizes.inputs);
+        self.launch(launch.count(sizes.window.side.pow(2)))
+    }
+}
+
+impl<M: Machine> Gradients<M> {
+    /// Gives the input of a convolution its gradient, if it asks for one.
+    fn conv_back(
+        &mut self,
+        x: &CudaValue<M>,
+        kernel: &Cells<M>,
+        dz: &M::Memory,
+        sizes: &Sizes,
+    ) -> Result<()> {
+        if x.step.is_none() {
+            return Ok(());
+        }
+        // On top of what the input has been given before, if no window shares a pixel.
+        let other = if sizes.window == ONE { self.take(x.step) } else { None };
+        let (bench, machine) = (&self.bench, self.bench.machine());
+        let (size, cell, outputs) = (bench.precision.bytes(), sizes.cell(), sizes.outputs);
+        let dx = bench.values(x.count())?;
+        for group in sizes.groups(size) {
+            let rows = group.len() * sizes.places();
+            let dz = M::address(dz) + (size * group.start * sizes.places() * outputs) as u64;
+            let pixels = group.len() * sizes.height * sizes.width;
+            let first = group.start * sizes.height * sizes.width * sizes.inputs;
+            let place = M::address(&dx) + (size * first) as u64;
+            let (a, b) = (Operand::new(dz, outputs), Operand::new(kernel.address, cell));
+            let product = |d| Product::new([rows, cell, outputs], a, b, d);
             if sizes.window == ONE {
-                let product = Product::new([rows, cell, outputs], a, b, dx);
-                self.machine().multiply(self.precision, &product)?;
+                let other = other.as_deref().map_or(0, M::address);
+                machine.multiply(bench.precision, &product(place).on_top(other))?;
                 continue;
             }
-            let cells = self.values(rows * cell)?;
-            let product = Product::new([rows, cell, outputs], a, b, M::address(&cells));
-            self.machine().multiply(self.precision, &product)?;
-            let count = group.len() * picture;
-            self.launch(sizes.launch::<M>("unfold_back", count, [M::address(&cells), dx]))?;
+            let cells = bench.values(rows * cell)?;
+            let address = M::address(&cells);
+            machine.multiply(bench.precision, &product(address))?;
+            bench.launch(sizes.launch("unfold_back", pixels, [address, place], bench.precision))?;
         }
-        Ok(dx.map(Arc::new))
+        self.give(x.step, x.count(), dx)
     }
+}
+
+/// Values in the order of cells, and what holds them if they were copied.
+struct Cells<M: Machine> {
+    address: u64,
+    _memory: Option<M::Memory>,
 }

@@ -39,6 +39,7 @@ impl<M: Machine> CudaTape<M> {
         let sources: Vec<_> = [Some(x), residual].into_iter().flatten().collect();
         let dims = with_last(&x.dims, count);
         Ok(self.output(y, dims, &sources, &trained, move |gradient, gradients| {
+            let other = gradients.take(input.step);
             let (bench, dy) = (&gradients.bench, M::address(&gradient));
             if let Some(bias) = &bias {
                 bench.add_columns(bias, start, dy, rows, count)?;
@@ -54,7 +55,8 @@ impl<M: Machine> CudaTape<M> {
                 let dx = bench.values(rows * inputs)?;
                 let (a, b) = (Operand::new(dy, count), Operand::new(weight, inputs));
                 let product = Product::new([rows, inputs, count], a, b, M::address(&dx));
-                bench.machine().multiply(precision, &product)?;
+                let other = other.as_deref().map_or(0, M::address);
+                bench.machine().multiply(precision, &product.on_top(other))?;
                 gradients.give(input.step, rows * inputs, dx)?;
             }
             gradients.give(aside, rows * count, gradient)
@@ -95,12 +97,13 @@ impl<M: Machine> CudaTape<M> {
         let (bench, count) = (self.bench(), x.count());
         let quick = usize::from(activation == Activation::QuickGelu);
         let y = bench.values(count)?;
-        let launch = Launch::each("activate", count).pointer(x.address());
+        let launch = Launch::packs("activate", count, self.precision).pointer(x.address());
         bench.launch(launch.pointer(M::address(&y)).count(count).count(quick))?;
         let input = x.clone();
         Ok(self.output(y, x.dims.clone(), &[x], &[], move |gradient, gradients| {
             let dx = gradients.bench.values(count)?;
-            let launch = Launch::each("activate_back", count).pointer(input.address());
+            let precision = gradients.bench.precision;
+            let launch = Launch::packs("activate_back", count, precision).pointer(input.address());
             let launch = launch.pointer(M::address(&gradient)).pointer(M::address(&dx));
             gradients.bench.launch(launch.count(count).count(quick))?;
             gradients.give(input.step, count, dx)
@@ -110,12 +113,16 @@ impl<M: Machine> CudaTape<M> {
     pub(super) fn add_relu(&self, a: &CudaValue<M>, b: &CudaValue<M>) -> Result<CudaValue<M>> {
         let (bench, count) = (self.bench(), a.count());
         let y = CudaValue { data: bench.values(count)?.into(), ..a.clone() };
-        let launch = Launch::each("add_relu", count).pointer(a.address()).pointer(b.address());
+        let launch = Launch::packs("add_relu", count, self.precision)
+            .pointer(a.address())
+            .pointer(b.address());
         bench.launch(launch.pointer(y.address()).count(count))?;
         let (output, steps) = (y.data.clone(), [a.step, b.step]);
         Ok(self.output(y.data, a.dims.clone(), &[a, b], &[], move |gradient, gradients| {
             let dx = std::sync::Arc::new(gradients.bench.values(count)?);
-            let launch = Launch::each("add_relu_back", count).pointer(M::address(&output));
+            let precision = gradients.bench.precision;
+            let launch =
+                Launch::packs("add_relu_back", count, precision).pointer(M::address(&output));
             let launch = launch.pointer(M::address(&gradient)).pointer(M::address(&dx));
             gradients.bench.launch(launch.count(count))?;
             gradients.give(steps[0], count, dx.clone())?;

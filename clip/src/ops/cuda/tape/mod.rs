@@ -7,11 +7,11 @@ mod linear;
 mod norm;
 mod tokens;
 
-use std::{cell::RefCell, fmt, sync::Arc};
+use std::{cell::RefCell, fmt, ops::Range, sync::Arc};
 
 use candle_core::{Result, Tensor};
 
-use super::{Launch, Machine, Precision, Store, machine::chunk};
+use super::{Launch, Machine, Precision, Store, machine::ColumnSums};
 use crate::{
     config::Activation,
     ops::{
@@ -112,29 +112,37 @@ impl<M: Machine> Bench<M> {
         self.upload(bytemuck::cast_slice(&borrow("upload", tensor)?))
     }
 
-    /// Adds `factor` times the sums over chunks, which `parts` holds in rows of `stride`, to
-    /// `count` floats at `sum`, from column `start` on.
-    fn fold(
+    /// Sums over the rows of `[rows, columns]` values, in parts: `each` of them for every column,
+    /// as a kernel makes them of `inputs`.
+    fn sums(
         &self,
-        parts: &M::Memory,
-        [start, count, stride]: [usize; 3],
-        rows: usize,
-        factor: f64,
-        sum: u64,
-    ) -> Result<()> {
-        let chunks = rows.div_ceil(chunk(rows));
-        let parts = M::address(parts) + 4 * start as u64;
-        let fold = Launch::each("fold", count).pointer(parts).pointer(sum);
-        self.launch(fold.count(count).count(stride).count(chunks).float(factor))
+        kernel: &'static str,
+        [rows, columns]: [usize; 2],
+        each: usize,
+        inputs: &[u64],
+        flags: &[usize],
+    ) -> Result<Parts<M>> {
+        let sums = ColumnSums::new(rows, columns, self.precision);
+        let (stride, chunks) = (each * columns, sums.chunks());
+        let memory = self.floats(chunks * stride)?;
+        let launch = Launch::columns(kernel, sums);
+        let launch = inputs.iter().fold(launch, |launch, at| launch.pointer(*at));
+        let launch = launch.pointer(M::address(&memory)).count(rows).count(columns);
+        let launch = launch.count(sums.chunk());
+        self.launch(flags.iter().fold(launch, |launch, flag| launch.count(*flag)))?;
+        Ok(Parts { memory, stride, chunks })
     }
 
-    /// Sums of the columns of `[rows, columns]` values, in chunks.
-    fn column_sums(&self, x: u64, rows: usize, columns: usize) -> Result<M::Memory> {
-        let parts = self.floats(rows.div_ceil(chunk(rows)) * columns)?;
-        let sums = Launch::columns("column_sums", rows, columns).pointer(x);
-        let sums = sums.pointer(M::address(&parts)).count(rows).count(columns);
-        self.launch(sums.count(chunk(rows)))?;
-        Ok(parts)
+    /// Sums of the columns of `[rows, columns]` values.
+    fn column_sums(&self, x: u64, rows: usize, columns: usize) -> Result<Parts<M>> {
+        self.sums("column_sums", [rows, columns], 1, &[x], &[])
+    }
+
+    /// Adds `factor` times some of the sums to floats at `sum`.
+    fn fold(&self, parts: &Parts<M>, some: Range<usize>, factor: f64, sum: u64) -> Result<()> {
+        let from = M::address(&parts.memory) + 4 * some.start as u64;
+        let fold = Launch::fold(some.len()).pointer(from).pointer(sum).count(some.len());
+        self.launch(fold.count(parts.stride).count(parts.chunks).float(factor))
     }
 
     /// Adds the sums of the columns of `[rows, columns]` values to a parameter's gradient, from its
@@ -149,8 +157,15 @@ impl<M: Machine> Bench<M> {
     ) -> Result<()> {
         let Some(gradient) = self.store.gradient(tensor)? else { return Ok(()) };
         let parts = self.column_sums(x, rows, columns)?;
-        self.fold(&parts, [0, columns, columns], rows, 1.0, gradient + 4 * start as u64)
+        self.fold(&parts, 0..columns, 1.0, gradient + 4 * start as u64)
     }
+}
+
+/// Sums in parts, one row of `stride` floats for each of `chunks` chunks of what is summed.
+struct Parts<M: Machine> {
+    memory: M::Memory,
+    stride: usize,
+    chunks: usize,
 }
 
 /// Gradients on the way back.
@@ -161,6 +176,11 @@ struct Gradients<M: Machine> {
 }
 
 impl<M: Machine> Gradients<M> {
+    /// What a value has been given so far, for whoever adds to it as it computes more.
+    fn take(&mut self, of: Option<usize>) -> Option<Array<M>> {
+        self.values[of?].take()
+    }
+
     /// Adds to the gradient of a value, of `count` values.
     fn give(
         &mut self,
@@ -174,7 +194,8 @@ impl<M: Machine> Gradients<M> {
             None => gradient,
             Some(other) => {
                 let sum = self.bench.values(count)?; // either may belong to another value, too
-                let add = Launch::each("add", count).pointer(M::address(&gradient));
+                let precision = self.bench.precision;
+                let add = Launch::packs("add", count, precision).pointer(M::address(&gradient));
                 let add = add.pointer(M::address(&other)).pointer(M::address(&sum));
                 self.bench.launch(add.count(count))?;
                 sum.into()

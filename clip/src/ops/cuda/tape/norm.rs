@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor};
 
 use super::{CudaTape, CudaValue};
-use crate::ops::cuda::{Launch, Machine, machine::chunk};
+use crate::ops::cuda::{Launch, Machine};
 
 impl<M: Machine> CudaTape<M> {
     pub(super) fn layer_norm(
@@ -23,25 +23,25 @@ impl<M: Machine> CudaTape<M> {
         let (input, parameters) = (x.clone(), [weight.clone(), bias.clone()]);
         let trained = [weight, bias];
         Ok(self.output(y, x.dims.clone(), &[x], &trained, move |gradient, gradients| {
+            let other = gradients.take(input.step);
             let (bench, dy) = (&gradients.bench, M::address(&gradient));
             let (mean, scale) = (M::address(&mean), M::address(&scale));
             let sums: Vec<_> =
                 parameters.iter().map(|of| bench.store.gradient(of)).collect::<Result<_>>()?;
             if sums.iter().any(Option::is_some) {
-                let parts = bench.floats(rows.div_ceil(chunk(rows)) * 2 * columns)?;
-                let launch = Launch::columns("layer_norm_sums", rows, columns);
-                let launch = launch.pointer(input.address()).pointer(mean).pointer(scale);
-                let launch = launch.pointer(dy).pointer(M::address(&parts));
-                bench.launch(launch.count(rows).count(columns).count(chunk(rows)))?;
+                let inputs = [input.address(), mean, scale, dy];
+                let parts = bench.sums("layer_norm_sums", [rows, columns], 2, &inputs, &[])?;
                 for (at, sum) in sums.into_iter().enumerate() {
                     let Some(sum) = sum else { continue };
-                    bench.fold(&parts, [at * columns, columns, 2 * columns], rows, 1.0, sum)?;
+                    bench.fold(&parts, at * columns..(at + 1) * columns, 1.0, sum)?;
                 }
             }
             let dx = bench.values(count)?;
+            let other = other.as_deref().map_or(0, M::address);
             let launch = Launch::rows("layer_norm_back", rows).pointer(input.address());
             let launch = launch.pointer(scales).pointer(mean).pointer(scale).pointer(dy);
-            bench.launch(launch.pointer(M::address(&dx)).count(rows).count(columns))?;
+            let launch = launch.pointer(other).pointer(M::address(&dx));
+            bench.launch(launch.count(rows).count(columns))?;
             gradients.give(input.step, count, dx)
         }))
     }

@@ -67,12 +67,12 @@ impl<M: Machine> CudaTape<M> {
             let (bench, dy) = (&gradients.bench, M::address(&gradient));
             let parts = bench.column_sums(dy, batch, room)?;
             if let Some(sum) = bench.store.gradient(&positions)? {
-                bench.fold(&parts, [0, room, room], batch, 1.0, sum)?;
+                bench.fold(&parts, 0..room, 1.0, sum)?;
             }
             if let Some(first) = &first
                 && let Some(sum) = bench.store.gradient(first)?
             {
-                bench.fold(&parts, [0, columns, room], batch, 1.0, sum)?;
+                bench.fold(&parts, 0..columns, 1.0, sum)?;
             }
             let dx = bench.values(count)?;
             let launch = Launch::each("with_first_back", count).pointer(dy);
