@@ -89,6 +89,7 @@ fn loader(manifest: &Manifest, side: usize, image: bool, text: bool) -> Result<L
         rank: 0,
         ranks: 1,
         workers: 1,
+        gpu: None,
     })
 }
 

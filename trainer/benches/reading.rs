@@ -92,7 +92,18 @@ fn loader(cli: &Cli) -> Result<Loader, Report> {
     let settings = config::Augment { image: Some(false), text: Some(false), ..Default::default() };
     let augment = Augment::open(&settings, 0)?;
     let (batch_size, workers) = (cli.batch, 1);
-    Ok(Loader { store, augment, tokenizer, clip, seed: 0, batch_size, rank: 0, ranks: 1, workers })
+    Ok(Loader {
+        store,
+        augment,
+        tokenizer,
+        clip,
+        seed: 0,
+        batch_size,
+        rank: 0,
+        ranks: 1,
+        workers,
+        gpu: None,
+    })
 }
 
 /// Of the normalised values of each channel of the first pictures.

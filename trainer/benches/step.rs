@@ -146,11 +146,12 @@ fn batch(config: &ClipConfig) -> Batch {
     let (pixels, tokens) = pairs::draw(config, BATCH, 0);
     let rows: Vec<u32> = (0..BATCH as u32).collect();
     let tokens = tokens.trimmed(config.text.end());
-    Batch { pixels, tokens, captions: rows.clone(), rows, epoch: 1 }
+    Batch { pixels, sent: None, tokens, captions: rows.clone(), rows, epoch: 1 }
 }
 
 fn copy(batch: &Batch) -> Batch {
-    let Batch { pixels, tokens, rows, captions, epoch } = batch;
+    let Batch { pixels, tokens, rows, captions, epoch, .. } = batch;
     let (pixels, tokens) = (pixels.clone(), tokens.clone());
-    Batch { pixels, tokens, rows: rows.clone(), captions: captions.clone(), epoch: *epoch }
+    let (rows, captions) = (rows.clone(), captions.clone());
+    Batch { pixels, sent: None, tokens, rows, captions, epoch: *epoch }
 }

@@ -4,7 +4,8 @@
 mod built {
     use std::{env, path::PathBuf};
 
-    use clip::model::{Clip, Gpu};
+    use candle_core::Tensor;
+    use clip::model::{Clip, Gpu, Sent};
 
     use crate::error::{Error, Result};
 
@@ -16,6 +17,11 @@ mod built {
         let folder = env::var_os("ROCLIP_CUDA_LIBRARIES").filter(|folder| !folder.is_empty());
         let folder = folder.map(PathBuf::from);
         Gpu::open(folder.as_deref()).map_err(|problem| Error::Cuda { problem })
+    }
+
+    /// Tells a model's GPU which pixels it was sent.
+    pub fn receive(model: &Clip, pixels: &Tensor, sent: Sent) {
+        model.receive(pixels, sent);
     }
 
     /// Moves a model to the GPU, if there is one.
@@ -32,13 +38,18 @@ mod built {
 
 #[cfg(not(feature = "cuda"))]
 mod built {
+    use candle_core::Tensor;
     use clip::model::Clip;
 
     use crate::error::{Error, Result};
 
     /// There is none.
-    #[derive(Debug)]
+    #[derive(Debug, Clone)]
     pub enum Gpu {}
+
+    /// There are none.
+    #[derive(Debug)]
+    pub enum Sent {}
 
     /// See `clip::model::Timed`.
     #[derive(Debug)]
@@ -62,6 +73,11 @@ mod built {
             match *self {}
         }
 
+        /// See `clip::model::Gpu::send`.
+        pub fn send(&self, _pixels: &[f32]) -> Result<Option<Sent>> {
+            match *self {}
+        }
+
         /// See `clip::model::Gpu::profile`.
         pub fn profile<T>(&self, _body: impl FnOnce() -> T) -> Result<(T, Vec<Timed>)> {
             match *self {}
@@ -78,6 +94,11 @@ mod built {
         Err(Error::Cuda { problem: problem.into() })
     }
 
+    /// Is never asked.
+    pub fn receive(_: &Clip, _: &Tensor, sent: Sent) {
+        match sent {}
+    }
+
     /// Leaves a model where it is.
     ///
     /// # Errors
@@ -91,7 +112,7 @@ mod built {
 }
 
 #[cfg(not(feature = "cuda"))]
-pub use built::{Gpu, Timed};
-pub use built::{open, place};
+pub use built::{Gpu, Sent, Timed};
+pub use built::{open, place, receive};
 #[cfg(feature = "cuda")]
-pub use clip::model::{Gpu, Timed};
+pub use clip::model::{Gpu, Sent, Timed};

@@ -71,7 +71,18 @@ pub(crate) fn open_loader(
     }
     let (seed, batch_size, workers) = (config.seed, *batch_size, *workers);
     let (rank, ranks) = (collective.rank(), collective.ranks());
-    Ok(Loader { store, augment, tokenizer, clip, seed, batch_size, rank, ranks, workers })
+    Ok(Loader {
+        store,
+        augment,
+        tokenizer,
+        clip,
+        seed,
+        batch_size,
+        rank,
+        ranks,
+        workers,
+        gpu: None,
+    })
 }
 
 fn note_cut_captions<'a>(

@@ -1,6 +1,7 @@
 //! Towers on a GPU: their parameters live there, the loss and its logit scale do not.
 
 use std::{
+    any::Any,
     fmt,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -45,6 +46,18 @@ impl Gpu {
         Ok(crate::ops::cuda::product_rate(&self.0, size, turns)?)
     }
 
+    /// Sends pixels ahead while it computes; there when this returns. `None` if it has no room.
+    ///
+    /// # Errors
+    /// If the GPU fails.
+    pub fn send(&self, pixels: &[f32]) -> crate::Result<Option<Sent>> {
+        match self.0.send(bytemuck::cast_slice(pixels)) {
+            Ok(memory) => Ok(Some(Sent(memory))),
+            Err(error) if crate::ops::is_out_of_memory(&error) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Does `body`, and says how long each kernel and each form of product took meanwhile; what
     /// the GPU waits for is in none of them.
     ///
@@ -55,7 +68,21 @@ impl Gpu {
     }
 }
 
+/// Pixels that a GPU has.
+#[cfg(feature = "cuda")]
+#[derive(Debug)]
+pub struct Sent(<crate::ops::cuda::Card as Machine>::Memory);
+
 impl Clip {
+    /// Takes what [`Gpu::send`] sent of these pixels, for the pass that is next asked for with this
+    /// very tensor.
+    #[cfg(feature = "cuda")]
+    pub fn receive(&self, pixels: &Tensor, sent: Sent) {
+        if let Some(gpu) = &self.gpu {
+            gpu.receive(pixels, Box::new(sent.0));
+        }
+    }
+
     /// Copies the parameters of trainable f32 towers to a GPU, where they are from now on: in bf16
     /// for steps of training, in f32 for evaluation. The logit scale stays.
     #[cfg(feature = "cuda")]
@@ -153,6 +180,9 @@ pub(super) trait Towers: Resident {
 
     /// Rows without a way back.
     fn text_rows(&self, tower: &Text, ids: &Tensor, purpose: Purpose) -> Result<Tensor>;
+
+    /// Keeps an array of this machine for the pass that is asked for with `pixels`.
+    fn receive(&self, pixels: &Tensor, sent: Box<dyn Any>);
 
     /// The values of a parameter.
     fn values(&self, tensor: &Tensor) -> Result<Vec<f32>>;
@@ -261,6 +291,12 @@ impl<M: Machine> Towers for OnMachine<M> {
     fn text_rows(&self, tower: &Text, ids: &Tensor, purpose: Purpose) -> Result<Tensor> {
         let tape = self.forgetful(purpose);
         self.download(&tape, &tower.rows(&tape, ids)?)
+    }
+
+    fn receive(&self, pixels: &Tensor, sent: Box<dyn Any>) {
+        if let Ok(sent) = sent.downcast::<M::Memory>() {
+            self.store.receive(pixels, *sent);
+        }
     }
 
     fn values(&self, tensor: &Tensor) -> Result<Vec<f32>> {

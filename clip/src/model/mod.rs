@@ -41,7 +41,7 @@ use params::{Running, Source};
 
 pub use features::Features;
 #[cfg(feature = "cuda")]
-pub use gpu::{Gpu, Timed};
+pub use gpu::{Gpu, Sent, Timed};
 #[cfg(any(test, feature = "cuda"))]
 pub use gpu::{Resident, Update};
 pub use init::init;

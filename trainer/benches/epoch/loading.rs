@@ -91,7 +91,18 @@ fn loader(cli: &Cli, config: &ClipConfig, varied: bool, folder: &Path) -> Result
         config::Augment { image: Some(varied), text: Some(varied), ..Default::default() };
     let augment = Augment::open(&settings, 0)?;
     let workers = config::Data::default().workers;
-    Ok(Loader { store, augment, tokenizer, clip, seed: 0, batch_size, rank: 0, ranks: 1, workers })
+    Ok(Loader {
+        store,
+        augment,
+        tokenizer,
+        clip,
+        seed: 0,
+        batch_size,
+        rank: 0,
+        ranks: 1,
+        workers,
+        gpu: None,
+    })
 }
 
 /// Processor time of the threads of the step; they live as long as the program.

@@ -58,7 +58,11 @@ pub(crate) fn time(
     let mut turn = |kind: &Kind, steps: u32| -> Result<Cost, Report> {
         let trainer = if kind.matches { &mut roclip } else { &mut clip };
         let batches = (0..steps).map(|_| batch(&pixels, &tokens, kind.epoch, rows, &mut drawn));
-        let batches: Vec<_> = batches.collect();
+        let sent = batches.map(|batch| match gpu {
+            Some(gpu) => Ok(batch.sent_to(gpu)?), // as a loader hands it out
+            None => Ok(batch),
+        });
+        let batches = sent.collect::<Result<Vec<_>, Report>>()?;
         let (began, cpu) = (Instant::now(), cpu_seconds()?);
         for batch in batches {
             trainer.step(batch)?;
@@ -131,5 +135,5 @@ fn batch(
 ) -> Batch {
     let rows: Vec<u32> = (0..tokens.count()).map(|_| rng.random_range(0..rows as u32)).collect();
     let (pixels, tokens) = (pixels.to_vec(), tokens.clone());
-    Batch { pixels, tokens, captions: rows.clone(), rows, epoch }
+    Batch { pixels, sent: None, tokens, captions: rows.clone(), rows, epoch }
 }

@@ -138,7 +138,8 @@ impl Pairs {
     pub(crate) fn batch(&self, end: u32) -> Batch {
         let rows: Vec<u32> = (0..self.tokens.count() as u32).collect();
         let tokens = self.tokens.trimmed(end);
-        Batch { pixels: self.pixels.clone(), tokens, captions: rows.clone(), rows, epoch: 1 }
+        let (pixels, captions) = (self.pixels.clone(), rows.clone());
+        Batch { pixels, sent: None, tokens, captions, rows, epoch: 1 }
     }
 
     pub(crate) fn lengths(&self, end: u32) -> Lengths {

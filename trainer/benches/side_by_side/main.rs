@@ -253,20 +253,28 @@ fn open_gpu(cuda: bool) -> Result<Option<Gpu>, Report> {
     Ok(cuda.then(gpu::open).transpose()?)
 }
 
-/// The folder's weights to be trained, and its pairs, over and over until there are `batch`.
+/// The folder's weights to be trained, and its pairs, over and over until there are `batch`: as a
+/// loader hands them out.
 fn open_trainer(
     folder: &Path,
     batch: Option<u32>,
     gpu: Option<&Gpu>,
-) -> Result<(Trainer, impl Fn() -> Batch + Sync), Report> {
+) -> Result<(Trainer, impl Fn() -> Result<Batch, Report> + Sync), Report> {
     let (case, mut pairs) = open_case(folder)?;
     let weights = weights::read(&folder.join(WEIGHTS), &case.config)?;
     if let Some(batch) = batch {
         pairs = pairs.repeated(batch as usize);
     }
     let trainer = case.optimizer.trainer(&case.config, &weights, gpu)?;
-    let end = case.config.text.end();
-    Ok((trainer, move || pairs.batch(end)))
+    let (end, gpu) = (case.config.text.end(), gpu.cloned());
+    let sent = move || {
+        let batch = pairs.batch(end);
+        Ok(match &gpu {
+            Some(gpu) => batch.sent_to(gpu)?,
+            None => batch,
+        })
+    };
+    Ok((trainer, sent))
 }
 
 fn time(asked: &Time) -> Result<Exit, Report> {
@@ -295,19 +303,23 @@ fn check(asked: &Check) -> Result<Exit, Report> {
     Ok(Exit::Done)
 }
 
-/// Warms up, then times each step; copying the batch is left out of the seconds, not of the
+/// Warms up, then times each step; copying the batch, also to a GPU, is left out of the seconds, not of the
 /// seconds of the processor.
-fn steps(asked: &Time, trainer: &mut Trainer, batch: impl Fn() -> Batch) -> Result<Value, Report> {
-    let first = trainer.step(batch())?;
+fn steps(
+    asked: &Time,
+    trainer: &mut Trainer,
+    batch: impl Fn() -> Result<Batch, Report>,
+) -> Result<Value, Report> {
+    let first = trainer.step(batch()?)?;
     for _ in 1..asked.warmup {
-        trainer.step(batch())?;
+        trainer.step(batch()?)?;
     }
     let budget = Duration::try_from_secs_f64(asked.seconds)
         .with_context(|| format!("`--seconds {}` is no time", asked.seconds))?;
     let (began, cpu) = (Instant::now(), cpu_seconds()?);
     let mut seconds = Vec::new();
     while seconds.len() < asked.steps_min as usize || began.elapsed() < budget {
-        let batch = batch();
+        let batch = batch()?;
         let began = Instant::now();
         trainer.step(batch)?;
         seconds.push(began.elapsed().as_secs_f64());

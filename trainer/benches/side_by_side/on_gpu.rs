@@ -34,16 +34,16 @@ pub(crate) fn ceiling(gpu: &Gpu) -> Result<Value, Report> {
 /// Seconds of the third step, and of what the GPU did in it.
 pub(crate) fn profile(
     trainer: &mut Trainer,
-    batch: impl Fn() -> Batch,
+    batch: impl Fn() -> Result<Batch, Report>,
     gpu: &Gpu,
 ) -> Result<Value, Report> {
-    trainer.step(batch())?;
-    trainer.step(batch())?;
-    let third = batch();
+    trainer.step(batch()?)?;
+    trainer.step(batch()?)?;
+    let third = batch()?;
     let began = Instant::now();
     trainer.step(third)?;
     let seconds = began.elapsed().as_secs_f64();
-    let fourth = batch();
+    let fourth = batch()?;
     let (done, all) = gpu.profile(|| trainer.step(fourth))?;
     done?;
     let part =

@@ -13,6 +13,7 @@ use super::{Selection, Store, order};
 use crate::{
     augment::{Augment, View},
     error::Result,
+    gpu::{Gpu, Sent},
 };
 
 /// Batches that each thread may be ahead.
@@ -50,6 +51,8 @@ impl Views {
 pub struct Batch {
     /// `[V B / R, 3, H, W]`, normalised: the part of this one of R ranks
     pub pixels: Vec<f32>,
+    /// The same on the GPU, if it has been sent them ahead
+    pub sent: Option<Sent>,
     /// `[V B / R, T]`, cut to the longest caption
     pub tokens: TokenBatch,
     /// Data-set row of each pair of the whole batch
@@ -58,6 +61,14 @@ pub struct Batch {
     pub captions: Vec<u32>,
     /// Counted from 1
     pub epoch: u32,
+}
+
+impl Batch {
+    /// Sends the pixels ahead.
+    pub fn sent_to(self, gpu: &Gpu) -> Result<Self> {
+        let sent = gpu.send(&self.pixels)?;
+        Ok(Self { sent, ..self })
+    }
 }
 
 /// Everything that a batch is made from.
@@ -81,6 +92,8 @@ pub struct Loader {
     pub ranks: usize,
     /// Threads
     pub workers: usize,
+    /// Where a batch is sent while the step before it is computed
+    pub gpu: Option<Gpu>,
 }
 
 impl Loader {
@@ -128,11 +141,20 @@ impl Loader {
                 receiver
             });
             let threads: Vec<_> = threads.collect();
-            for number in from..batches {
+            let mut all = (from..batches).map(move |number| {
                 let batch = threads[(number - from) % self.workers].recv();
-                step(batch.expect("a thread sends a batch or its error for each number")?)?;
-            }
-            Ok(())
+                batch.expect("a thread sends a batch or its error for each number")
+            });
+            let Some(gpu) = &self.gpu else { return all.try_for_each(|batch| step(batch?)) };
+            let (sender, receiver) = mpsc::sync_channel(0); // one is sent, one is waited for
+            scope.spawn(move || {
+                for batch in all {
+                    if sender.send(batch.and_then(|batch| batch.sent_to(gpu))).is_err() {
+                        break; // as above
+                    }
+                }
+            });
+            receiver.into_iter().try_for_each(|batch| step(batch?))
         })
     }
 
@@ -175,7 +197,7 @@ impl Loader {
         let tokens = self.tokenizer.encode(&texts)?.trimmed(self.clip.text.end());
         let captions = rows.iter().map(|&row| self.store.caption_number(selected.caption_of(row)));
         let captions = captions.collect();
-        Ok(Batch { pixels, tokens, rows: rows.to_vec(), captions, epoch })
+        Ok(Batch { pixels, sent: None, tokens, rows: rows.to_vec(), captions, epoch })
     }
 }
 
@@ -218,7 +240,18 @@ mod tests {
         let (image, text) = (Some(varied), Some(varied));
         let augment = Augment::open(&config::Augment { image, text, ..Default::default() }, 7)?;
         let (seed, batch_size, workers, rank, ranks) = (7, 4, 1, 0, 1);
-        Ok(Loader { store, augment, tokenizer, clip, seed, batch_size, rank, ranks, workers })
+        Ok(Loader {
+            store,
+            augment,
+            tokenizer,
+            clip,
+            seed,
+            batch_size,
+            rank,
+            ranks,
+            workers,
+            gpu: None,
+        })
     }
 
     /// Pixels and ids of each view: captions are padded to the longest of all.

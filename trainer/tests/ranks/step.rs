@@ -117,6 +117,7 @@ fn drawn(config: &ClipConfig, seed: u64, number: usize, rank: usize, ranks: usiz
     let rows: Vec<u32> = (0..BATCH as u32).map(|row| (number * BATCH) as u32 + row).collect();
     Batch {
         pixels: pixels[rank * count * size..][..count * size].to_vec(),
+        sent: None,
         tokens: TokenBatch::from_ids(ids, text.context_length).trimmed(text.end()),
         captions: rows.clone(),
         rows,
@@ -139,7 +140,7 @@ fn weights(config: &ClipConfig) -> Weights {
 
 /// The same pairs from last to first, in each view.
 fn reversed(batch: Batch) -> Batch {
-    let Batch { pixels, tokens, mut rows, mut captions, epoch } = batch;
+    let Batch { pixels, tokens, mut rows, mut captions, epoch, .. } = batch;
     let (count, views, length) = (tokens.count(), tokens.count() / rows.len(), tokens.length());
     let size = pixels.len() / count;
     let of_views = pixels.chunks_exact(pixels.len() / views);
@@ -150,7 +151,8 @@ fn reversed(batch: Batch) -> Batch {
     let ids = ids.collect();
     rows.reverse();
     captions.reverse();
-    Batch { pixels, tokens: TokenBatch::from_ids(ids, length), rows, captions, epoch }
+    let tokens = TokenBatch::from_ids(ids, length);
+    Batch { pixels, sent: None, tokens, rows, captions, epoch }
 }
 
 /// How the towers are trained, beside the plain way.

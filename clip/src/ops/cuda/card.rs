@@ -13,7 +13,7 @@ use candle_core::Error;
 use cudarc::{
     cublaslt,
     driver::{
-        CudaContext, CudaFunction, CudaStream, DriverError, LaunchConfig, PushKernelArg,
+        CudaContext, CudaEvent, CudaFunction, CudaStream, DriverError, LaunchConfig, PushKernelArg,
         result as driver, sys,
     },
     nvrtc::{self, CompileOptions},
@@ -41,11 +41,15 @@ pub(crate) struct Card {
     name: String,
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
+    /// Of what is sent ahead.
+    ahead: Arc<CudaStream>,
     /// For values of f32 and of bf16.
     kernels: [HashMap<&'static str, CudaFunction>; 2],
     products: Mutex<Products>,
     /// Arrays that nobody holds, by size: used again in the order of the stream.
     free: Mutex<BTreeMap<usize, Vec<u64>>>,
+    /// Arrays of what was sent ahead that nobody holds, with the end of their last use.
+    free_ahead: Mutex<Vec<(usize, u64, CudaEvent)>>,
     profile: Profile,
 }
 
@@ -88,9 +92,10 @@ impl Card {
                 ));
             }
         }
-        // SAFETY: all is asked of one stream; there is nothing to wait for between streams.
+        // SAFETY: all is asked of one stream but what is sent ahead, which waits by itself.
         unsafe { context.disable_event_tracking() };
         let stream = context.new_stream().map_err(refused)?;
+        let ahead = context.new_stream().map_err(refused)?;
         let kernels = [Precision::F32, Precision::Bf16].map(|of| compile(&context, of, found));
         let [f32, bf16] = kernels;
         let products = Products::new(&stream)?;
@@ -98,9 +103,11 @@ impl Card {
             name,
             context,
             stream,
+            ahead,
             kernels: [f32?, bf16?],
             products: Mutex::new(products),
             free: Mutex::default(),
+            free_ahead: Mutex::default(),
             profile: Profile::default(),
         }))
     }
@@ -117,11 +124,32 @@ impl Card {
         &self.name
     }
 
+    /// An array of its own.
+    fn allocate(self: &Arc<Self>, size: usize) -> Result<CardMemory> {
+        let memory = |address| CardMemory { address, size, is_ahead: false, card: self.clone() };
+        self.context.bind_to_thread().map_err(failed)?;
+        // SAFETY: holds anything, as `Machine::take` says.
+        if let Ok(address) = unsafe { driver::malloc_sync(size) } {
+            return Ok(memory(address));
+        }
+        self.trim()?;
+        // SAFETY: as before.
+        match unsafe { driver::malloc_sync(size) } {
+            Ok(address) => Ok(memory(address)),
+            Err(DriverError(sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => {
+                Err(out_of_memory(&self.name, size))
+            }
+            Err(error) => Err(failed(error)),
+        }
+    }
+
     /// Gives back what nobody holds.
     fn trim(&self) -> Result<()> {
         self.stream.synchronize().map_err(failed)?;
         let free = std::mem::take(&mut *self.free.lock().unwrap_or_else(PoisonError::into_inner));
-        for address in free.into_values().flatten() {
+        let mut ahead = self.free_ahead.lock().unwrap_or_else(PoisonError::into_inner);
+        let ahead = ahead.drain(..).map(|(_, address, _)| address);
+        for address in free.into_values().flatten().chain(ahead) {
             // SAFETY: allocated by `take`, held by nobody, and used by nothing after the wait.
             unsafe { driver::free_sync(address) }.map_err(failed)?;
         }
@@ -191,6 +219,7 @@ fn compile(
 pub(crate) struct CardMemory {
     address: u64,
     size: usize,
+    is_ahead: bool,
     card: Arc<Card>,
 }
 
@@ -202,8 +231,16 @@ impl fmt::Debug for CardMemory {
 
 impl Drop for CardMemory {
     fn drop(&mut self) {
+        let Self { address, size, .. } = *self;
+        if self.is_ahead
+            && let Ok(used) = self.card.stream.record_event(None)
+        {
+            let free = &self.card.free_ahead;
+            free.lock().unwrap_or_else(PoisonError::into_inner).push((size, address, used));
+            return;
+        }
         let mut free = self.card.free.lock().unwrap_or_else(PoisonError::into_inner);
-        free.entry(self.size).or_default().push(self.address);
+        free.entry(size).or_default().push(address);
     }
 }
 
@@ -217,7 +254,8 @@ impl Machine for Card {
 
     fn take(self: &Arc<Self>, bytes: usize) -> Result<CardMemory> {
         let size = size(bytes);
-        let memory = |address, size| CardMemory { address, size, card: self.clone() };
+        let memory =
+            |address, size| CardMemory { address, size, is_ahead: false, card: self.clone() };
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         for (&size, addresses) in free.range_mut(size..=size + size / 4) {
             if let Some(address) = addresses.pop() {
@@ -225,20 +263,31 @@ impl Machine for Card {
             }
         }
         drop(free);
-        self.context.bind_to_thread().map_err(failed)?;
-        // SAFETY: holds anything, as `Machine::take` says.
-        if let Ok(address) = unsafe { driver::malloc_sync(size) } {
-            return Ok(memory(address, size));
-        }
-        self.trim()?;
-        // SAFETY: as before.
-        match unsafe { driver::malloc_sync(size) } {
-            Ok(address) => Ok(memory(address, size)),
-            Err(DriverError(sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => {
-                Err(out_of_memory(&self.name, size))
+        self.allocate(size)
+    }
+
+    fn send(self: &Arc<Self>, bytes: &[u8]) -> Result<CardMemory> {
+        let size = size(bytes.len());
+        let mut free = self.free_ahead.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = free.iter().position(|(free, ..)| *free == size).map(|at| free.swap_remove(at));
+        drop(free);
+        let memory = match found {
+            Some((_, address, used)) => {
+                self.ahead.wait(&used).map_err(failed)?;
+                CardMemory { address, size, is_ahead: true, card: self.clone() }
             }
-            Err(error) => Err(failed(error)),
-        }
+            None => {
+                let mut memory = self.allocate(size)?;
+                memory.is_ahead = true;
+                memory
+            }
+        };
+        self.context.bind_to_thread().map_err(failed)?;
+        // SAFETY: fits; `bytes` stays borrowed until the copy is over.
+        unsafe { driver::memcpy_htod_async(memory.address, bytes, self.ahead.cu_stream()) }
+            .map_err(failed)?;
+        self.ahead.synchronize().map_err(failed)?;
+        Ok(memory)
     }
 
     fn address(memory: &CardMemory) -> u64 {
@@ -278,8 +327,8 @@ impl Machine for Card {
             LaunchConfig { grid_dim: (x, y, z), block_dim: (*threads, 1, 1), shared_mem_bytes: 0 };
         // SAFETY: the launches of tapes, stores and losses; the tests run the same on the emulator,
         // which compares the number of arguments and watches what lies around the arrays.
-        let mut ask = || unsafe { builder.launch(grid) }.map(drop).map_err(failed);
-        self.profile.around(&self.stream, || (*kernel).to_owned(), || ask())
+        let ask = || unsafe { builder.launch(grid) }.map(drop).map_err(failed);
+        self.profile.around(&self.stream, || (*kernel).to_owned(), ask)
     }
 
     fn multiply(&self, precision: Precision, product: &Product) -> Result<()> {

@@ -31,7 +31,7 @@ impl Precision {
 /// A card, or what stands in for one in tests. All that is asked of it happens in order.
 pub(crate) trait Machine: fmt::Debug + Sized + Send + Sync + 'static {
     /// An array; what is still to be done with it may outlive it.
-    type Memory: fmt::Debug + Send + Sync;
+    type Memory: fmt::Debug + Send + Sync + 'static;
 
     /// An array that holds anything; [`out_of_memory`] if there is no room for it.
     fn take(self: &Arc<Self>, bytes: usize) -> Result<Self::Memory>;
@@ -41,6 +41,13 @@ pub(crate) trait Machine: fmt::Debug + Sized + Send + Sync + 'static {
 
     /// Copies to the beginning of an array.
     fn write(&self, memory: &mut Self::Memory, bytes: &[u8]) -> Result<()>;
+
+    /// An array of these bytes, without waiting for what was asked before: there when it returns.
+    fn send(self: &Arc<Self>, bytes: &[u8]) -> Result<Self::Memory> {
+        let mut memory = self.take(bytes.len())?;
+        self.write(&mut memory, bytes)?;
+        Ok(memory)
+    }
 
     /// Waits for everything asked so far and copies from an array, from byte `start` on.
     fn read(&self, memory: &Self::Memory, start: usize, bytes: &mut [u8]) -> Result<()>;

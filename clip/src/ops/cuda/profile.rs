@@ -21,7 +21,10 @@ pub struct Timed {
 
 /// Spans on the stream, while somebody asks for them.
 #[derive(Debug, Default)]
-pub(super) struct Profile(Mutex<Option<Vec<(String, [CudaEvent; 2])>>>);
+pub(super) struct Profile(Mutex<Option<Vec<Span>>>);
+
+/// What was asked for under a name, and the marks around it.
+type Span = (String, [CudaEvent; 2]);
 
 fn failed(error: DriverError) -> Error {
     Error::Msg(format!("the GPU says {:?}", error.0))

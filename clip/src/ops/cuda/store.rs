@@ -26,6 +26,8 @@ pub(crate) struct Store<M: Machine> {
     gradients: M::Memory,
     /// Parameters that got a gradient in this step.
     reached: Mutex<HashSet<TensorId>>,
+    /// What a tensor holds, if it was sent ahead.
+    sent: Mutex<Option<(TensorId, M::Memory)>>,
 }
 
 impl<M: Machine> Store<M> {
@@ -45,13 +47,24 @@ impl<M: Machine> Store<M> {
         let mut masters = machine.take(4 * length)?;
         machine.write(&mut masters, bytemuck::cast_slice(&values))?;
         let (copies, gradients) = (machine.take(2 * length)?, machine.take(4 * length)?);
-        let reached = Mutex::default();
-        let store = Self { machine, places, length, masters, copies, gradients, reached };
+        let (reached, sent) = (Mutex::default(), Mutex::default());
+        let store = Self { machine, places, length, masters, copies, gradients, reached, sent };
         let (masters, copies) = (M::address(&store.masters), M::address(&store.copies));
         let narrow = Launch::each("narrow", length).pointer(masters).pointer(copies).count(length);
         store.machine.launch(Precision::Bf16, &narrow)?;
         store.rest()?;
         Ok(store)
+    }
+
+    /// Takes what was sent of a tensor.
+    pub(crate) fn receive(&self, tensor: &Tensor, sent: M::Memory) {
+        *self.sent.lock().unwrap_or_else(PoisonError::into_inner) = Some((tensor.id(), sent));
+    }
+
+    /// Gives it out, once.
+    pub(super) fn received(&self, tensor: &Tensor) -> Option<M::Memory> {
+        let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
+        sent.take_if(|(id, _)| *id == tensor.id()).map(|(_, memory)| memory)
     }
 
     /// Who computes.

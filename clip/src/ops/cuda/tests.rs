@@ -195,7 +195,7 @@ fn attention_of_packed_and_of_separate_columns() -> Result<()> {
     })
 }
 
-/// Two tiles of keys, two blocks of queries, a head of more than one part of a warp.
+/// Two tiles of keys, more than a warp's queries, heads of odd and even widths and of both kernels.
 #[test]
 fn attention_over_more_than_a_tile() -> Result<()> {
     for seen in [Seen::All, Seen::Causal] {
@@ -205,16 +205,19 @@ fn attention_over_more_than_a_tile() -> Result<()> {
             graph.attention(qkv, 1, 1, seen)
         })?;
     }
-    proves!(Values, &[&[1, 2, 111]], |graph, x| {
-        let packed = graph.leaf(&x[0])?;
-        let qkv = [0, 37, 74].map(|start| Columns { of: &packed, start });
-        graph.attention(qkv, 37, 1, Seen::Causal)
-    })
+    for (tokens, head) in [(2, 37), (70, 2), (18, 16), (2, 72)] {
+        proves!(Values, &[&[1, tokens, 3 * head]], |graph, x| {
+            let packed = graph.leaf(&x[0])?;
+            let qkv = [0, head, 2 * head].map(|start| Columns { of: &packed, start });
+            graph.attention(qkv, head, 1, Seen::Causal)
+        })?;
+    }
+    Ok(())
 }
 
 #[test]
 fn rows() -> Result<()> {
-    for (rows, columns) in [(6, 19), (20, 3), (2, 40)] {
+    for (rows, columns) in [(6, 19), (20, 3), (2, 40), (9, 264)] {
         proves!(Values, &[&[rows, columns], &[columns], &[columns]], |graph, x| {
             graph.layer_norm(&graph.leaf(&x[0])?, &x[1], &x[2])
         })?;
@@ -258,7 +261,8 @@ fn a_token_that_is_everywhere() -> Result<()> {
 fn pixels_in_other_orders() -> Result<()> {
     let Some(machine) = Subject::new(false) else { return Ok(()) };
     let pixels = Tensor::arange(0f32, 2.0 * 3.0 * 16.0, &Device::Cpu)?.reshape((2, 3, 4, 4))?;
-    let tape = CudaTape::forgetful(Arc::new(Store::new(machine.clone(), &[])?), Precision::F32);
+    let store = Arc::new(Store::new(machine.clone(), &[])?);
+    let tape = CudaTape::forgetful(store.clone(), Precision::F32);
     let check = |found: CudaValue<Subject>, exact: Tensor| -> Result<()> {
         assert_eq!(tape.dims(&found), exact.dims());
         let exact = exact.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
@@ -266,7 +270,12 @@ fn pixels_in_other_orders() -> Result<()> {
         Ok(())
     };
     check(Graph::image(&tape, &pixels)?, Composed.image(&pixels)?)?;
-    check(Graph::patches(&tape, &pixels, 2)?, Composed.patches(&pixels, 2)?)
+    check(Graph::patches(&tape, &pixels, 2)?, Composed.patches(&pixels, 2)?)?;
+    let sent = pixels.affine(2.0, 0.0)?.flatten_all()?.to_vec1::<f32>()?;
+    store.receive(&pixels, machine.send(bytemuck::cast_slice(&sent))?);
+    check(Graph::image(&tape, &pixels.copy()?)?, Composed.image(&pixels)?)?; // of another tensor
+    check(Graph::image(&tape, &pixels)?, Composed.image(&pixels.affine(2.0, 0.0)?)?)?;
+    check(Graph::image(&tape, &pixels)?, Composed.image(&pixels)?) // given out once
 }
 
 /// Variables, and where they lie.
