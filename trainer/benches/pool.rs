@@ -6,6 +6,7 @@
 use std::hint::black_box;
 
 use candle_core::{Device, Result, Tensor};
+use clip::ops::Engine;
 use criterion::{BenchmarkId, Criterion, Throughput};
 use rand::Rng;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
@@ -42,7 +43,7 @@ fn measure(criterion: &mut Criterion) -> Result<()> {
             let mut lookup = criterion.benchmark_group(name("lookup"));
             lookup.sample_size(20).throughput(Throughput::Elements((batch * capacity) as u64));
             lookup.bench_function(BenchmarkId::from_parameter(capacity), |bencher| {
-                bencher.iter(|| black_box(pool.nearest(&rows, Some(&own))));
+                bencher.iter(|| black_box(pool.nearest(&Engine::default(), &rows, Some(&own))));
             });
             lookup.finish();
             let mut enqueue = criterion.benchmark_group(name("enqueue"));

@@ -1,7 +1,9 @@
 //! The pool of embeddings that RoCLIP looks partners up in.
 
+use std::cell::OnceCell;
+
 use candle_core::{DType, Device, Result, Tensor};
-use clip::ops;
+use clip::ops::{Engine, Kept};
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 use rand_distr::{Distribution, StandardNormal};
 
@@ -22,6 +24,8 @@ pub struct Pool {
     kinds: Vec<u32>,
     next: usize,
     filled: usize,
+    /// The rows where they are looked up, from the first look on
+    kept: OnceCell<Kept>,
 }
 
 /// The nearest pooled row of each of a batch.
@@ -69,6 +73,7 @@ impl Pool {
             kinds: (0..capacity as u32).map(|slot| NO_OWN - 1 - slot).collect(), // all differ
             next: 0,
             filled: 0,
+            kept: OnceCell::new(),
         };
         if let Some((seed, stream)) = noise {
             let mut rng = ChaCha8Rng::seed_from_u64(seed);
@@ -119,7 +124,11 @@ impl Pool {
         let mut from = if wrap == Wrap::Drops { 0 } else { skipped };
         while from < owners.len() {
             let count = (owners.len() - from).min(capacity - self.next);
-            self.rows.slice_set(&rows.narrow(0, from, count)?.contiguous()?, 0, self.next)?;
+            let some = rows.narrow(0, from, count)?.contiguous()?;
+            self.rows.slice_set(&some, 0, self.next)?;
+            if let Some(kept) = self.kept.get_mut() {
+                kept.put(self.next, &some)?;
+            }
             self.owners[self.next..][..count].copy_from_slice(&owners[from..][..count]);
             self.kinds[self.next..][..count].copy_from_slice(&kinds[from..][..count]);
             if let Some(lengths) = &mut self.lengths {
@@ -139,11 +148,20 @@ impl Pool {
     ///
     /// What came from a row's own data-set row, one of `own`, is passed over: its caption may be the
     /// poisoned one (it could be met while the pool still holds the previous epoch).
-    pub fn nearest(&self, batch: &Tensor, own: Option<&[u32]>) -> Result<Neighbors> {
+    pub fn nearest(
+        &self,
+        engine: &Engine,
+        batch: &Tensor,
+        own: Option<&[u32]>,
+    ) -> Result<Neighbors> {
         assert!(self.filled > 0, "`config` asks for a warm-up before the first match");
         let nothing = vec![NO_OWN; batch.dim(0)?];
         let own = own.unwrap_or(&nothing);
-        let slots = ops::nearest(batch, &self.rows()?, own, &self.owners[..self.filled])?;
+        if self.kept.get().is_none() {
+            let _ = self.kept.set(engine.keep(&self.rows)?);
+        }
+        let kept = self.kept.get().expect("set just now");
+        let slots = kept.nearest(batch, &self.rows()?, own, &self.owners[..self.filled])?;
         let kinds = slots.iter().map(|&slot| self.kinds[slot as usize]).collect();
         let index = Tensor::new(slots.as_slice(), self.rows.device())?;
         let mut rows = self.rows.index_select(&index, 0)?;
@@ -189,7 +207,8 @@ impl Pool {
             && (1..=capacity).contains(&filled)
             && (filled == capacity || next == filled);
         let rows = Tensor::from_vec(rows.values, rows.shape, self.rows.device()).ok()?;
-        fits.then_some(Self { rows, lengths, owners, kinds, next, filled })
+        let kept = OnceCell::new();
+        fits.then_some(Self { rows, lengths, owners, kinds, next, filled, kept })
     }
 }
 
@@ -244,10 +263,10 @@ mod tests {
         let rows = Tensor::new(&[[1f32, 0.0], [0.6, 0.8], [0.0, 1.0]], &Device::Cpu)?;
         pool.enqueue(&rows, &[10, 11, 12], &[0, 1, 2], Wrap::Continues)?;
         let image = Tensor::new(&[[1f32, 0.0], [1.0, 0.0]], &Device::Cpu)?;
-        let found = pool.nearest(&image, Some(&[10, 99]))?;
+        let found = pool.nearest(&Engine::default(), &image, Some(&[10, 99]))?;
         assert_eq!((found.slots, found.kinds), (vec![1, 0], vec![1, 0]));
         assert_eq!(found.rows.to_vec2::<f32>()?, [[0.6, 0.8], [1.0, 0.0]]);
-        assert_eq!(pool.nearest(&image, None)?.slots, [0, 0], "unless it may");
+        assert_eq!(pool.nearest(&Engine::default(), &image, None)?.slots, [0, 0], "unless it may");
         Ok(())
     }
 
@@ -257,7 +276,7 @@ mod tests {
         let image = candle_core::Var::new(&[[1f32, 0.0]], &Device::Cpu)?;
         let mut pool = Pool::new(1, 2, None, &Device::Cpu)?;
         pool.enqueue(text.as_tensor(), &[0], &[0], Wrap::Continues)?;
-        let found = pool.nearest(image.as_tensor(), Some(&[1]))?;
+        let found = pool.nearest(&Engine::default(), image.as_tensor(), Some(&[1]))?;
         let grads = (found.rows * image.as_tensor())?.sum_all()?.backward()?;
         assert!(grads.get(&text).is_none());
         assert!(grads.get(&image).is_some());
@@ -290,12 +309,12 @@ mod tests {
         let other = Pool::new(capacity, dim, Some((7, 1)), &Device::Cpu)?;
         let first = pool.rows()?.narrow(0, 0, 1)?.copy()?;
         assert_ne!(first.to_vec2::<f32>()?, other.rows()?.narrow(0, 0, 1)?.to_vec2::<f32>()?);
-        let found = pool.nearest(&first, Some(&[0]))?;
+        let found = pool.nearest(&Engine::default(), &first, Some(&[0]))?;
         assert_eq!((found.slots, pool.owners[0]), (vec![0], NOBODY));
         let length = |found: &Tensor| found.sqr()?.sum_all()?.sqrt()?.to_scalar::<f32>();
         assert!((length(&found.rows)? - 16.0).abs() < 3.0, "about the root of the width");
         pool.enqueue(&first, &[3], &[4], Wrap::Continues)?;
-        let found = pool.nearest(&first, None)?;
+        let found = pool.nearest(&Engine::default(), &first, None)?;
         assert_eq!((found.slots, found.kinds), (vec![0], vec![4]));
         assert!((length(&found.rows)? - 1.0).abs() < 1e-5);
         Ok(())

@@ -100,6 +100,7 @@ impl Trainer {
         let pairs = Pairs {
             image: view(&images, 0)?, // [B, D]
             text: view(&texts, 0)?,
+            engine: self.model.engine(),
             second: match views {
                 1 => None,
                 _ => Some(Second { image: view(&images, 1)?, text: view(&texts, 1)? }),

@@ -1,4 +1,4 @@
-//! Towers on a GPU: their parameters live there, the loss and its logit scale do not.
+//! Towers on a GPU: their parameters live there; the logit scale does not.
 
 use std::{
     any::Any,
@@ -13,7 +13,7 @@ use super::{Clip, Image, LOGIT_SCALE, Mode, Parameter, text::Text};
 pub use crate::ops::cuda::Timed;
 pub use crate::ops::cuda::Update;
 use crate::ops::{
-    Graph,
+    Engine, Graph,
     cuda::{CudaTape, CudaValue, Machine, Moments, Precision, Store, floats},
 };
 
@@ -181,6 +181,9 @@ pub(super) trait Towers: Resident {
     /// Rows without a way back.
     fn text_rows(&self, tower: &Text, ids: &Tensor, purpose: Purpose) -> Result<Tensor>;
 
+    /// The machine as what computes losses.
+    fn engine(&self) -> Engine;
+
     /// Keeps an array of this machine for the pass that is asked for with `pixels`.
     fn receive(&self, pixels: &Tensor, sent: Box<dyn Any>);
 
@@ -291,6 +294,10 @@ impl<M: Machine> Towers for OnMachine<M> {
     fn text_rows(&self, tower: &Text, ids: &Tensor, purpose: Purpose) -> Result<Tensor> {
         let tape = self.forgetful(purpose);
         self.download(&tape, &tower.rows(&tape, ids)?)
+    }
+
+    fn engine(&self) -> Engine {
+        Engine::on(Arc::new(self.store.machine().clone()))
     }
 
     fn receive(&self, pixels: &Tensor, sent: Box<dyn Any>) {

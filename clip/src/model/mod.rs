@@ -33,7 +33,7 @@ use crate::{
     config::{ImageTower, Tower},
     folder::ModelFolder,
     image::PixelBatch,
-    ops::{Arena, Gradients, Graph, Peers},
+    ops::{Arena, Engine, Gradients, Graph, Peers},
     text::TokenBatch,
     weights::{Array, Weights},
 };
@@ -227,6 +227,15 @@ impl Clip {
             #[cfg(any(test, feature = "cuda"))]
             gpu: None,
         })
+    }
+
+    /// What computes its losses: the GPU that it lives on, or the CPU.
+    pub fn engine(&self) -> Engine {
+        #[cfg(any(test, feature = "cuda"))]
+        if let Some(gpu) = &self.gpu {
+            return gpu.engine();
+        }
+        Engine::default()
     }
 
     /// From now on [`Clip::image_pass`] computes a part of a batch whose other parts `peers`

@@ -7,6 +7,7 @@
 //! | `tape` | by hand for f32 on the CPU: larger steps, buffers that are used again, each with its backward pass |
 //! | `cuda` | the same out of kernels for a GPU, behind feature `cuda` |
 //! | `cpu` | loops and matrix products on slices, the only place for `unsafe` |
+//! | `engine` | who computes the loss and looks up neighbors |
 //! | `info_nce` | the loss over a similarity matrix, on candle's tensors |
 //! | `agreement` | how far each pair of a data set stands out, on slices |
 //! | `draw` | keys that are drawn by their softmax, on slices |
@@ -26,6 +27,7 @@ mod cpu;
 #[cfg(any(test, feature = "cuda"))]
 pub(crate) mod cuda;
 mod draw;
+mod engine;
 mod gradients;
 mod graph;
 mod info_nce;
@@ -43,6 +45,7 @@ use candle_core::{CpuStorage, DType, Error, Layout, Result, Storage, Tensor};
 pub use agreement::{PairRows, agreement};
 pub(crate) use composed::Composed;
 pub use draw::draw;
+pub use engine::{Engine, Kept};
 pub use gradients::Gradients;
 pub(crate) use graph::{BatchStatistics, Columns, ConvNorm, Graph, Linear, ONE, Seen, Window};
 pub use info_nce::{Equals, info_nce, info_nce_one_way};

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use candle_core::{Device, Tensor};
-use clip::{ClipConfig, model::Clip, text::TokenBatch};
+use clip::{ClipConfig, model::Clip, ops::Engine, text::TokenBatch};
 use rand::Rng;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 use terminal::Report;
@@ -120,7 +120,9 @@ fn roclip(cli: &Cli, clip: &ClipConfig, rows: usize) -> Result<Box<dyn Method>, 
         let owners: Vec<u32> = (0..count).map(|_| rng.random_range(0..rows as u32)).collect();
         let (image, captions) = (text.clone(), owners.clone());
         let second = None;
-        let pairs = Pairs { image, text, second, captions, rows: owners, epoch: 1, step: 0 };
+        let engine = Engine::default();
+        let rows = owners;
+        let pairs = Pairs { image, text, engine, second, captions, rows, epoch: 1, step: 0 };
         roclip.loss(&pairs, &scale)?;
     }
     Ok(Box::new(roclip))

@@ -3,7 +3,7 @@
 //! `docs/safeclip-cleanclip.md` has the formula, and how a poisoned model is fine-tuned with it.
 
 use candle_core::Tensor;
-use clip::ops::{Equals, info_nce, info_nce_one_way};
+use clip::ops::{Equals, info_nce_one_way};
 
 use super::{Method, MethodLoss, MethodReport, Pairs, Phase, Towers};
 use crate::{config, data::Views, error::Result};
@@ -29,7 +29,7 @@ impl Method for Cleanclip {
     fn loss(&mut self, pairs: &Pairs, logit_scale: &Tensor) -> Result<MethodLoss> {
         let (image, text, varied) = (&pairs.image, &pairs.text, pairs.second());
         let equals = Equals::Negatives;
-        let of_pairs = info_nce(image, text, logit_scale, equals)?;
+        let of_pairs = pairs.engine.info_nce(image, text, logit_scale, equals)?;
         let of_images = info_nce_one_way(image, &varied.image, logit_scale, equals)?;
         let of_texts = info_nce_one_way(text, &varied.text, logit_scale, equals)?;
         let unimodal = ((of_images + of_texts)? * 0.5)?;

@@ -9,7 +9,7 @@ mod roclip;
 mod safeclip;
 mod sieve;
 
-use ::clip::config::Tower;
+use ::clip::{config::Tower, ops::Engine};
 use candle_core::{Device, Tensor};
 use serde::Serialize;
 
@@ -36,6 +36,8 @@ pub struct Pairs {
     pub image: Tensor,
     /// `[B, D]`, unit rows
     pub text: Tensor,
+    /// What computes their loss
+    pub engine: Engine,
     /// The same pairs in another view, of a method that asks for two
     pub second: Option<Second>,
     /// Data-set row of each pair

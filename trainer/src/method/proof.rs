@@ -1,6 +1,7 @@
 //! What losses are compared with: plain sums in f64, on rows of two numbers.
 
 use candle_core::{Device, Tensor, Var, backprop::GradStore};
+use clip::ops::Engine;
 
 use super::{Pairs, Second};
 use crate::error::Result;
@@ -28,7 +29,8 @@ pub(super) fn pairs<const B: usize>(
 ) -> Pairs {
     let (image, text) = (image.as_tensor().clone(), text.as_tensor().clone());
     let (rows, captions) = (rows.to_vec(), rows.to_vec());
-    Pairs { image, text, second, rows, captions, epoch, step: 0 }
+    let engine = Engine::default();
+    Pairs { image, text, engine, second, rows, captions, epoch, step: 0 }
 }
 
 /// The mean over `rows` of `-ln` of the share of its own among `others`, in nats; `scale` is the

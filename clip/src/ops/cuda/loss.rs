@@ -1,115 +1,159 @@
-//! InfoNCE with its gradient, and the nearest rows of a pool, where the rows are.
+//! InfoNCE with its gradient, and the nearest rows of a pool.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
-use candle_core::{Result, Tensor};
+use candle_core::Result;
 
-use super::{Launch, Machine, Operand, Precision, Product, Store, machine::ColumnSums};
+use super::{
+    Launch, Machine, Operand, Precision, Product,
+    machine::Chunks,
+    store::{floats, zeros},
+};
 
-/// Slots of a pool that are compared at a time.
+/// Rows of a pool that are compared at a time.
 const SLOTS: usize = if cfg!(test) { 3 } else { 8192 };
 
-/// What InfoNCE makes of a batch; all of it still on the machine.
+/// What InfoNCE makes of a batch.
 #[derive(Debug)]
-pub(crate) struct Loss<M: Machine> {
-    /// The loss in nats, and the gradient of the logit scale
-    pub(crate) values: M::Memory,
-    /// `[B, D]` floats
-    pub(crate) image: M::Memory,
-    /// `[B, D]` floats
-    pub(crate) text: M::Memory,
+pub(crate) struct Loss {
+    /// In nats
+    pub(crate) value: f32,
+    /// The gradient of the logit scale
+    pub(crate) scale: f32,
+    /// `[B, D]`, that of the images' rows
+    pub(crate) image: Vec<f32>,
+    /// `[B, D]`, that of the texts' rows
+    pub(crate) text: Vec<f32>,
 }
 
-fn upload<M: Machine>(machine: &Arc<M>, values: &[u32]) -> Result<M::Memory> {
-    let mut memory = machine.take(4 * values.len())?;
+/// A machine that compares rows; all arrays are the CPU's.
+pub(crate) trait Contrast: fmt::Debug + Send + Sync {
+    /// The symmetric cross-entropy of images' and texts' `[B, D]` rows, as `ops::info_nce` has it,
+    /// and its gradient; pairs of one of `groups` are no negatives of each other.
+    fn info_nce(
+        &self,
+        rows: [&[f32]; 2],
+        count: usize,
+        logit_scale: f32,
+        groups: Option<&[u32]>,
+    ) -> Result<Loss>;
+
+    /// Takes `[P, D]` rows to look through.
+    fn keep(&self, rows: &[f32], dim: usize) -> Result<Box<dyn Keys>>;
+}
+
+/// Rows on a machine.
+pub(crate) trait Keys: fmt::Debug + Send {
+    /// Writes over rows from number `first` on.
+    fn put(&mut self, first: usize, rows: &[f32]) -> Result<()>;
+
+    /// For each of `[B, D]` queries the nearest of as many rows as there are `groups`, as
+    /// `ops::nearest` has it.
+    fn nearest(&self, queries: &[f32], own: &[u32], groups: &[u32]) -> Result<Vec<u32>>;
+}
+
+fn upload<M: Machine, T: bytemuck::Pod>(machine: &Arc<M>, values: &[T]) -> Result<M::Memory> {
+    let mut memory = machine.take(size_of_val(values))?;
     machine.write(&mut memory, bytemuck::cast_slice(values))?;
     Ok(memory)
 }
 
-impl<M: Machine> Store<M> {
-    /// The symmetric cross-entropy of `[B, D]` rows (floats), as `ops::info_nce` has it. Adds to
-    /// the gradient of the logit scale.
-    pub(crate) fn info_nce(
+impl<M: Machine> Contrast for Arc<M> {
+    fn info_nce(
         &self,
-        image: &M::Memory,
-        text: &M::Memory,
-        [count, dim]: [usize; 2],
-        logit_scale: &Tensor,
+        rows: [&[f32]; 2],
+        count: usize,
+        logit_scale: f32,
         groups: Option<&[u32]>,
-    ) -> Result<Loss<M>> {
-        let machine = self.machine();
-        let floats = |count: usize| machine.take(4 * count);
+    ) -> Result<Loss> {
+        let (machine, dim) = (self, rows[0].len() / count);
+        let room = |count: usize| machine.take(4 * count);
         let launch = |launch: Launch| machine.launch(Precision::F32, &launch);
         let multiply = |shape, a, b, d: &M::Memory| {
             machine.multiply(Precision::F32, &Product::new(shape, a, b, M::address(d)))
         };
-        let scale = self.master(logit_scale)?;
+        let [image, text] = rows.map(|rows| upload(machine, rows));
+        let (image, text, scale) = (image?, text?, upload(machine, &[logit_scale])?);
+        let (images, texts, scale) = (M::address(&image), M::address(&text), M::address(&scale));
         let groups = groups.map(|groups| upload(machine, groups)).transpose()?;
         let groups = groups.as_ref().map_or(0, M::address);
-        let (images, texts) = (M::address(image), M::address(text));
-        let cosines = floats(count * count)?;
+        let cosines = room(count * count)?;
         let (a, b) = (Operand::new(images, dim), Operand::transposed(texts, dim));
         multiply([count, count, dim], a, b, &cosines)?;
-        let sums = [floats(count)?, floats(count)?];
+        let sums = [room(count)?, room(count)?];
         for (sums, [along, across]) in sums.iter().zip([[count, 1], [1, count]]) {
             let sum = Launch::rows("nce_sums", count).pointer(M::address(&cosines)).pointer(scale);
             let sum = sum.pointer(groups).pointer(M::address(sums));
             launch(sum.count(count).count(along).count(across))?;
         }
-        let (gradient, each) = (floats(count * count)?, floats(2 * count)?);
+        let (gradient, each) = (room(count * count)?, room(2 * count)?);
         let back = Launch::rows("nce_gradient", count).pointer(M::address(&cosines)).pointer(scale);
         let back = back.pointer(groups).pointer(M::address(&sums[0]));
         let back = back.pointer(M::address(&sums[1])).pointer(M::address(&gradient));
         launch(back.pointer(M::address(&each)).count(count))?;
 
-        let sums = ColumnSums::new(count, 2, Precision::F32);
-        let (parts, values) = (floats(2 * sums.chunks())?, self.zeros(2)?);
-        let sum = Launch::columns("column_sums", sums).pointer(M::address(&each));
-        launch(sum.pointer(M::address(&parts)).count(count).count(2).count(sums.chunk()))?;
-        let fold = |start: u64, count: usize, sum: u64| {
-            let fold = Launch::fold(count).pointer(M::address(&parts) + 4 * start).pointer(sum);
-            launch(fold.count(count).count(2).count(sums.chunks()).float(1.0))
-        };
-        fold(0, 2, M::address(&values))?;
-        if let Some(sum) = self.gradient(logit_scale)? {
-            fold(1, 1, sum)?;
-        }
-        let (to_image, to_text) = (floats(count * dim)?, floats(count * dim)?);
+        let chunks = Chunks::new(count, 2, Precision::F32);
+        let (parts, both) = (room(2 * chunks.count())?, zeros(machine, 2)?);
+        let sum = Launch::columns("column_sums", chunks).pointer(M::address(&each));
+        launch(sum.pointer(M::address(&parts)).count(count).count(2).count(chunks.rows_of_one()))?;
+        let fold = Launch::fold(2).pointer(M::address(&parts)).pointer(M::address(&both));
+        launch(fold.count(2).count(2).count(chunks.count()).float(1.0))?;
+
+        let (to_image, to_text) = (room(count * dim)?, room(count * dim)?);
         let g = M::address(&gradient);
         let (a, b) = (Operand::new(g, count), Operand::new(texts, dim));
         multiply([count, dim, count], a, b, &to_image)?;
         let (a, b) = (Operand::transposed(g, count), Operand::new(images, dim));
         multiply([count, dim, count], a, b, &to_text)?;
-        Ok(Loss { values, image: to_image, text: to_text })
+        let both = floats(&**machine, &both, 0, 2)?;
+        Ok(Loss {
+            value: both[0],
+            scale: both[1],
+            image: floats(&**machine, &to_image, 0, count * dim)?,
+            text: floats(&**machine, &to_text, 0, count * dim)?,
+        })
     }
 
-    /// For each of `[B, D]` images the slot of the nearest of `filled` rows `[P, D]` (all floats),
-    /// of which those of the image's own data-set row are passed over: B numbers, not waited for.
-    pub(crate) fn nearest(
-        &self,
-        images: &M::Memory,
-        rows: &[u32],
-        pool: &M::Memory,
-        owners: &[u32],
-        dim: usize,
-    ) -> Result<M::Memory> {
-        let (machine, count) = (self.machine(), rows.len());
-        let (rows, slots) = (upload(machine, rows)?, upload(machine, &vec![0; count])?);
-        let filled = owners.len();
-        let owners = upload(machine, owners)?;
-        let best = machine.take(4 * count)?;
+    fn keep(&self, rows: &[f32], dim: usize) -> Result<Box<dyn Keys>> {
+        Ok(Box::new(KeysOn { machine: self.clone(), rows: upload(self, rows)?, dim }))
+    }
+}
+
+/// `[P, dim]` floats.
+#[derive(Debug)]
+struct KeysOn<M: Machine> {
+    machine: Arc<M>,
+    rows: M::Memory,
+    dim: usize,
+}
+
+impl<M: Machine> Keys for KeysOn<M> {
+    fn put(&mut self, first: usize, rows: &[f32]) -> Result<()> {
+        let (count, rows) = (rows.len(), upload(&self.machine, rows)?);
+        let to = M::address(&self.rows) + 4 * (first * self.dim) as u64;
+        let copy = Launch::each("narrow", count).pointer(M::address(&rows)).pointer(to);
+        self.machine.launch(Precision::F32, &copy.count(count))
+    }
+
+    fn nearest(&self, queries: &[f32], own: &[u32], groups: &[u32]) -> Result<Vec<u32>> {
+        let (machine, dim, count, filled) = (&self.machine, self.dim, own.len(), groups.len());
+        let (queries, own) = (upload(machine, queries)?, upload(machine, own)?);
+        let (groups, mut found) = (upload(machine, groups)?, vec![0u32; count]);
+        let (slots, best) = (upload(machine, &found)?, machine.take(4 * count)?);
         let cosines = machine.take(4 * count * SLOTS.min(filled))?;
         for first in (0..filled).step_by(SLOTS) {
             let some = SLOTS.min(filled - first);
-            let a = Operand::new(M::address(images), dim);
-            let b = Operand::transposed(M::address(pool) + 4 * (first * dim) as u64, dim);
+            let a = Operand::new(M::address(&queries), dim);
+            let rows = M::address(&self.rows) + 4 * (first * dim) as u64;
+            let b = Operand::transposed(rows, dim);
             let product = Product::new([count, some, dim], a, b, M::address(&cosines));
             machine.multiply(Precision::F32, &product)?;
             let launch = Launch::rows("nearest", count).pointer(M::address(&cosines));
-            let launch = launch.pointer(M::address(&owners)).pointer(M::address(&rows));
+            let launch = launch.pointer(M::address(&groups)).pointer(M::address(&own));
             let launch = launch.pointer(M::address(&best)).pointer(M::address(&slots));
             machine.launch(Precision::F32, &launch.count(count).count(first).count(some))?;
         }
-        Ok(slots)
+        machine.read(&slots, 0, bytemuck::cast_slice_mut(&mut found))?;
+        Ok(found)
     }
 }

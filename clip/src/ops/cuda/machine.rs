@@ -69,9 +69,9 @@ pub(crate) fn out_of_memory(machine: &str, bytes: usize) -> Error {
 pub(super) const WARP: usize = 32;
 /// Threads of a block of kernels that do one thing per thread, or per warp.
 const THREADS: usize = 128;
-/// Threads of a block that sums columns, `SUM_THREADS` in the kernels.
+/// Threads of a block that goes down columns, `SUM_THREADS` in the kernels.
 const SUM_THREADS: usize = 256;
-/// Blocks among which one sum is divided, about.
+/// How many such blocks there are, about.
 const SUM_BLOCKS: usize = 1024;
 /// Least rows of such a block.
 const SUM_ROWS: usize = if cfg!(test) { 8 } else { 64 };
@@ -108,9 +108,9 @@ impl Launch {
         Self::each(kernel, rows * WARP)
     }
 
-    /// Parts of sums over the rows of each column.
-    pub(crate) fn columns(kernel: &'static str, sums: ColumnSums) -> Self {
-        Self::new(kernel, [sums.wide(), sums.chunks(), 1], SUM_THREADS)
+    /// Threads that go down columns.
+    pub(crate) fn columns(kernel: &'static str, chunks: Chunks) -> Self {
+        Self::new(kernel, [chunks.wide(), chunks.count(), 1], SUM_THREADS)
     }
 
     /// The sums of `count` columns of parts.
@@ -137,15 +137,15 @@ impl Launch {
     }
 }
 
-/// How the rows of `[rows, columns]` values are divided among the blocks that sum each column.
+/// How the rows of `[rows, columns]` values are divided among blocks that go down the columns.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct ColumnSums {
+pub(crate) struct Chunks {
     rows: usize,
     columns: usize,
     pack: usize,
 }
 
-impl ColumnSums {
+impl Chunks {
     pub(crate) fn new(rows: usize, columns: usize, precision: Precision) -> Self {
         Self { rows, columns, pack: precision.pack() }
     }
@@ -155,14 +155,14 @@ impl ColumnSums {
         self.columns.div_ceil(self.pack * WARP)
     }
 
-    /// Rows of a block.
-    pub(crate) fn chunk(&self) -> usize {
+    /// Rows of one of them.
+    pub(crate) fn rows_of_one(&self) -> usize {
         self.rows.div_ceil(SUM_BLOCKS.div_ceil(self.wide())).max(SUM_ROWS)
     }
 
-    /// Parts of the sum of a column.
-    pub(crate) fn chunks(&self) -> usize {
-        self.rows.div_ceil(self.chunk())
+    /// Blocks one above the other; each leaves a part of the sum of a column.
+    pub(crate) fn count(&self) -> usize {
+        self.rows.div_ceil(self.rows_of_one())
     }
 }
 

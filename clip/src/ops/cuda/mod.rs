@@ -6,7 +6,7 @@
 //! | `machine` | what a tape asks for: memory, launches, products |
 //! | `store` | parameters, their gradients and moments in flat arrays |
 //! | `optimizer` | AdamW |
-//! | `loss` | InfoNCE and the pool's nearest rows: proved, not yet part of a run |
+//! | `loss` | InfoNCE, and the nearest rows of a pool |
 //! | `tape` | the graph by hand, on any machine |
 //! | `card` | the machine that is a GPU; nothing of CUDA is needed to build it |
 //! | `products` | what a card multiplies with: cuBLASLt |
@@ -25,7 +25,6 @@ mod card;
 #[cfg(test)]
 pub(crate) mod emulator;
 mod libraries;
-#[cfg(test)] // a run's loss is still computed on the CPU
 mod loss;
 mod machine;
 #[cfg(test)]
@@ -46,6 +45,7 @@ mod tests;
 
 #[cfg(feature = "cuda")]
 pub(crate) use card::Card;
+pub(crate) use loss::{Contrast, Keys, Loss};
 pub(crate) use machine::{Launch, Machine, Operand, Precision, Product};
 pub(crate) use optimizer::Moments;
 pub use optimizer::Update;
@@ -68,7 +68,6 @@ const KERNELS: &[&str] = &[
     include_str!("kernels/conv.cu"),
     include_str!("kernels/batch_norm.cu"),
     include_str!("kernels/optimizer.cu"),
-    #[cfg(test)] // as `loss`
     include_str!("kernels/info_nce.cu"),
 ];
 

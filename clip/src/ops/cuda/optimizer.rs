@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
 
-use super::{Launch, Machine, Precision, Store};
+use super::{Launch, Machine, Precision, Store, store::zeros};
 
 /// Blocks among which the sum of squares is divided.
 const BLOCKS: usize = 256;
@@ -38,24 +38,16 @@ pub(crate) struct Moments<M: Machine> {
 impl<M: Machine> Moments<M> {
     /// All zero.
     pub(crate) fn new(store: &Store<M>) -> Result<Self> {
-        let zeros = || store.zeros(store.length());
+        let zeros = || zeros(store.machine(), store.length());
         Ok(Self { means: zeros()?, squares: zeros()? })
     }
 }
 
 impl<M: Machine> Store<M> {
-    /// `count` zeros.
-    pub(crate) fn zeros(&self, count: usize) -> Result<M::Memory> {
-        let zeros = self.machine().take(4 * count)?;
-        let launch = Launch::each("zero", count).pointer(M::address(&zeros)).count(count);
-        self.machine().launch(Precision::F32, &launch)?;
-        Ok(zeros)
-    }
-
     /// The square of the Euclidean norm of the whole gradient, one float.
     pub(crate) fn square_norm(&self) -> Result<M::Memory> {
         let machine: &Arc<M> = self.machine();
-        let (parts, norm) = (machine.take(4 * BLOCKS)?, self.zeros(1)?);
+        let (parts, norm) = (machine.take(4 * BLOCKS)?, zeros(machine, 1)?);
         let launch = Launch::new("norm_sums", [BLOCKS, 1, 1], 256).pointer(self.gradients());
         let launch = launch.pointer(M::address(&parts)).count(self.length());
         machine.launch(Precision::F32, &launch)?;

@@ -175,3 +175,11 @@ pub(crate) fn floats<M: Machine>(
     machine.read(array, 4 * start, bytemuck::cast_slice_mut(&mut values))?;
     Ok(values)
 }
+
+/// `count` floats, all 0.
+pub(crate) fn zeros<M: Machine>(machine: &Arc<M>, count: usize) -> Result<M::Memory> {
+    let zeros = machine.take(4 * count)?;
+    let launch = Launch::each("zero", count).pointer(M::address(&zeros)).count(count);
+    machine.launch(Precision::F32, &launch)?;
+    Ok(zeros)
+}

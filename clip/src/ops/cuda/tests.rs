@@ -13,7 +13,8 @@ use super::{
 use crate::{
     config::Activation,
     ops::{
-        BatchStatistics, Columns, Composed, ConvNorm, Equals, Graph, Linear, ONE, Seen, Window,
+        BatchStatistics, Columns, Composed, ConvNorm, Engine, Equals, Graph, Linear, ONE, Seen,
+        Window,
         proof::{self, Proved, compare, inputs, numbers, tensors},
     },
 };
@@ -362,46 +363,49 @@ fn info_nce_and_its_gradient() -> Result<()> {
         let loss = crate::ops::info_nce(&image, &text, &scale, equals)?;
         let exact = loss.backward()?;
 
-        let Some((store, tensors)) = stored(&[&[0.7]])? else { return Ok(()) };
-        let floats = |memory: &Memory| values(store.machine(), memory, Precision::F32);
-        let rows = |var: &candle_core::Var| -> Result<_> {
-            let values = var.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
-            upload(store.machine(), bytemuck::cast_slice(&values))
-        };
-        let (images, texts) = (rows(&image)?, rows(&text)?);
-        let found = store.info_nce(&images, &texts, [count, dim], &tensors[0], groups)?;
-        let close = |found: Vec<f64>, exact: &Tensor| -> Result<()> {
+        let Some(machine) = Subject::new(false) else { return Ok(()) };
+        let engine = Engine::on(Arc::new(machine));
+        let close = |found: &Tensor, exact: &Tensor| -> Result<()> {
+            let found = found.flatten_all()?.to_vec1::<f32>()?;
             let exact = exact.flatten_all()?.to_vec1::<f64>()?;
             assert_eq!(found.len(), exact.len());
             for (found, exact) in found.iter().zip(exact) {
-                assert!((found - exact).abs() < 1e-5 * (1.0 + exact.abs()), "{found} vs {exact}");
+                let off = (f64::from(*found) - exact).abs();
+                assert!(off < 1e-5 * (1.0 + exact.abs()), "{found} vs {exact}");
             }
             Ok(())
         };
-        let values = floats(&found.values)?;
-        close(values[..1].to_vec(), &loss)?;
-        let gradient = |var: &candle_core::Var| exact.get(var).expect("a gradient").clone();
-        close(values[1..].to_vec(), &gradient(&scale))?;
-        let summed = store.gradient_values(&tensors[0])?;
-        close(summed.into_iter().map(f64::from).collect(), &gradient(&scale))?;
-        close(floats(&found.image)?, &gradient(&image))?;
-        close(floats(&found.text)?, &gradient(&text))?;
+        let exacts = [&image, &text, &scale];
+        let vars: Vec<candle_core::Var> = exacts
+            .iter()
+            .map(|var| candle_core::Var::from_tensor(&var.to_dtype(DType::F32)?))
+            .collect::<Result<_>>()?;
+        let found = engine.info_nce(&vars[0], &vars[1], &vars[2], equals)?;
+        close(&found, &loss)?;
+        let gradients = (found * 1.0)?.backward()?;
+        for (var, own) in vars.iter().zip(exacts) {
+            let gradient = gradients.get(var).expect("a gradient");
+            close(gradient, exact.get(own).expect("a gradient"))?;
+        }
     }
     Ok(())
 }
 
 #[test]
 fn the_nearest_of_a_pool_is_no_caption_of_the_own_row() -> Result<()> {
-    let Some((store, _)) = stored(&[])? else { return Ok(()) };
-    let rows = |values: &[f32]| upload(store.machine(), bytemuck::cast_slice(values));
-    let pool = rows(&[1.0, 0.0, 0.6, 0.8, 0.0, 1.0, 0.6, 0.8])?;
-    let images = rows(&[1.0, 0.0, 1.0, 0.0, 0.6, 0.8, 0.0, -1.0])?;
-    let slots = |own: &[u32]| -> Result<Vec<u32>> {
-        let found = store.nearest(&images, own, &pool, &[10, 11, 12, 13], 2)?;
-        let bits = values(store.machine(), &found, Precision::F32)?;
-        Ok(bits.into_iter().map(|bits| (bits as f32).to_bits()).collect())
-    };
-    assert_eq!(slots(&[10, 99, 99, 99])?, [1, 0, 1, 0]); // of equal ones the first
-    assert_eq!(slots(&[99, 99, 11, 10])?, [0, 0, 3, 1]);
+    let Some(machine) = Subject::new(false) else { return Ok(()) };
+    let rows =
+        |rows: &[[f32; 2]]| Tensor::from_slice(rows.as_flattened(), (rows.len(), 2), &Device::Cpu);
+    let before = rows(&[[1.0, 0.0], [0.0, 1.0], [0.6, 0.8], [0.6, 0.8]])?;
+    let pool = rows(&[[1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [0.6, 0.8]])?;
+    let images = rows(&[[1.0, 0.0], [1.0, 0.0], [0.6, 0.8], [0.0, -1.0]])?;
+    for engine in [Engine::on(Arc::new(machine)), Engine::default()] {
+        let mut kept = engine.keep(&before)?;
+        kept.put(1, &pool.narrow(0, 1, 2)?)?;
+        let slots = |own: &[u32]| kept.nearest(&images, &pool, own, &[10, 11, 12, 13]);
+        assert_eq!(slots(&[10, 99, 99, 99])?, [1, 0, 1, 0]); // of equal ones the first
+        assert_eq!(slots(&[99, 99, 11, 10])?, [0, 0, 3, 1]);
+        assert_eq!(kept.nearest(&images, &pool.narrow(0, 0, 1)?, &[10, 9, 9, 9], &[10])?, [0; 4]);
+    }
     Ok(())
 }

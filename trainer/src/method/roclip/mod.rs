@@ -8,7 +8,7 @@ mod signal;
 use std::collections::BTreeSet;
 
 use candle_core::{Device, Tensor};
-use clip::ops::{Equals, info_nce, info_nce_one_way};
+use clip::ops::{Equals, info_nce_one_way};
 
 use self::{phases::Phases, signal::Signal};
 use super::{Method, MethodLoss, MethodReport, Pairs, Phase, Sizes, Towers};
@@ -55,25 +55,29 @@ impl Roclip {
 
     /// The loss of a matched step, and the captions or images that were found.
     fn matched(&self, pairs: &Pairs, scale: &Tensor) -> Result<(Tensor, Neighbors)> {
-        let (image, text) = (&pairs.image, &pairs.text);
+        let (image, text, engine) = (&pairs.image, &pairs.text, &pairs.engine);
         let own = if self.settings.own_rows { None } else { Some(pairs.rows.as_slice()) };
         let images = || self.images.as_ref().expect("a form that looks for images has their pool");
         let equals = |found| self.equals(found);
         Ok(match self.settings.retrieval {
             Retrieval::TextPool => {
-                let caption = self.captions.nearest(image, own)?;
-                (info_nce(image, &caption.rows, scale, equals(&caption))?, caption)
+                let caption = self.captions.nearest(engine, image, own)?;
+                (engine.info_nce(image, &caption.rows, scale, equals(&caption))?, caption)
             }
             Retrieval::Both => {
-                let (caption, found) =
-                    (self.captions.nearest(image, own)?, images().nearest(text, own)?);
-                let of_images = info_nce(image, &caption.rows, scale, equals(&caption))?;
-                let of_captions = info_nce(&found.rows, text, scale, equals(&found))?;
+                let (caption, found) = (
+                    self.captions.nearest(engine, image, own)?,
+                    images().nearest(engine, text, own)?,
+                );
+                let of_images = engine.info_nce(image, &caption.rows, scale, equals(&caption))?;
+                let of_captions = engine.info_nce(&found.rows, text, scale, equals(&found))?;
                 (((of_images + of_captions)? * 0.5)?, caption)
             }
             Retrieval::Intra => {
-                let (caption, found) =
-                    (self.captions.nearest(text, own)?, images().nearest(image, own)?);
+                let (caption, found) = (
+                    self.captions.nearest(engine, text, own)?,
+                    images().nearest(engine, image, own)?,
+                );
                 let of_images = info_nce_one_way(image, &caption.rows, scale, equals(&caption))?;
                 let of_captions = info_nce_one_way(text, &found.rows, scale, equals(&found))?;
                 (((of_images + of_captions)? * 0.5)?, caption)
@@ -154,7 +158,7 @@ impl Method for Roclip {
                 report.match_agreement = signal.see(&self.captions, pairs)?;
             }
             let equals = Equals::Negatives;
-            (info_nce(&pairs.image, &pairs.text, logit_scale, equals)?, Towers::BOTH)
+            (pairs.engine.info_nce(&pairs.image, &pairs.text, logit_scale, equals)?, Towers::BOTH)
         };
         report.enqueued = self.enqueue(pairs, phase)?;
         report.pool_filled = Some(self.captions.filled());

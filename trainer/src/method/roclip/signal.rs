@@ -43,7 +43,7 @@ impl Signal {
         if self.given.is_some() || pool.filled() < pool.capacity() || count < 2 {
             return Ok(None);
         }
-        let found = pool.nearest(&pairs.image, Some(&pairs.rows))?.rows;
+        let found = pool.nearest(&pairs.engine, &pairs.image, Some(&pairs.rows))?.rows;
         let next: Vec<u32> = (0..count as u32).map(|at| (at + 1) % count as u32).collect();
         let others = found.index_select(&Tensor::new(next, found.device())?, 0)?;
         let text = pairs.text.detach();
@@ -102,6 +102,8 @@ mod tests {
     use candle_core::Device;
 
     use super::*;
+    use clip::ops::Engine;
+
     use crate::config::Wrap;
 
     #[test]
@@ -115,6 +117,7 @@ mod tests {
         let pairs = |image, text| Pairs {
             image,
             text,
+            engine: Engine::default(),
             second: None,
             rows: vec![8, 9],
             captions: vec![8, 9],

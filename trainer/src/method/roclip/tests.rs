@@ -1,6 +1,7 @@
 //! Each form by hand, on rows of two numbers.
 
 use candle_core::{DType, Var};
+use clip::ops::Engine;
 
 use super::*;
 use crate::config::{MethodName, Wrap};
@@ -22,7 +23,8 @@ fn rows(a: [f32; 2], b: [f32; 2]) -> Result<Var> {
 fn pairs(image: &Var, text: &Var, rows: [u32; 2], epoch: u32) -> Pairs {
     let (image, text) = (image.as_tensor().clone(), text.as_tensor().clone());
     let (rows, captions) = (rows.to_vec(), rows.to_vec());
-    Pairs { image, text, second: None, rows, captions, epoch, step: 0 }
+    let (engine, second) = (Engine::default(), None);
+    Pairs { image, text, engine, second, rows, captions, epoch, step: 0 }
 }
 
 fn scale() -> Result<Tensor> {

@@ -6,7 +6,7 @@
 mod split;
 
 use candle_core::{Device, Tensor};
-use clip::ops::{Equals, info_nce, info_nce_one_way};
+use clip::ops::{Engine, Equals, info_nce_one_way};
 
 use self::split::{Split, best, cosines, likely};
 use super::{Method, MethodLoss, MethodReport, Pairs, Phase, Second, Sizes, Towers, roclip};
@@ -81,23 +81,29 @@ impl Safeclip {
     /// Images among images and captions among captions, the mean of both.
     fn unimodal(&self, pairs: &Pairs, scale: &Tensor) -> Result<Tensor> {
         let second = pairs.second();
-        let of_images = contrast(&self.images, &pairs.image, &second.image, scale)?;
-        let of_texts = contrast(&self.captions, &pairs.text, &second.text, scale)?;
+        let of_images =
+            contrast(&self.images, &pairs.engine, [&pairs.image, &second.image], scale)?;
+        let of_texts = contrast(&self.captions, &pairs.engine, [&pairs.text, &second.text], scale)?;
         Ok(((of_images + of_texts)? * 0.5)?)
     }
 }
 
 /// InfoNCE of each image and its own caption.
 fn of_pairs(pairs: &Pairs, scale: &Tensor) -> Result<Tensor> {
-    Ok(info_nce(&pairs.image, &pairs.text, scale, Equals::Negatives)?)
+    Ok(pairs.engine.info_nce(&pairs.image, &pairs.text, scale, Equals::Negatives)?)
 }
 
 /// InfoNCE of the second view of each of a batch and what the pool holds nearest to its first view;
 /// until the pool is full, its first view itself. `[B, D]`, unit rows.
-fn contrast(pool: &Pool, first: &Tensor, second: &Tensor, scale: &Tensor) -> Result<Tensor> {
+fn contrast(
+    pool: &Pool,
+    engine: &Engine,
+    [first, second]: [&Tensor; 2],
+    scale: &Tensor,
+) -> Result<Tensor> {
     let partners = match pool.filled() < pool.capacity() {
         true => first.clone(),
-        false => pool.nearest(first, None)?.rows,
+        false => pool.nearest(engine, first, None)?.rows,
     };
     Ok(info_nce_one_way(second, &partners, scale, Equals::Negatives)?)
 }
@@ -111,6 +117,7 @@ fn part(pairs: &Pairs, at: &[u32]) -> Result<Pairs> {
     Ok(Pairs {
         image: rows(&pairs.image)?,
         text: rows(&pairs.text)?,
+        engine: pairs.engine.clone(),
         second: Some(Second { image: rows(image)?, text: rows(text)? }),
         rows: numbers(&pairs.rows),
         captions: numbers(&pairs.captions),

@@ -12,7 +12,7 @@ mod sample;
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
-use clip::ops::{Equals, info_nce};
+use clip::ops::Equals;
 
 use self::{
     ask::ask,
@@ -170,7 +170,7 @@ impl Sieve {
     fn loss_of_all(&self, pairs: &Pairs, pool: &Pool, scale: &Tensor) -> Result<Tensor> {
         let (image, text) = (&pairs.image, &pairs.text);
         Ok(match (self.trusts(pairs), self.fate) {
-            (None, _) => info_nce(image, text, scale, Equals::Negatives)?,
+            (None, _) => pairs.engine.info_nce(image, text, scale, Equals::Negatives)?,
             (Some(kept), Fate::Matched) => pooled::matched(pool, pairs, &kept, scale)?,
             (Some(kept), Fate::LeftOut | Fate::Recaptioned) => {
                 let mut kept: Vec<u32> =
@@ -180,7 +180,7 @@ impl Sieve {
                 }
                 let kept = &Tensor::new(kept, image.device())?;
                 let (image, text) = (image.index_select(kept, 0)?, text.index_select(kept, 0)?);
-                info_nce(&image, &text, scale, Equals::Negatives)?
+                pairs.engine.info_nce(&image, &text, scale, Equals::Negatives)?
             }
         })
     }
@@ -266,7 +266,8 @@ impl Method for Sieve {
         let mut report = MethodReport { kept, recaptioned, ..MethodReport::new(phase) };
         let Some(mut pool) = self.pool.take() else {
             // Of the pairs that are kept: others are not selected.
-            let loss = info_nce(&pairs.image, &pairs.text, logit_scale, Equals::Negatives)?;
+            let (image, text) = (&pairs.image, &pairs.text);
+            let loss = pairs.engine.info_nce(image, text, logit_scale, Equals::Negatives)?;
             return Ok(MethodLoss { loss, trained: Towers::BOTH, report });
         };
         let loss = self.loss_of_all(pairs, &pool, logit_scale)?;

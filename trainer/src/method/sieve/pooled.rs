@@ -1,7 +1,7 @@
 //! What a pool of captions says of the pairs of a batch: no pass of its own is needed.
 
 use candle_core::{D, Tensor};
-use clip::ops::{Equals, info_nce};
+use clip::ops::Equals;
 
 use super::Pairs;
 use crate::{error::Result, pool::Pool};
@@ -47,12 +47,12 @@ pub(super) fn matched(
     kept: &[bool],
     logit_scale: &Tensor,
 ) -> Result<Tensor> {
-    let found = pool.nearest(&pairs.image, Some(&pairs.rows))?;
+    let found = pool.nearest(&pairs.engine, &pairs.image, Some(&pairs.rows))?;
     let both = Tensor::cat(&[&pairs.text, &found.rows], 0)?; // [2 B, D]
     let (count, own) = (kept.len() as u32, |at: u32| kept[at as usize]);
     let chosen: Vec<u32> = (0..count).map(|at| if own(at) { at } else { count + at }).collect();
     let partners = both.index_select(&Tensor::new(chosen, both.device())?, 0)?;
     let kind = |at: u32| if own(at) { u32::MAX - at } else { found.kinds[at as usize] };
     let kinds: Vec<u32> = (0..count).map(kind).collect();
-    Ok(info_nce(&pairs.image, &partners, logit_scale, Equals::LeftOut(&kinds))?)
+    Ok(pairs.engine.info_nce(&pairs.image, &partners, logit_scale, Equals::LeftOut(&kinds))?)
 }

@@ -1,5 +1,7 @@
 //! What is kept from epoch to epoch, and the batches that hold pairs in doubt.
 
+use clip::ops::Engine;
+
 use super::*;
 use crate::config::MethodName;
 
@@ -20,6 +22,7 @@ fn pairs(captions: [[f32; 2]; 2], first: u32) -> Result<Pairs> {
     Ok(Pairs {
         image: Tensor::new(&[[1f32, 0.0], [0.0, 1.0]], &Device::Cpu)?,
         text: Tensor::new(&captions, &Device::Cpu)?,
+        engine: Engine::default(),
         second: None,
         captions: rows.clone(),
         rows,

@@ -44,21 +44,22 @@ __device__ inline float normed(float x, const column_norm &n) {
     return (x - n.mean) * n.scale + n.bias;
 }
 
+// Each thread goes down a pack of columns, see `column_place`: what it needs of them is computed once.
 KERNEL(batch_norm)(const value *x, const float *mean, const float *variance, const float *weight,
-                   const float *bias, value *y, index_t count, int columns, int relu) {
-    index_t at = PACK * place();
-    if (at >= count)
-        return;
+                   const float *bias, value *y, int rows, int columns, int chunk, int relu) {
+    column_place here = place_in(rows, columns, chunk);
+    column_norm norms[PACK];
+    for (int i = 0; i < PACK; ++i)
+        norms[i] = norm_of(mean, variance, weight, bias, min(here.column + i, columns - 1));
     float a[PACK];
-    load(a, x, at, count);
-    int column = column_of(at, columns);
-    for (int i = 0; i < PACK; ++i, ++column) {
-        if (column >= columns)
-            column = 0;
-        a[i] = normed(a[i], norm_of(mean, variance, weight, bias, column));
-        a[i] = relu ? fmaxf(a[i], 0) : a[i];
+    for (int row = here.row; row < here.last; row += here.step) {
+        load(a, x + (index_t)row * columns, here.column, columns);
+        for (int i = 0; i < PACK; ++i) {
+            a[i] = normed(a[i], norms[i]);
+            a[i] = relu ? fmaxf(a[i], 0) : a[i];
+        }
+        store(y + (index_t)row * columns, here.column, columns, a);
     }
-    store(y, at, count, a);
 }
 
 // Parts of the gradients of weight and bias, `[chunks, 2, columns]`.
@@ -90,23 +91,25 @@ KERNEL(batch_norm_sums)(const value *x, const float *mean, const float *variance
 // statistics that are constants.
 KERNEL(batch_norm_back)(const value *x, const float *mean, const float *variance,
                         const float *weight, const float *bias, const value *dy, const float *sums,
-                        value *dx, index_t count, int columns, int relu) {
-    index_t at = PACK * place();
-    if (at >= count)
-        return;
-    float a[PACK], g[PACK], share = (float)columns / count;
-    load(a, x, at, count);
-    load(g, dy, at, count);
-    int column = column_of(at, columns);
-    for (int i = 0; i < PACK; ++i, ++column) {
-        if (column >= columns)
-            column = 0;
-        column_norm n = norm_of(mean, variance, weight, bias, column);
-        if (relu && normed(a[i], n) <= 0)
-            g[i] = 0;
-        if (sums)
-            g[i] -= (sums[columns + column] + (a[i] - n.mean) * n.inverse * sums[column]) * share;
-        g[i] *= n.scale;
+                        value *dx, int rows, int columns, int chunk, int relu) {
+    column_place here = place_in(rows, columns, chunk);
+    column_norm norms[PACK];
+    float along[PACK] = {}, off[PACK] = {}, a[PACK], g[PACK];
+    for (int i = 0; i < PACK; ++i) {
+        int column = min(here.column + i, columns - 1);
+        norms[i] = norm_of(mean, variance, weight, bias, column);
+        if (sums) {
+            along[i] = norms[i].inverse * sums[column] / rows;
+            off[i] = sums[columns + column] / rows;
+        }
     }
-    store(dx, at, count, g);
+    for (int row = here.row; row < here.last; row += here.step) {
+        load(a, x + (index_t)row * columns, here.column, columns);
+        load(g, dy + (index_t)row * columns, here.column, columns);
+        for (int i = 0; i < PACK; ++i) {
+            float own = relu && normed(a[i], norms[i]) <= 0 ? 0 : g[i];
+            g[i] = norms[i].scale * (own - off[i] - (a[i] - norms[i].mean) * along[i]);
+        }
+        store(dx + (index_t)row * columns, here.column, columns, g);
+    }
 }

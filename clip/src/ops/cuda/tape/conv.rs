@@ -89,14 +89,9 @@ impl<M: Machine> CudaTape<M> {
         let (mean, scales) = (M::address(&moments), [weight, bias].map(|of| self.store.master(of)));
         let [scale, shift] = scales;
         let norm = [M::address(&z), mean, mean + 4 * outputs as u64, scale?, shift?];
-        let each = move |kernel, precision| {
-            let launch = Launch::packs(kernel, count, precision);
-            norm.iter().fold(launch, |launch, at| launch.pointer(*at))
-        };
-        let sizes_of =
-            move |launch: Launch| launch.count(count).count(outputs).count(usize::from(relu));
+        let (shape, flags) = ([rows, outputs], [usize::from(relu)]);
         let y = bench.values(count)?;
-        bench.launch(sizes_of(each("batch_norm", self.precision).pointer(M::address(&y))))?;
+        bench.columns("batch_norm", shape, &[&norm[..], &[M::address(&y)]].concat(), &flags)?;
 
         let (input, is_fixed) = (x.clone(), fixed.is_some());
         let parameters = [weight.clone(), bias.clone(), kernel.clone()];
@@ -106,7 +101,6 @@ impl<M: Machine> CudaTape<M> {
             let (bench, dy) = (&gradients.bench, M::address(&gradient));
             let _held = (&z, &moments);
             let inputs = [&norm[..], &[dy]].concat();
-            let (shape, flags) = ([rows, outputs], [usize::from(relu)]);
             let parts = bench.sums("batch_norm_sums", shape, 2, &inputs, &flags)?;
             let sums = bench.zeros(2 * outputs)?;
             bench.fold(&parts, 0..2 * outputs, 1.0, M::address(&sums))?;
@@ -116,8 +110,8 @@ impl<M: Machine> CudaTape<M> {
             }
             let dz = bench.values(count)?;
             let sums = if is_fixed { 0 } else { M::address(&sums) };
-            let launch = each("batch_norm_back", bench.precision).pointer(dy).pointer(sums);
-            bench.launch(sizes_of(launch.pointer(M::address(&dz))))?;
+            let inputs = [&norm[..], &[dy, sums, M::address(&dz)]].concat();
+            bench.columns("batch_norm_back", shape, &inputs, &flags)?;
             bench.conv_kernel_back(&input, &parameters[2], &dz, &sizes)?;
             gradients.conv_back(&input, &cells, &dz, &sizes)
         });

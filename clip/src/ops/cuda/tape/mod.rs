@@ -11,7 +11,7 @@ use std::{cell::RefCell, fmt, ops::Range, sync::Arc};
 
 use candle_core::{Result, Tensor};
 
-use super::{Launch, Machine, Precision, Store, machine::ColumnSums};
+use super::{Launch, Machine, Precision, Store, machine::Chunks, store::zeros};
 use crate::{
     config::Activation,
     ops::{
@@ -96,9 +96,7 @@ impl<M: Machine> Bench<M> {
     }
 
     fn zeros(&self, count: usize) -> Result<M::Memory> {
-        let zeros = self.floats(count)?;
-        self.launch(Launch::each("zero", count).pointer(M::address(&zeros)).count(count))?;
-        Ok(zeros)
+        zeros(self.machine(), count)
     }
 
     fn upload(&self, bytes: &[u8]) -> Result<M::Memory> {
@@ -112,24 +110,35 @@ impl<M: Machine> Bench<M> {
         self.upload(bytemuck::cast_slice(&borrow("upload", tensor)?))
     }
 
+    /// A kernel whose threads go down the columns of `[rows, columns]` values.
+    fn columns(
+        &self,
+        kernel: &'static str,
+        [rows, columns]: [usize; 2],
+        arrays: &[u64],
+        flags: &[usize],
+    ) -> Result<()> {
+        let chunks = Chunks::new(rows, columns, self.precision);
+        let launch = Launch::columns(kernel, chunks);
+        let launch = arrays.iter().fold(launch, |launch, at| launch.pointer(*at));
+        let launch = launch.count(rows).count(columns).count(chunks.rows_of_one());
+        self.launch(flags.iter().fold(launch, |launch, flag| launch.count(*flag)))
+    }
+
     /// Sums over the rows of `[rows, columns]` values, in parts: `each` of them for every column,
     /// as a kernel makes them of `inputs`.
     fn sums(
         &self,
         kernel: &'static str,
-        [rows, columns]: [usize; 2],
+        shape: [usize; 2],
         each: usize,
         inputs: &[u64],
         flags: &[usize],
     ) -> Result<Parts<M>> {
-        let sums = ColumnSums::new(rows, columns, self.precision);
-        let (stride, chunks) = (each * columns, sums.chunks());
+        let chunks = Chunks::new(shape[0], shape[1], self.precision).count();
+        let stride = each * shape[1];
         let memory = self.floats(chunks * stride)?;
-        let launch = Launch::columns(kernel, sums);
-        let launch = inputs.iter().fold(launch, |launch, at| launch.pointer(*at));
-        let launch = launch.pointer(M::address(&memory)).count(rows).count(columns);
-        let launch = launch.count(sums.chunk());
-        self.launch(flags.iter().fold(launch, |launch, flag| launch.count(*flag)))?;
+        self.columns(kernel, shape, &[inputs, &[M::address(&memory)]].concat(), flags)?;
         Ok(Parts { memory, stride, chunks })
     }
 
