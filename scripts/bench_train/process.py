@@ -3,9 +3,11 @@
 import json
 import os
 import platform
+import queue
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 # What would change how the contestants' threads wait; a benchmark is of their defaults.
@@ -34,13 +36,17 @@ def reason(code, lines):
     return f"exit {code}: {lines[-1] if lines else 'no reason given'}"
 
 
+def environment(variables):
+    """This process's, without what would change its threads, and `variables`."""
+    kept = {name: value for name, value in os.environ.items() if name not in THREADING}
+    return kept | {name: str(value) for name, value in variables.items()}
+
+
 def run(command, limit_s, **variables):
     """Runs a process to its end, or for `limit_s`; its exit code and the lines that it wrote."""
-    environment = {name: value for name, value in os.environ.items() if name not in THREADING}
-    environment |= {name: str(value) for name, value in variables.items()}
     process = subprocess.Popen(
         [str(part) for part in command],
-        env=environment,
+        env=environment(variables),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -63,6 +69,51 @@ def ask(command, limit_s, **variables):
     if code != 0:
         raise Failed(reason(code, err))
     return json.loads(out[-1]) if out else None
+
+
+class Server:
+    """A contestant that stays and answers lines with lines of JSON; `log` takes what else it says."""
+
+    def __init__(self, command, log, **variables):
+        self.log = log
+        self.process = subprocess.Popen(
+            [str(part) for part in command],
+            env=environment(variables),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log.open("w"),
+            text=True,
+            start_new_session=True,
+        )
+        self.lines = queue.Queue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self):
+        for line in self.process.stdout:
+            self.lines.put(line)
+        self.lines.put(None)
+
+    def answer(self, limit_s):
+        """The next line, or `Failed`."""
+        try:
+            line = self.lines.get(timeout=limit_s)
+        except queue.Empty:
+            raise Failed(f"no answer within {limit_s:.0f} s")
+        if line is None:
+            raise Failed(reason(self.process.wait(), self.log.read_text().splitlines()))
+        return json.loads(line)
+
+    def ask(self, line, limit_s):
+        try:
+            print(line, file=self.process.stdin, flush=True)
+        except OSError:
+            pass  # it has ended, which `answer` tells
+        return self.answer(limit_s)
+
+    def close(self):
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
 
 
 def machine(commit):

@@ -4,6 +4,8 @@
         Losses of the first steps and gradients of the first, against those in the folder.
     torch_step.py time FOLDER … --warmup STEPS --seconds S --steps-min STEPS [--batch PAIRS]
         Times steps; with --batch on the folder's pairs over and over.
+    torch_step.py serve FOLDER … as `time`
+        Warms all variants up and says so, then times whichever is named on a line of its input.
 
 With --cuda on the first GPU, in bf16 by autocast. Prints one line of JSON for each variant. A
 process of its own per run: its peak memory is the answer's.
@@ -161,10 +163,7 @@ def peak_bytes():
 
 
 def measure(step, options):
-    step.fill("weights.safetensors")
-    first_loss = step()
-    for _ in range(1, options.warmup):
-        step()
+    first_loss = warm_up(step, options.warmup)
     began, processor, seconds = time.perf_counter(), time.process_time(), []
     while len(seconds) < options.steps_min or time.perf_counter() - began < options.seconds:
         start = time.perf_counter()
@@ -179,9 +178,32 @@ def measure(step, options):
     }
 
 
+def warm_up(step, steps):
+    """Returns the first loss."""
+    step.fill("weights.safetensors")
+    first_loss = step()
+    for _ in range(1, steps):
+        step()
+    return first_loss
+
+
+def serve(options):
+    """One line of JSON when all variants are warm, and one for each line of the input."""
+    steps = {}
+    for variant in options.variant:
+        steps[variant] = Step(options.folder, variant, options.cuda, options.batch)
+        warm_up(steps[variant], options.warmup)
+        torch.cuda.empty_cache()  # nothing without a GPU
+    print(json.dumps({"warm": options.variant}), flush=True)
+    for line in sys.stdin:
+        answer = measure(steps[line.strip()], options)
+        torch.cuda.empty_cache()  # a contestant has its turn
+        print(json.dumps(answer), flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description="One training step in PyTorch.")
-    parser.add_argument("what", choices=("check", "time"))
+    parser.add_argument("what", choices=("check", "time", "serve"))
     parser.add_argument("folder", type=Path)
     parser.add_argument("--variant", choices=VARIANTS, nargs="+", required=True)
     parser.add_argument("--threads", type=int)
@@ -193,6 +215,8 @@ def main():
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
+    if options.what == "serve":
+        return serve(options)
     for variant in options.variant:
         step = Step(options.folder, variant, options.cuda, options.batch)
         answer = check(options.folder, step) if options.what == "check" else measure(step, options)

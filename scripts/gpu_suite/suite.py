@@ -18,12 +18,13 @@ import statistics
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pictures
 import table
 import work
-from process import Failed, ask, machine, on_signal, reason, run, say, write
+from process import Failed, Server, ask, machine, on_signal, reason, run, say, write
 
 HERE = Path(__file__).resolve().parent
 # Pairs that the CPU checks; larger batches are these over and over.
@@ -36,7 +37,8 @@ ROUNDS = 3
 LOSS_OFF_MAX, GRADIENT_OFF_MAX = 0.02, 0.2
 # Between the loss curves of the real run: each epoch's mean.
 CURVE_OFF_MAX = 0.05
-PYTORCH = ("eager", "compile")
+# What PyTorch is at its best in: of pictures channel by channel, or pixel by pixel.
+PYTORCH = {"vit": ("eager", "compile"), "resnet": ("eager-channels-last", "compile-channels-last")}
 
 
 class NotMeasured(Exception):
@@ -54,7 +56,7 @@ class Suite:
         self.card, self.ceiling, self.lacks = None, None, None
         self.models = ("ViT-B-32", "RN50")
         self.sizes = {"checked": CHECKED, "batch": BATCH, "pool": 20_000}
-        self.cases, self.largest = {}, {}
+        self.cases, self.batches, self.peers = {}, {}, {}
 
     def rehearse(self, lacks):
         """From now on on the CPU, as small as shows that everything runs."""
@@ -84,6 +86,12 @@ class Suite:
             self.cases[model] = folder, json.loads((folder / "case.json").read_text())
         return self.cases[model]
 
+    def close(self):
+        """Ends PyTorch's half."""
+        for peer in self.peers.values():
+            peer.close()
+        self.peers = {}
+
 
 def libraries():
     """Where CUDA's libraries lie, if torch brought them."""
@@ -107,6 +115,36 @@ def ceiling(suite):
     suite.card = answer["device"]
     suite.ceiling = max(rate["flop_per_second"] for rate in answer["rates"])
     return answer
+
+
+def prepare(suite):
+    """The models to compare, and PyTorch beside: compiling takes it minutes, meanwhile it gets warm."""
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(suite.prepared, suite.models))
+    lacks = lacks_torch()
+    for model in suite.models:
+        suite.batches[model] = batch = fitting(suite, model)
+        if lacks:
+            continue
+        folder, case = suite.prepared(model)
+        command = [sys.executable, "-B", HERE / "torch_step.py", "serve", folder, "--batch", batch]
+        command += ["--variant", *PYTORCH[case["config"]["image"]["kind"]], *suite.on_card()]
+        command += ["--warmup", 3, "--seconds", 3, "--steps-min", 3]
+        suite.peers[model] = Server(command, suite.folder / f"torch-{model}.log")
+    return {"batches": suite.batches}
+
+
+def fitting(suite, model):
+    """The batch of the comparison, or what fits of it."""
+    batch = suite.sizes["batch"]
+    try:
+        timed(suite, model, batch, 0)
+    except Failed as problem:
+        fits = re.search(r"one of (\d+) would", str(problem))
+        if not fits:
+            raise
+        return int(fits[1])
+    return batch
 
 
 def kernels(suite):
@@ -203,7 +241,7 @@ def largest(suite):
                 if best:
                     break
                 too_large, batch = batch, int(fits[1])
-        answers[model] = suite.largest[model] = best
+        answers[model] = best
     return {"models": answers}
 
 
@@ -211,11 +249,16 @@ def compared(model_number):
     def compare(suite):
         """Our steps and PyTorch's, in turns."""
         model = suite.models[model_number]
-        folder, _ = suite.prepared(model)
-        fits = suite.largest.get(model)
-        batch = min(suite.sizes["batch"], fits["batch"]) if fits else suite.sizes["batch"]
-        rounds = {name: [] for name in ("ours", *PYTORCH)}
+        batch = suite.batches.get(model) or fitting(suite, model)
+        _, case = suite.prepared(model)
+        peer, variants = suite.peers.get(model), PYTORCH[case["config"]["image"]["kind"]]
+        rounds = {name: [] for name in ("ours", *variants)}
         found = {"model": model, "rounds": rounds, "lacks": lacks_torch()}
+        try:
+            if peer:
+                peer.answer(suite.left())  # it is warm
+        except Failed as problem:
+            found["lacks"] = str(problem)
         for _ in range(ROUNDS):
             try:
                 rounds["ours"].append(timed(suite, model, batch, 3.0))
@@ -223,8 +266,13 @@ def compared(model_number):
                 if not rounds["ours"]:
                     raise
                 return {**found, "cut": str(problem)}
-            if not found["lacks"]:
-                found["lacks"] = torch_turn(suite, folder, batch, rounds)
+            for variant in variants if peer and not found["lacks"] else ():
+                try:
+                    answer = peer.ask(variant, suite.left())
+                    rounds[variant].append(rated(suite, case, batch, answer))
+                except Failed as problem:
+                    found["lacks"] = str(problem)
+                    break
         return found
 
     return compare
@@ -238,31 +286,26 @@ def lacks_torch():
     return None
 
 
-def torch_turn(suite, folder, batch, rounds):
-    """A turn of each of PyTorch's; returns why one was the last."""
-    command = [sys.executable, "-B", HERE / "torch_step.py", "time", folder, "--variant", *PYTORCH]
-    command += ["--batch", batch, "--warmup", 3, "--seconds", 3, "--steps-min", 3, *suite.on_card()]
-    _, case = suite.prepared(folder.name)
-    try:
-        compiled = suite.folder / "compiled"
-        code, out, err = run(command, suite.left(), TORCHINDUCTOR_CACHE_DIR=compiled)
-        for name, line in zip(PYTORCH, out):
-            rounds[name].append(rated(suite, case, batch, json.loads(line)))
-        return reason(code, err) if code else None
-    except Failed as problem:
-        return str(problem)
+def alone(part):
+    """A part that has the card to itself."""
+    def body(suite):
+        suite.close()
+        return part(suite)
+
+    return body
 
 
-# Name, seconds at most, what it does. Cheap ones first: the last ones get what is left.
+# Name, seconds at most, what it does. Before PyTorch is warm, what is not timed.
 PARTS = (
     ("ceiling", 30, ceiling),
+    ("prepare", 90, prepare),
     ("kernels", 60, kernels),
     ("curve", 45, curve),
     ("gradients", 75, gradients),
-    ("pool", 55, pool),
-    ("largest", 75, largest),
     ("ViT", 155, compared(0)),
     ("RN50", 155, compared(1)),
+    ("largest", 75, alone(largest)),
+    ("pool", 55, alone(pool)),
 )
 
 
@@ -308,13 +351,16 @@ def main():
         suite = Suite(options, Path(place).resolve())
         if options.dry:
             suite.rehearse("a rehearsal without a card")
-        for name, limit_s, part in PARTS:
-            if options.parts and name not in ("ceiling", *options.parts):
-                continue
-            report["parts"][name] = attempt(suite, name, limit_s, part)
-            report |= {"card": suite.card, "lacks": suite.lacks}
-            report["seconds"] = time.monotonic() - suite.began
-            write(options.out, "gpu-suite", report, table.markdown(report))
+        try:
+            for name, limit_s, part in PARTS:
+                if options.parts and name not in ("ceiling", "prepare", *options.parts):
+                    continue
+                report["parts"][name] = attempt(suite, name, limit_s, part)
+                report |= {"card": suite.card, "lacks": suite.lacks}
+                report["seconds"] = time.monotonic() - suite.began
+                write(options.out, "gpu-suite", report, table.markdown(report))
+        finally:
+            suite.close()
     print(table.markdown(report))
     return 1 if any("failed" in outcome for outcome in report["parts"].values()) else 0
 

@@ -90,7 +90,7 @@ def pool(outcome):
     lines += [
         "",
         f"An epoch of `roclip` (K = 2) by one of `clip`: {outcome['epoch_ratio']:.3f}; goal: at "
-        f"most {POOL_MAX}. The pool is looked up on the CPU.",
+        f"most {POOL_MAX}. A matching step moves the image tower alone.",
         "",
         row("pictures", "the loader alone, pairs/s", "steps wait for it"),
         row("---", "---:", "---:"),

@@ -126,18 +126,15 @@ __device__ inline void times_rows(float (&y)[2][4], const duo (&a)[HEAD / 16][4]
 template <int HEAD>
 __device__ inline void add_shares(float (&y)[HEAD / 8][4], const float (&shares)[2][4],
                                   const tile<HEAD> &x, int from, int head) {
-    int lane = threadIdx.x % WARP, row = from + lane % 4 * 2;
     duo a[4] = {duet(shares[0][0], shares[0][1]), duet(shares[0][2], shares[0][3]),
                 duet(shares[1][0], shares[1][1]), duet(shares[1][2], shares[1][3])};
 #pragma unroll
-    for (int part = 0; part < HEAD / 8; ++part)
-        if (part * 8 < head) {
-            int column = part * 8 + lane / 4;
-            auto two = [&](int at) {
-                return duet(to_float(x.of[at][column]), to_float(x.of[at + 1][column]));
-            };
-            duo b[2] = {two(row), two(row + 8)};
-            multiply(y[part], a, b);
+    for (int part = 0; part < HEAD / 16; ++part)
+        if (part * 16 < head) {
+            duo b[2][2];
+            load_factors(b, &x.of[from][part * 16], HEAD + PAD);
+            multiply(y[2 * part], a, b[0]);
+            multiply(y[2 * part + 1], a, b[1]);
         }
 }
 

@@ -19,21 +19,24 @@ KERNEL(kernel_cells_back)(const float *dy, float *dx, index_t count, int channel
     dx[at] += dy[(at / channels / area * area + place) * channels + channel];
 }
 
-// `[B, H, W, C]` -> `[B, H', W', side side, C]`; `count` packs.
+// `[B, H, W, C]` -> `[B, H', W', side side, C]`; `count` packs of `[B, H', W', C]`.
 KERNEL(unfold)(const value *x, value *y, unsigned count, int height, int width, int channels,
                int side, int stride, int padding, int high, int wide) {
     unsigned at = place(), packs = (channels + PACK - 1) / PACK;
     if (place() >= count)
         return;
-    int channel = at % packs * PACK, column = at / packs % side, row = at / packs / side % side;
-    unsigned cell = at / packs / (side * side);
-    int left = cell % wide * stride + column - padding;
-    int top = cell / wide % high * stride + row - padding;
-    float a[PACK] = {};
-    if (left >= 0 && left < width && top >= 0 && top < height)
-        load(a, x + (((index_t)(cell / wide / high) * height + top) * width + left) * channels,
-             channel, channels);
-    store(y + (index_t)(at / packs) * channels, channel, channels, a);
+    unsigned cell = at / packs, picture = cell / wide / high;
+    int channel = at % packs * PACK;
+    int left = cell % wide * stride - padding, top = cell / wide % high * stride - padding;
+    x += (index_t)picture * height * width * channels;
+    y += (index_t)cell * side * side * channels;
+    for (int row = top; row < top + side; ++row)
+        for (int column = left; column < left + side; ++column, y += channels) {
+            float a[PACK] = {};
+            if (column >= 0 && column < width && row >= 0 && row < height)
+                load(a, x + ((index_t)row * width + column) * channels, channel, channels);
+            store(y, channel, channels, a);
+        }
 }
 
 // The gradient of a pixel: the sum over all windows that saw it; `count` packs.
@@ -67,13 +70,13 @@ KERNEL(avg_pool)(const value *x, value *y, unsigned count, int height, int width
     int high = height / side, wide = width / side, channel = at % packs * PACK;
     unsigned tile = at / packs, picture = tile / wide / high;
     int left = tile % wide * side, top = tile / wide % high * side;
-    float sum[PACK] = {}, a[PACK];
+    float sum[PACK] = {}, a[PACK], share = 1.0f / (side * side);
     for (int row = top; row < top + side; ++row)
         for (int column = left; column < left + side; ++column) {
             load(a, x + (((index_t)picture * height + row) * width + column) * channels, channel,
                  channels);
             for (int i = 0; i < PACK; ++i)
-                sum[i] += a[i] / (side * side);
+                sum[i] += a[i] * share;
         }
     store(y + (index_t)tile * channels, channel, channels, sum);
 }
@@ -89,6 +92,6 @@ KERNEL(avg_pool_back)(const value *dy, value *dx, unsigned count, int height, in
     float a[PACK];
     load(a, dy + tile * channels, channel, channels);
     for (int i = 0; i < PACK; ++i)
-        a[i] /= side * side;
+        a[i] *= 1.0f / (side * side);
     store(dx + (index_t)pixel * channels, channel, channels, a);
 }

@@ -16,11 +16,19 @@ struct duo {
     unsigned bits;
 };
 
+__device__ inline duo duet(bf16 low, bf16 high) { return {low.bits | (unsigned)high.bits << 16}; }
+
 __device__ inline duo duet(float low, float high) {
+#ifdef __CUDA_ARCH__
+    duo both;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both.bits) : "f"(high), "f"(low));
+    return both;
+#else
     bf16 halves[2];
     put(&halves[0], low);
     put(&halves[1], high);
-    return {halves[0].bits | (unsigned)halves[1].bits << 16};
+    return duet(halves[0], halves[1]);
+#endif
 }
 
 __device__ inline float low(duo x) { return __uint_as_float(x.bits << 16); }
@@ -52,6 +60,25 @@ __device__ inline void multiply(float (&c)[4], const duo (&a)[4], const duo (&b)
             float y = __shfl_sync(ALL_LANES, from % 2 ? high(lower) : low(lower), 4 * g + from / 2);
             c[0] += x * left, c[1] += x * right;
             c[2] += y * left, c[3] += y * right;
+        }
+#endif
+}
+
+// Two neighboring factors b out of rows of shared memory, `stride` values apart and 16 bytes aligned:
+// 16 rows from x on, of 8 columns and the next 8.
+__device__ inline void load_factors(duo (&b)[2][2], const value *x, int stride) {
+    int lane = threadIdx.x % WARP;
+#if defined(__CUDA_ARCH__) && !defined(VALUE_F32)
+    const value *row = x + lane % 16 * stride + lane / 16 * 8; // which this lane points out
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(b[0][0].bits), "=r"(b[0][1].bits), "=r"(b[1][0].bits), "=r"(b[1][1].bits)
+                 : "r"((unsigned)__cvta_generic_to_shared(row))
+                 : "memory");
+#else
+    for (int half = 0; half < 2; ++half)
+        for (int i = 0; i < 2; ++i) {
+            const value *upper = x + (lane % 4 * 2 + i * 8) * stride + half * 8 + lane / 4;
+            b[half][i] = duet(upper[0], upper[stride]);
         }
 #endif
 }

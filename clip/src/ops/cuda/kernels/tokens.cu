@@ -2,27 +2,45 @@
 
 // `[B, 3, H, W]` floats -> `[B, H, W, 3]`.
 KERNEL(image)(const float *pixels, value *y, index_t count, int channels, int area) {
-    index_t at = place();
+    index_t at = PACK * place();
     if (at >= count)
         return;
-    index_t picture = at / ((index_t)channels * area);
     int channel = at % channels, pixel = at / channels % area;
-    put(&y[at], pixels[(picture * channels + channel) * area + pixel]);
+    index_t picture = at / channels / area;
+    float a[PACK];
+    for (int i = 0; i < PACK; ++i) {
+        a[i] = at + i < count ? pixels[(picture * channels + channel) * area + pixel] : 0;
+        if (++channel == channels)
+            channel = 0, ++pixel;
+        if (pixel == area)
+            pixel = 0, ++picture;
+    }
+    store(y, at, count, a);
 }
 
 // `[B, 3, H, W]` floats -> `[B, N, 3 side side]`, tiles in reading order, each channel by channel.
 KERNEL(patches)(const float *pixels, value *y, index_t count, int channels, int height, int width,
                 int side) {
-    index_t at = place();
+    index_t at = PACK * place();
     if (at >= count)
         return;
-    int tile = side * side, columns = width / side, tiles = height / side * columns;
-    int pixel = at % tile, channel = at / tile % channels;
-    index_t patch = at / ((index_t)tile * channels);
-    int row = patch % tiles / columns * side + pixel / side;
-    int column = patch % columns * side + pixel % side;
-    index_t picture = patch / tiles;
-    put(&y[at], pixels[((picture * channels + channel) * height + row) * width + column]);
+    int columns = width / side, tiles = height / side * columns, area = side * side;
+    int pixel = at % area, channel = at / area % channels;
+    int tile = at / area / channels % tiles;
+    index_t picture = at / area / channels / tiles;
+    float a[PACK];
+    for (int i = 0; i < PACK; ++i) {
+        int row = tile / columns * side + pixel / side, column = tile % columns * side + pixel % side;
+        index_t from = ((picture * channels + channel) * height + row) * width + column;
+        a[i] = at + i < count ? pixels[from] : 0;
+        if (++pixel == area)
+            pixel = 0, ++channel;
+        if (channel == channels)
+            channel = 0, ++tile;
+        if (tile == tiles)
+            tile = 0, ++picture;
+    }
+    store(y, at, count, a);
 }
 
 // Rows of a table, and positions on top: `[B, T]` -> `[B, T, C]`.

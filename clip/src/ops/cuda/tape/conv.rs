@@ -191,8 +191,8 @@ impl<M: Machine> Bench<M> {
         if sizes.window == ONE {
             return Ok(Cells { address: x, _memory: None });
         }
-        let places = group.len() * sizes.places() * sizes.window.side.pow(2);
-        let cells = self.values(places * sizes.inputs)?;
+        let places = group.len() * sizes.places();
+        let cells = self.values(places * sizes.cell())?;
         let address = M::address(&cells);
         self.launch(sizes.launch("unfold", places, [x, address], self.precision))?;
         Ok(Cells { address, _memory: Some(cells) })

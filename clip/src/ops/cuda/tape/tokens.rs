@@ -37,7 +37,7 @@ impl<M: Machine> CudaTape<M> {
             None => bench.tensor(pixels)?,
         };
         let y = bench.values(count)?;
-        let launch = Launch::each(kernel, count).pointer(M::address(&values));
+        let launch = Launch::packs(kernel, count, self.precision).pointer(M::address(&values));
         bench.launch(sizes(launch.pointer(M::address(&y)).count(count)))?;
         Ok(CudaValue { data: y.into(), dims: dims.into(), step: None })
     }
