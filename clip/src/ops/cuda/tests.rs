@@ -206,7 +206,7 @@ fn attention_over_more_than_a_tile() -> Result<()> {
             graph.attention(qkv, 1, 1, seen)
         })?;
     }
-    for (tokens, head) in [(2, 37), (70, 2), (18, 16), (2, 72)] {
+    for (tokens, head) in [(2, 37), (70, 2), (18, 16), (2, 64), (2, 72), (1, 128)] {
         proves!(Values, &[&[1, tokens, 3 * head]], |graph, x| {
             let packed = graph.leaf(&x[0])?;
             let qkv = [0, head, 2 * head].map(|start| Columns { of: &packed, start });

@@ -10,8 +10,9 @@ use crate::ops::{
     graph::{Columns, Seen},
 };
 
-/// Greatest widths of a head that there are kernels for.
-const HEADS: [usize; 2] = [64, 128];
+/// The usual width of a head, and the greatest.
+const HEAD: usize = 64;
+const HEAD_MAX: usize = 128;
 /// Rows of a warp, `ROWS` in the kernels.
 const ROWS: usize = 16;
 /// Most warps of a block.
@@ -30,8 +31,8 @@ impl<M: Machine> CudaTape<M> {
             panic!("`[B, T, C]`")
         };
         let head = width / heads;
-        if head > HEADS[1] {
-            bail!("heads of width {head}; on a GPU they are at most {} wide", HEADS[1]);
+        if head > HEAD_MAX {
+            bail!("heads of width {head}; on a GPU they are at most {HEAD_MAX} wide");
         }
         let strides = [qkv[0].of.columns(), qkv[1].of.columns()];
         assert_eq!(strides[1], qkv[2].of.columns(), "keys and values lie alike");
@@ -48,7 +49,7 @@ impl<M: Machine> CudaTape<M> {
         let sums = bench.floats(batch * heads * queries)?;
         let factor = 1.0 / (head as f64).sqrt();
         let launch = move |kernels: [&'static str; 2], rows: usize, last: &Option<M::Memory>| {
-            let kernel = kernels[usize::from(head > HEADS[0])];
+            let kernel = kernels[usize::from(head != HEAD)];
             let warps = rows.div_ceil(ROWS).min(WARPS_MAX);
             let grid = [rows.div_ceil(warps * ROWS), heads, batch];
             let launch = Launch::new(kernel, grid, warps * WARP);
@@ -57,7 +58,7 @@ impl<M: Machine> CudaTape<M> {
             let launch = launch.count(queries).count(keys).count(head);
             launch.count(strides[0]).count(strides[1]).count(causal).float(factor)
         };
-        let forth = launch(["attention_64", "attention_128"], queries, &last);
+        let forth = launch(["attention_64", "attention_any"], queries, &last);
         bench.launch(forth.pointer(M::address(&y)).pointer(M::address(&sums)))?;
 
         let output = y.clone();
@@ -82,10 +83,10 @@ impl<M: Machine> CudaTape<M> {
             };
             let (dy, dots) = (M::address(&gradient), M::address(&dots));
             let sums = M::address(&sums);
-            let kernels = ["attention_back_queries_64", "attention_back_queries_128"];
+            let kernels = ["attention_back_queries_64", "attention_back_queries_any"];
             let back = launch(kernels, queries, &last).pointer(M::address(&output));
             bench.launch(back.pointer(dy).pointer(sums).pointer(dots).pointer(at(0)))?;
-            let kernels = ["attention_back_keys_64", "attention_back_keys_128"];
+            let kernels = ["attention_back_keys_64", "attention_back_keys_any"];
             let back = launch(kernels, keys, &last).pointer(dy).pointer(sums).pointer(dots);
             bench.launch(back.pointer(at(1)).pointer(at(2)))?;
             for (array, gradient) in arrays.iter().zip(found) {
