@@ -30,8 +30,8 @@ HERE = Path(__file__).resolve().parent
 # Pairs that the CPU checks; larger batches are these over and over.
 CHECKED = 64
 BATCH = 1024
-# A launch counts pairs in its third axis.
-BATCH_MAX = 65_535
+# A launch counts pairs in its third axis, which ends at 65,535.
+BATCH_MAX = 32_768
 ROUNDS = 3
 # Greatest shares by which bf16 on the card may be apart from f32 on the CPU.
 LOSS_OFF_MAX, GRADIENT_OFF_MAX = 0.02, 0.2
@@ -56,7 +56,7 @@ class Suite:
         self.card, self.ceiling, self.lacks = None, None, None
         self.models = ("ViT-B-32", "RN50")
         self.sizes = {"checked": CHECKED, "batch": BATCH, "pool": 20_000}
-        self.cases, self.batches, self.peers = {}, {}, {}
+        self.cases, self.batches, self.peers, self.known = {}, {}, {}, None
 
     def rehearse(self, lacks):
         """From now on on the CPU, as small as shows that everything runs."""
@@ -85,6 +85,19 @@ class Suite:
             self.ask("side_by_side", "prepare", *size, "--out", folder)
             self.cases[model] = folder, json.loads((folder / "case.json").read_text())
         return self.cases[model]
+
+    def cold(self):
+        """Waits until PyTorch's halves are warm, all of them: one that compiles slows what another
+        times. Why those that did not get warm did not.
+        """
+        if self.known is None:
+            self.known = {}
+            for model, peer in self.peers.items():
+                try:
+                    peer.answer(self.left())
+                except Failed as problem:
+                    self.known[model] = str(problem)
+        return self.known
 
     def close(self):
         """Ends PyTorch's half."""
@@ -123,7 +136,7 @@ def prepare(suite):
         list(pool.map(suite.prepared, suite.models))
     lacks = lacks_torch()
     for model in suite.models:
-        suite.batches[model] = batch = fitting(suite, model)
+        suite.batches[model] = batch = fitting(suite, model, suite.sizes["batch"])
         if lacks:
             continue
         folder, case = suite.prepared(model)
@@ -134,11 +147,10 @@ def prepare(suite):
     return {"batches": suite.batches}
 
 
-def fitting(suite, model):
-    """The batch of the comparison, or what fits of it."""
-    batch = suite.sizes["batch"]
+def fitting(suite, model, batch):
+    """The batch, or what fits of it."""
     try:
-        timed(suite, model, batch, 0)
+        timed(suite, model, batch, 0, 1)
     except Failed as problem:
         fits = re.search(r"one of (\d+) would", str(problem))
         if not fits:
@@ -205,10 +217,11 @@ def pool(suite):
     return suite.ask("epoch", *sizes, *rounds, *suite.on_card())
 
 
-def timed(suite, model, batch, seconds=2.0):
+def timed(suite, model, batch, seconds=2.0, steps=3):
     """Our step, with the first loss as it must be: over repeated pairs, ln of how often higher."""
     folder, case = suite.prepared(model)
     arguments = ["--batch", batch, "--seconds", seconds, *suite.on_card()]
+    arguments += ["--warmup", steps, "--steps-min", steps]
     return rated(suite, case, batch, suite.ask("side_by_side", "time", folder, *arguments))
 
 
@@ -228,20 +241,15 @@ def largest(suite):
     """The largest power of two of pairs that fits, found by trial, and its rate."""
     answers = {}
     for model in suite.models:
-        batch, best = suite.sizes["batch"], None
-        too_large = batch + 1 if suite.lacks else BATCH_MAX + 1  # the CPU's memory is no limit
-        while batch < too_large:
-            try:
-                best = timed(suite, model, batch)
-                batch *= 2
-            except Failed as problem:
-                fits = re.search(r"one of (\d+) would", str(problem))
-                if not fits:
-                    raise
-                if best:
-                    break
-                too_large, batch = batch, int(fits[1])
-        answers[model] = best
+        best, batch = 0, suite.batches.get(model) or suite.sizes["batch"]
+        largest = batch if suite.lacks else BATCH_MAX
+        while batch <= largest:
+            fits = fitting(suite, model, batch)
+            best = max(best, fits)
+            if fits < batch:
+                break
+            batch *= 2
+        answers[model] = timed(suite, model, best)
     return {"models": answers}
 
 
@@ -249,16 +257,12 @@ def compared(model_number):
     def compare(suite):
         """Our steps and PyTorch's, in turns."""
         model = suite.models[model_number]
-        batch = suite.batches.get(model) or fitting(suite, model)
+        batch = suite.batches.get(model) or fitting(suite, model, suite.sizes["batch"])
         _, case = suite.prepared(model)
         peer, variants = suite.peers.get(model), PYTORCH[case["config"]["image"]["kind"]]
         rounds = {name: [] for name in ("ours", *variants)}
         found = {"model": model, "rounds": rounds, "lacks": lacks_torch()}
-        try:
-            if peer:
-                peer.answer(suite.left())  # it is warm
-        except Failed as problem:
-            found["lacks"] = str(problem)
+        found["lacks"] = found["lacks"] or suite.cold().get(model)
         for _ in range(ROUNDS):
             try:
                 rounds["ours"].append(timed(suite, model, batch, 3.0))
@@ -304,8 +308,8 @@ PARTS = (
     ("gradients", 75, gradients),
     ("ViT", 155, compared(0)),
     ("RN50", 155, compared(1)),
-    ("largest", 75, alone(largest)),
     ("pool", 55, alone(pool)),
+    ("largest", 120, alone(largest)),
 )
 
 
@@ -315,9 +319,9 @@ def attempt(suite, name, limit_s, part):
     suite.part_ends = began + (3 * limit_s if suite.lacks else limit_s)
     try:
         found = part(suite)
+        failed = "; ".join(found.pop("failed", ()))
         outcome = {"rehearsed": found, "not_measured": suite.lacks} if suite.lacks else found
-        if found.get("failed"):
-            outcome = {**outcome, "failed": "; ".join(found["failed"])}
+        outcome |= {"failed": failed} if failed else {}
     except NotMeasured as lacks:
         outcome = {"not_measured": str(lacks)}
     except Failed as problem:

@@ -98,7 +98,7 @@ fn threads() -> Result<ThreadPool> {
     ThreadPoolBuilder::new().build().map_err(Error::Threads)
 }
 
-/// The GPU that is asked for: the towers live there; the loss and its pool stay on the CPU.
+/// The GPU that is asked for: the towers live there.
 fn open_gpu(config: &Config, watch: &dyn Watch) -> Result<Option<Gpu>> {
     Ok(match config.device {
         config::Device::Cpu => None,
