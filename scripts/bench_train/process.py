@@ -101,7 +101,10 @@ class Server:
             raise Failed(f"no answer within {limit_s:.0f} s")
         if line is None:
             raise Failed(reason(self.process.wait(), self.log.read_text().splitlines()))
-        return json.loads(line)
+        try:
+            return json.loads(line)
+        except ValueError:
+            raise Failed(f"it says {line.strip()[:80]!r}")
 
     def ask(self, line, limit_s):
         try:
@@ -111,8 +114,10 @@ class Server:
         return self.answer(limit_s)
 
     def close(self):
-        if self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)  # with the compilers that it has started
+        except ProcessLookupError:
+            pass  # all have ended
         self.process.wait()
 
 

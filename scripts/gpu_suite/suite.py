@@ -33,6 +33,8 @@ BATCH = 1024
 # A launch counts pairs in its third axis, which ends at 65,535.
 BATCH_MAX = 32_768
 ROUNDS = 3
+# Seconds that are left to our own turns, however long PyTorch takes to get warm.
+OWN_TURNS_S = 60
 # Greatest shares by which bf16 on the card may be apart from f32 on the CPU.
 LOSS_OFF_MAX, GRADIENT_OFF_MAX = 0.02, 0.2
 # Between the loss curves of the real run: each epoch's mean.
@@ -91,12 +93,14 @@ class Suite:
         times. Why those that did not get warm did not.
         """
         if self.known is None:
-            self.known = {}
+            cold = {}
             for model, peer in self.peers.items():
                 try:
-                    peer.answer(self.left())
+                    peer.answer(max(self.left() - OWN_TURNS_S, 1))
                 except Failed as problem:
-                    self.known[model] = str(problem)
+                    cold[model] = f"{problem} while it was to get warm"
+                    peer.close()
+            self.known = cold
         return self.known
 
     def close(self):
@@ -134,16 +138,15 @@ def prepare(suite):
     """The models to compare, and PyTorch beside: compiling takes it minutes, meanwhile it gets warm."""
     with ThreadPoolExecutor() as pool:
         list(pool.map(suite.prepared, suite.models))
-    lacks = lacks_torch()
     for model in suite.models:
-        suite.batches[model] = batch = fitting(suite, model, suite.sizes["batch"])
-        if lacks:
-            continue
+        suite.batches[model] = fitting(suite, model, suite.sizes["batch"])
+    for model, batch in suite.batches.items() if not lacks_torch() else ():
         folder, case = suite.prepared(model)
         command = [sys.executable, "-B", HERE / "torch_step.py", "serve", folder, "--batch", batch]
         command += ["--variant", *PYTORCH[case["config"]["image"]["kind"]], *suite.on_card()]
         command += ["--warmup", 3, "--seconds", 3, "--steps-min", 3]
-        suite.peers[model] = Server(command, suite.folder / f"torch-{model}.log")
+        compiled = {"TORCHINDUCTOR_CACHE_DIR": suite.folder / "compiled"}
+        suite.peers[model] = Server(command, suite.folder / f"torch-{model}.log", **compiled)
     return {"batches": suite.batches}
 
 
@@ -262,7 +265,8 @@ def compared(model_number):
         peer, variants = suite.peers.get(model), PYTORCH[case["config"]["image"]["kind"]]
         rounds = {name: [] for name in ("ours", *variants)}
         found = {"model": model, "rounds": rounds, "lacks": lacks_torch()}
-        found["lacks"] = found["lacks"] or suite.cold().get(model)
+        started = None if peer else "its half was not started"
+        found["lacks"] = found["lacks"] or suite.cold().get(model) or started
         for _ in range(ROUNDS):
             try:
                 rounds["ours"].append(timed(suite, model, batch, 3.0))
@@ -313,6 +317,11 @@ PARTS = (
 )
 
 
+def with_needed(parts):
+    """And what comes before them."""
+    return {"ceiling", *parts, *(("prepare",) if {"ViT", "RN50", "largest"} & set(parts) else ())}
+
+
 def attempt(suite, name, limit_s, part):
     """What became of a part, whatever that is."""
     began = time.monotonic()
@@ -341,7 +350,7 @@ def parse():
     add("--out", type=Path, default=Path("results"), help="folder of the results")
     add("--dry", action="store_true", help="rehearse on the CPU, even if there is a GPU")
     add("--limit-s", type=float, default=525, metavar="SECONDS", help="of all parts together")
-    add("--parts", nargs="+", choices=[name for name, *_ in PARTS], help="these alone")
+    add("--parts", nargs="+", choices=[name for name, *_ in PARTS], help="these, and what they need")
     return parser.parse_args()
 
 
@@ -357,7 +366,7 @@ def main():
             suite.rehearse("a rehearsal without a card")
         try:
             for name, limit_s, part in PARTS:
-                if options.parts and name not in ("ceiling", "prepare", *options.parts):
+                if options.parts and name not in with_needed(options.parts):
                     continue
                 report["parts"][name] = attempt(suite, name, limit_s, part)
                 report |= {"card": suite.card, "lacks": suite.lacks}

@@ -139,8 +139,14 @@ def middle(turns):
     return sorted(turns, key=lambda turn: turn["images_per_second"])[len(turns) // 2]
 
 
+def prepared(outcome):
+    batches = (f"{model} at batch {batch}" for model, batch in outcome["batches"].items())
+    return [f"Compared: {', '.join(batches)}."]
+
+
 SECTIONS = {
     "ceiling": ("How fast the card multiplies", ceiling),
+    "prepare": ("What is compared", prepared),
     "kernels": ("Kernels and small towers against f64", kernels),
     "gradients": ("Whole towers in bf16 against f32 on the CPU", gradients),
     "curve": ("A real run: `rn-micro` on 512 generated pictures, loss by epoch", curve),

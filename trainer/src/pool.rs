@@ -146,6 +146,8 @@ impl Pool {
 
     /// The nearest pooled row of each of a batch: `[B, D]` unit rows.
     ///
+    /// They are looked up where the first engine that asks computes, from then on.
+    ///
     /// What came from a row's own data-set row, one of `own`, is passed over: its caption may be the
     /// poisoned one (it could be met while the pool still holds the previous epoch).
     pub fn nearest(

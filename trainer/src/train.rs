@@ -115,10 +115,10 @@ fn towers(
     config: &Config,
     loader: &Loader,
     weights: &Weights,
+    gpu: Option<&Gpu>,
     collective: &Arc<dyn Collective>,
 ) -> Result<Clip> {
-    let model = Clip::from_weights(&loader.clip, weights, &Device::Cpu)?;
-    let mut model = gpu::place(model, loader.gpu.as_ref())?;
+    let mut model = gpu::place(Clip::from_weights(&loader.clip, weights, &Device::Cpu)?, gpu)?;
     model.lock(config.model.lock);
     if collective.ranks() > 1 {
         model.join(collective.clone());
@@ -139,6 +139,7 @@ struct Run<'a> {
     place: Place,
     /// What an earlier run had watched of the epoch that goes on.
     tally: Tally,
+    gpu: Option<Gpu>,
 }
 
 impl<'a> Run<'a> {
@@ -158,7 +159,8 @@ impl<'a> Run<'a> {
         let checkpoint = folder::open_checkpoint(config, resume, watch)?;
         let monitor = if collective.is_first() { Monitor::open(config)? } else { None };
         let mut loader = open_loader(config, &**collective, watch)?;
-        loader.gpu = gpu;
+        // In parts they are sent part by part, as there is no room for the whole.
+        loader.gpu = gpu.clone().filter(|_| config.optim.micro_batch.is_none());
         let pretrained = pretrained::sha256(config)?;
         let mut origin = Origin { data: loader.fingerprint()?, pretrained };
         let first;
@@ -172,7 +174,7 @@ impl<'a> Run<'a> {
                 &first
             }
         };
-        let model = towers(config, &loader, weights, collective)?;
+        let model = towers(config, &loader, weights, gpu.as_ref(), collective)?;
         if config.model.lock.is_some() && config.model.pretrained.is_none() {
             watch.warn("`model.lock` without `model.pretrained`: that tower stays random".into());
         }
@@ -200,19 +202,19 @@ impl<'a> Run<'a> {
             checkpoint.restore(folder, &mut trainer)?;
         }
         let (journal, alarms) = (None, None);
-        Ok(Self { config, loader, origin, monitor, trainer, journal, alarms, place, tally })
+        Ok(Self { config, loader, origin, monitor, trainer, journal, alarms, place, tally, gpu })
     }
 
     /// New towers, as at the beginning, and an optimizer that knows nothing of them.
     fn start_over(&mut self) -> Result<()> {
-        let Self { config, loader, origin, trainer, .. } = self;
+        let Self { config, loader, origin, trainer, gpu, .. } = self;
         if pretrained::sha256(config)? != origin.pretrained {
             let path = config.output.folder.join(checkpoint::FILE);
             let problem = "needs the weights in `model.pretrained` with which it began".into();
             return Err(Error::Checkpoint { path, problem });
         }
         let weights = pretrained::weights(config, &loader.clip)?;
-        let model = towers(config, loader, &weights, &trainer.collective)?;
+        let model = towers(config, loader, &weights, gpu.as_ref(), &trainer.collective)?;
         trainer.gradients = model.gradients();
         trainer.optimizer = Optimizer::new(&model, &config.optim);
         trainer.model = model;

@@ -9,7 +9,7 @@ use candle_core::{Result, Tensor, Var, backprop::GradStore};
 use super::{Clip, Mode};
 use crate::{
     config::Tower,
-    ops::{Composed, Gradients, Tape, Value, is_fused, is_out_of_memory},
+    ops::{Composed, Equals, Gradients, Tape, Value, is_fused, is_out_of_memory},
 };
 
 /// Rows that a tower has computed, and what it takes to go back through it.
@@ -116,7 +116,7 @@ impl Clip {
     }
 
     /// The greatest power of two below B of `[B, 3, H, W]` pixels and `[B, T]` ids that both towers
-    /// have memory for, found by trial; 0 if there is none. The loss is left out.
+    /// and their loss have memory for, found by trial; 0 if there is none.
     pub fn largest_fit(&self, pixels: &Tensor, ids: &Tensor) -> crate::Result<usize> {
         let mut count = pixels.dim(0)?.next_power_of_two() / 2;
         while count > 0 {
@@ -132,9 +132,11 @@ impl Clip {
     pub(super) fn there_and_back(&self, pixels: &Tensor, ids: &Tensor) -> crate::Result<()> {
         let image = self.image_pass(pixels, Mode::Train)?;
         let text = self.text_pass(ids)?;
-        let sums = (image.rows().sum_all()? + text.rows().sum_all()?)?.backward()?;
+        let (rows, scale) = ([image.rows(), text.rows()], self.logit_scale());
+        let loss = self.engine().info_nce(rows[0], rows[1], scale, Equals::Negatives)?;
+        let at_rows = loss.backward()?;
         let mut gradients = self.gradients();
-        text.backward(&sums, &mut gradients)?;
-        Ok(image.backward(&sums, &mut gradients)?)
+        text.backward(&at_rows, &mut gradients)?;
+        Ok(image.backward(&at_rows, &mut gradients)?)
     }
 }

@@ -28,8 +28,9 @@ impl Engine {
         Self { gpu: Some(gpu) }
     }
 
-    /// [`info_nce`]; the tensors and their gradients are on the CPU wherever it is computed. Shared
-    /// positives are always computed there.
+    /// [`info_nce`]; tensors and gradients are on the CPU wherever it is computed. With
+    /// [`Equals::Positives`] the CPU computes it, as it does
+    /// [`info_nce_one_way`](super::info_nce_one_way).
     ///
     /// # Errors
     /// Those of [`info_nce`], or of the GPU.

@@ -45,7 +45,7 @@ pub(crate) fn share(
     gpu: Option<&Gpu>,
 ) -> Result<Share, Report> {
     let folder = tempfile::tempdir()?; // large pictures are read again in each epoch
-    let loader = loader(cli, config, varied, folder.path())?;
+    let loader = loader(cli, config, varied, folder.path(), gpu)?;
     let mut trainer = trainer(&loader.clip, Box::new(method::Clip), gpu)?;
     epoch(&loader, &mut trainer, loader.batches().saturating_sub(WARMUP))?;
     let (began, all, steps) = (Instant::now(), cpu_seconds()?, step_seconds()?);
@@ -78,7 +78,13 @@ fn epoch(loader: &Loader, trainer: &mut Trainer, from: usize) -> Result<Duration
 }
 
 /// As many batches as all rounds have steps, by as many threads as `roclip-train` takes.
-fn loader(cli: &Cli, config: &ClipConfig, varied: bool, folder: &Path) -> Result<Loader, Report> {
+fn loader(
+    cli: &Cli,
+    config: &ClipConfig,
+    varied: bool,
+    folder: &Path,
+    gpu: Option<&Gpu>,
+) -> Result<Loader, Report> {
     let (batch_size, side) = (cli.batch as usize, config.image.image_size());
     let pairs = batch_size * (cli.rounds * cli.steps) as usize;
     let manifest = pictures::write(folder, "picture.png", pairs, side as u32)?;
@@ -101,7 +107,7 @@ fn loader(cli: &Cli, config: &ClipConfig, varied: bool, folder: &Path) -> Result
         rank: 0,
         ranks: 1,
         workers,
-        gpu: None,
+        gpu: gpu.cloned(),
     })
 }
 

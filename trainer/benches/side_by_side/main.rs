@@ -119,7 +119,7 @@ struct Time {
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     steps_min: u32,
     /// Pairs per step: the folder's over and over, instead of once
-    #[arg(long, value_parser = clap::value_parser!(u32).range(2..=65_536))]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(2..=65_535))]
     batch: Option<u32>,
     /// On the first GPU, in bf16
     #[arg(long)]
@@ -140,7 +140,7 @@ struct Profile {
     /// What `prepare` wrote
     folder: PathBuf,
     /// Pairs per step: the folder's over and over, instead of once
-    #[arg(long, value_parser = clap::value_parser!(u32).range(2..=65_536))]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(2..=65_535))]
     batch: Option<u32>,
 }
 
@@ -310,6 +310,8 @@ fn steps(
     trainer: &mut Trainer,
     batch: impl Fn() -> Result<Batch, Report>,
 ) -> Result<Value, Report> {
+    // As in a run, where one waits on the GPU while another is used.
+    let _waits = asked.cuda.then(&batch).transpose()?;
     let first = trainer.step(batch()?)?;
     for _ in 1..asked.warmup {
         trainer.step(batch()?)?;

@@ -23,6 +23,7 @@ use super::{
     KERNELS, Launch, Machine, Precision, Product, Timed, definition, libraries::builtins,
     machine::out_of_memory, names, products::Products, profile::Profile,
 };
+use crate::ops::is_out_of_memory;
 
 /// A `Result`, by default with candle's error.
 type Result<T, E = Error> = std::result::Result<T, E>;
@@ -124,18 +125,12 @@ impl Card {
         &self.name
     }
 
-    /// An array of its own.
+    /// An array of its own, if there is room.
     fn allocate(self: &Arc<Self>, size: usize) -> Result<CardMemory> {
-        let memory = |address| CardMemory { address, size, is_ahead: false, card: self.clone() };
         self.context.bind_to_thread().map_err(failed)?;
         // SAFETY: holds anything, as `Machine::take` says.
-        if let Ok(address) = unsafe { driver::malloc_sync(size) } {
-            return Ok(memory(address));
-        }
-        self.trim()?;
-        // SAFETY: as before.
         match unsafe { driver::malloc_sync(size) } {
-            Ok(address) => Ok(memory(address)),
+            Ok(address) => Ok(CardMemory { address, size, is_ahead: false, card: self.clone() }),
             Err(DriverError(sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => {
                 Err(out_of_memory(&self.name, size))
             }
@@ -145,12 +140,12 @@ impl Card {
 
     /// Gives back what nobody holds.
     fn trim(&self) -> Result<()> {
-        self.stream.synchronize().map_err(failed)?;
         let free = std::mem::take(&mut *self.free.lock().unwrap_or_else(PoisonError::into_inner));
         let mut ahead = self.free_ahead.lock().unwrap_or_else(PoisonError::into_inner);
-        let ahead = ahead.drain(..).map(|(_, address, _)| address);
+        let ahead: Vec<_> = ahead.drain(..).map(|(_, address, _)| address).collect();
+        self.stream.synchronize().map_err(failed)?; // what they were used for is over
         for address in free.into_values().flatten().chain(ahead) {
-            // SAFETY: allocated by `take`, held by nobody, and used by nothing after the wait.
+            // SAFETY: allocated by `allocate`, held by nobody, and used by nothing after the wait.
             unsafe { driver::free_sync(address) }.map_err(failed)?;
         }
         Ok(())
@@ -263,7 +258,13 @@ impl Machine for Card {
             }
         }
         drop(free);
-        self.allocate(size)
+        match self.allocate(size) {
+            Err(error) if is_out_of_memory(&error) => {
+                self.trim()?;
+                self.allocate(size)
+            }
+            outcome => outcome,
+        }
     }
 
     fn send(self: &Arc<Self>, bytes: &[u8]) -> Result<CardMemory> {
@@ -273,8 +274,9 @@ impl Machine for Card {
         drop(free);
         let memory = match found {
             Some((_, address, used)) => {
+                let memory = CardMemory { address, size, is_ahead: true, card: self.clone() };
                 self.ahead.wait(&used).map_err(failed)?;
-                CardMemory { address, size, is_ahead: true, card: self.clone() }
+                memory
             }
             None => {
                 let mut memory = self.allocate(size)?;

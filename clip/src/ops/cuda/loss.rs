@@ -67,6 +67,8 @@ impl<M: Machine> Contrast for Arc<M> {
         groups: Option<&[u32]>,
     ) -> Result<Loss> {
         let (machine, dim) = (self, rows[0].len() / count);
+        assert!(rows.iter().all(|rows| rows.len() == count * dim), "as many images as texts");
+        assert!(groups.is_none_or(|groups| groups.len() == count), "a group for each pair");
         let room = |count: usize| machine.take(4 * count);
         let launch = |launch: Launch| machine.launch(Precision::F32, &launch);
         let multiply = |shape, a, b, d: &M::Memory| {
@@ -86,10 +88,10 @@ impl<M: Machine> Contrast for Arc<M> {
             let sum = sum.pointer(groups).pointer(M::address(sums));
             launch(sum.count(count).count(along).count(across))?;
         }
-        let (gradient, each) = (room(count * count)?, room(2 * count)?);
+        let each = room(2 * count)?;
         let back = Launch::rows("nce_gradient", count).pointer(M::address(&cosines)).pointer(scale);
         let back = back.pointer(groups).pointer(M::address(&sums[0]));
-        let back = back.pointer(M::address(&sums[1])).pointer(M::address(&gradient));
+        let back = back.pointer(M::address(&sums[1])).pointer(M::address(&cosines)); // in its place
         launch(back.pointer(M::address(&each)).count(count))?;
 
         let chunks = Chunks::new(count, 2, Precision::F32);
@@ -100,7 +102,7 @@ impl<M: Machine> Contrast for Arc<M> {
         launch(fold.count(2).count(2).count(chunks.count()).float(1.0))?;
 
         let (to_image, to_text) = (room(count * dim)?, room(count * dim)?);
-        let g = M::address(&gradient);
+        let g = M::address(&cosines);
         let (a, b) = (Operand::new(g, count), Operand::new(texts, dim));
         multiply([count, dim, count], a, b, &to_image)?;
         let (a, b) = (Operand::transposed(g, count), Operand::new(images, dim));
@@ -115,21 +117,29 @@ impl<M: Machine> Contrast for Arc<M> {
     }
 
     fn keep(&self, rows: &[f32], dim: usize) -> Result<Box<dyn Keys>> {
-        Ok(Box::new(KeysOn { machine: self.clone(), rows: upload(self, rows)?, dim }))
+        Ok(Box::new(KeysOn {
+            machine: self.clone(),
+            count: rows.len() / dim,
+            rows: upload(self, rows)?,
+            dim,
+        }))
     }
 }
 
-/// `[P, dim]` floats.
+/// `[count, dim]` floats.
 #[derive(Debug)]
 struct KeysOn<M: Machine> {
     machine: Arc<M>,
+    count: usize,
     rows: M::Memory,
     dim: usize,
 }
 
 impl<M: Machine> Keys for KeysOn<M> {
     fn put(&mut self, first: usize, rows: &[f32]) -> Result<()> {
-        let (count, rows) = (rows.len(), upload(&self.machine, rows)?);
+        let count = rows.len();
+        assert!(first * self.dim + count <= self.count * self.dim, "rows that are there");
+        let rows = upload(&self.machine, rows)?;
         let to = M::address(&self.rows) + 4 * (first * self.dim) as u64;
         let copy = Launch::each("narrow", count).pointer(M::address(&rows)).pointer(to);
         self.machine.launch(Precision::F32, &copy.count(count))
@@ -137,12 +147,17 @@ impl<M: Machine> Keys for KeysOn<M> {
 
     fn nearest(&self, queries: &[f32], own: &[u32], groups: &[u32]) -> Result<Vec<u32>> {
         let (machine, dim, count, filled) = (&self.machine, self.dim, own.len(), groups.len());
+        assert!((1..=self.count).contains(&filled), "rows that are there");
+        assert_eq!(queries.len(), count * dim, "queries as wide as the rows");
         let (queries, own) = (upload(machine, queries)?, upload(machine, own)?);
         let (groups, mut found) = (upload(machine, groups)?, vec![0u32; count]);
         let (slots, best) = (upload(machine, &found)?, machine.take(4 * count)?);
-        let cosines = machine.take(4 * count * SLOTS.min(filled))?;
+        // All blocks have one size, so that equal rows get products that are equal to the last bit:
+        // the last may begin in the one before.
+        let some = SLOTS.min(filled);
+        let cosines = machine.take(4 * count * some)?;
         for first in (0..filled).step_by(SLOTS) {
-            let some = SLOTS.min(filled - first);
+            let first = first.min(filled - some);
             let a = Operand::new(M::address(&queries), dim);
             let rows = M::address(&self.rows) + 4 * (first * dim) as u64;
             let b = Operand::transposed(rows, dim);

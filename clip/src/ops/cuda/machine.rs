@@ -28,7 +28,8 @@ impl Precision {
     }
 }
 
-/// A card, or what stands in for one in tests. All that is asked of it happens in order.
+/// A card, or what stands in for one in tests. All that is asked of it but [`Machine::send`] happens
+/// in order.
 pub(crate) trait Machine: fmt::Debug + Sized + Send + Sync + 'static {
     /// An array; what is still to be done with it may outlive it.
     type Memory: fmt::Debug + Send + Sync + 'static;
@@ -43,6 +44,7 @@ pub(crate) trait Machine: fmt::Debug + Sized + Send + Sync + 'static {
     fn write(&self, memory: &mut Self::Memory, bytes: &[u8]) -> Result<()>;
 
     /// An array of these bytes, without waiting for what was asked before: there when it returns.
+    /// [`out_of_memory`] if there is no room but what the machine keeps for arrays to come.
     fn send(self: &Arc<Self>, bytes: &[u8]) -> Result<Self::Memory> {
         let mut memory = self.take(bytes.len())?;
         self.write(&mut memory, bytes)?;

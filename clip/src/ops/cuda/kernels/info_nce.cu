@@ -27,7 +27,7 @@ KERNEL(nce_sums)(const float *cosines, const float *logit_scale, const int *grou
 }
 
 // The gradient of the loss at each cosine, `[B, B]`, and of each row its part of the loss and of the
-// gradient of the logit scale, `[B, 2]`. One warp per row.
+// gradient of the logit scale, `[B, 2]`. One warp per row; the gradient may take the cosines' place.
 KERNEL(nce_gradient)(const float *cosines, const float *logit_scale, const int *groups,
                      const float *row_sums, const float *column_sums, value *gradient, float *parts,
                      int count) {
@@ -35,6 +35,8 @@ KERNEL(nce_gradient)(const float *cosines, const float *logit_scale, const int *
     if (row >= count)
         return;
     float scale = expf(*logit_scale), along = 0;
+    float own = scale * cosines[(index_t)row * count + row];
+    own = __shfl_sync(ALL_LANES, own, 0); // all have read it: the gradient may take its place
     for (int j = lane; j < count; j += WARP) {
         index_t at = (index_t)row * count + j;
         float logit = scale * cosines[at], share = 0;
@@ -46,7 +48,6 @@ KERNEL(nce_gradient)(const float *cosines, const float *logit_scale, const int *
     }
     along = warp_sum(along);
     if (lane == 0) {
-        float own = scale * cosines[(index_t)row * count + row];
         parts[2 * row] = (row_sums[row] + column_sums[row] - 2 * own) / (2 * count);
         parts[2 * row + 1] = along;
     }

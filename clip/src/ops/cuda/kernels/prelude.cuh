@@ -78,13 +78,6 @@ __device__ inline void store(value *y, index_t at, index_t count, const float (&
                 y[at + i] = all.of[i];
 }
 
-// The column of the value at `at` in rows of `columns`, where `at` is the first of a pack.
-__device__ inline int column_of(index_t at, int columns) {
-    if (columns % PACK == 0) // division by 32 bits is much the faster
-        return (unsigned)(at / PACK) % (unsigned)(columns / PACK) * PACK;
-    return at % columns;
-}
-
 // The place of this thread among all of a grid of one dimension.
 __device__ inline index_t place() { return (index_t)blockIdx.x * blockDim.x + threadIdx.x; }
 
