@@ -7,13 +7,17 @@ use crate::{config::Split, method::mixture::Mixture};
 const KEPT: f64 = 0.5;
 /// Share of the pairs that a split may doubt: who poisons most of the data has won.
 const DOUBTED_MAX: f64 = 0.5;
+/// Share of the pairs that may be in doubt by their own scores if these are to count by themselves.
+const TAIL_MAX: f64 = 0.15;
 /// Share of the neighbors in doubt above which a pair is, whatever it says itself.
 const COMPANY_MAX: f32 = 0.3;
 
 /// The numbers of the pairs that are kept, in rising order: of the best `share` by the sum of their
-/// score and their neighbors' mean those that are kept by that sum and by their score alone, those
-/// whose sum is at least that of two who agree by `chance`, a score, and the better half; but none
-/// in bad company, with more neighbors than [`COMPANY_MAX`] that are in doubt by their own scores.
+/// score and their neighbors' mean those that are kept by that sum and by their score alone, the
+/// better half, and those whose sum is at least that of two who agree by `chance`, a score, unless
+/// they are in doubt by their own score, as one of few ([`TAIL_MAX`]), and agree less than that; but
+/// none in bad company, with more neighbors than [`COMPANY_MAX`] that are in doubt by their own
+/// scores.
 /// The half of them in the better company is kept whatever that says. With them, the share of each
 /// pair's neighbors that are in doubt so.
 pub(super) fn kept_in_company(
@@ -31,9 +35,13 @@ pub(super) fn kept_in_company(
     let is_one_of = |kept: Vec<usize>| move |pair: &usize| kept.binary_search(pair).is_ok();
     let by_sum = is_one_of(kept(&together, split, share));
     let better_half = is_one_of(kept(&together, Split::Share, 1.0 - DOUBTED_MAX));
-    let is_sure = |pair: &usize| together[*pair] >= 2.0 * chance || better_half(pair);
+    // Where the lower group is no tail, the towers do not know enough to contradict a caption.
+    let is_tail = f64::from(in_doubt.iter().sum::<f32>()) <= TAIL_MAX * scores.len() as f64;
+    let contradicts = |pair: usize| is_tail && in_doubt[pair] > 0.0 && scores[pair] < chance;
+    let is_spared =
+        |pair: usize| better_half(&pair) || (together[pair] >= 2.0 * chance && !contradicts(pair));
     let mut kept = kept(&together, Split::Share, share);
-    kept.retain(|pair| is_sure(pair) || (in_doubt[*pair] == 0.0 && by_sum(pair)));
+    kept.retain(|&pair| is_spared(pair) || (in_doubt[pair] == 0.0 && by_sum(&pair)));
     let mut shares: Vec<f32> = kept.iter().map(|&pair| company[pair]).collect();
     shares.sort_unstable_by(f32::total_cmp);
     let middle = shares.get(shares.len().saturating_sub(1) / 2).copied().unwrap_or_default();
@@ -117,8 +125,9 @@ mod tests {
         let crowd = 37..50;
         let strict: Vec<usize> = crowd.clone().chain(77..81).collect();
         assert_eq!(in_doubt(f32::INFINITY), strict);
+        assert_eq!(in_doubt(-4.5), strict, "the lonely one agrees worse than by chance");
         let spared: Vec<usize> = crowd.chain(77..80).collect();
-        assert_eq!(in_doubt(-4.5), spared);
+        assert_eq!(in_doubt(-6.5), spared);
     }
 
     /// However bad all company is, a quarter is left to be trained on.
