@@ -1,7 +1,6 @@
 //! Towers on a GPU: their parameters live there; the logit scale does not.
 
 use std::{
-    any::Any,
     fmt,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -185,7 +184,8 @@ pub(super) trait Towers: Resident {
     fn engine(&self) -> Engine;
 
     /// Keeps an array of this machine for the pass that is asked for with `pixels`.
-    fn receive(&self, pixels: &Tensor, sent: Box<dyn Any>);
+    #[cfg(feature = "cuda")]
+    fn receive(&self, pixels: &Tensor, sent: Box<dyn std::any::Any>);
 
     /// The values of a parameter.
     fn values(&self, tensor: &Tensor) -> Result<Vec<f32>>;
@@ -300,7 +300,8 @@ impl<M: Machine> Towers for OnMachine<M> {
         Engine::on(Arc::new(self.store.machine().clone()))
     }
 
-    fn receive(&self, pixels: &Tensor, sent: Box<dyn Any>) {
+    #[cfg(feature = "cuda")]
+    fn receive(&self, pixels: &Tensor, sent: Box<dyn std::any::Any>) {
         if let Ok(sent) = sent.downcast::<M::Memory>() {
             self.store.receive(pixels, *sent);
         }
