@@ -88,6 +88,12 @@ class Suite:
             self.cases[model] = folder, json.loads((folder / "case.json").read_text())
         return self.cases[model]
 
+    def batch(self, model):
+        """The pairs of a step that are compared: what fits of as many as are asked for."""
+        if model not in self.batches:
+            self.batches[model] = fitting(self, model, self.sizes["batch"])
+        return self.batches[model]
+
     def cold(self):
         """Waits until PyTorch's halves are warm, all of them: one that compiles slows what another
         times. Why those that did not get warm did not.
@@ -138,16 +144,15 @@ def prepare(suite):
     """The models to compare, and PyTorch beside: compiling takes it minutes, meanwhile it gets warm."""
     with ThreadPoolExecutor() as pool:
         list(pool.map(suite.prepared, suite.models))
-    for model in suite.models:
-        suite.batches[model] = fitting(suite, model, suite.sizes["batch"])
-    for model, batch in suite.batches.items() if not lacks_torch() else ():
+    batches = {model: suite.batch(model) for model in suite.models}  # before PyTorch takes memory
+    for model, batch in batches.items() if not lacks_torch() else ():
         folder, case = suite.prepared(model)
         command = [sys.executable, "-B", HERE / "torch_step.py", "serve", folder, "--batch", batch]
         command += ["--variant", *PYTORCH[case["config"]["image"]["kind"]], *suite.on_card()]
         command += ["--warmup", 3, "--seconds", 3, "--steps-min", 3]
         compiled = {"TORCHINDUCTOR_CACHE_DIR": suite.folder / "compiled"}
         suite.peers[model] = Server(command, suite.folder / f"torch-{model}.log", **compiled)
-    return {"batches": suite.batches}
+    return {"batches": batches}
 
 
 def fitting(suite, model, batch):
@@ -244,7 +249,7 @@ def largest(suite):
     """The largest power of two of pairs that fits, found by trial, and its rate."""
     answers = {}
     for model in suite.models:
-        best, batch = 0, suite.batches.get(model) or suite.sizes["batch"]
+        best, batch = 0, suite.batch(model)
         largest = batch if suite.lacks else BATCH_MAX
         while batch <= largest:
             fits = fitting(suite, model, batch)
@@ -260,7 +265,7 @@ def compared(model_number):
     def compare(suite):
         """Our steps and PyTorch's, in turns."""
         model = suite.models[model_number]
-        batch = suite.batches.get(model) or fitting(suite, model, suite.sizes["batch"])
+        batch = suite.batch(model)
         _, case = suite.prepared(model)
         peer, variants = suite.peers.get(model), PYTORCH[case["config"]["image"]["kind"]]
         rounds = {name: [] for name in ("ours", *variants)}

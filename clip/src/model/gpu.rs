@@ -253,9 +253,7 @@ struct Way<M: Machine> {
 
 impl<M: Machine> WayBack for Way<M> {
     fn back(self: Box<Self>, gradient: &[f32]) -> Result<()> {
-        let machine = self.store.machine();
-        let mut memory = machine.take(4 * gradient.len())?;
-        machine.write(&mut memory, bytemuck::cast_slice(gradient))?;
+        let memory = self.store.machine().upload(gradient)?;
         self.tape.backward(&self.rows, memory)
     }
 }

@@ -303,8 +303,8 @@ fn check(asked: &Check) -> Result<Exit, Report> {
     Ok(Exit::Done)
 }
 
-/// Warms up, then times each step; copying the batch, also to a GPU, is left out of the seconds, not of the
-/// seconds of the processor.
+/// Warms up, then times each step; copying the batch, also to a GPU, is left out of the seconds, not
+/// of the seconds of the processor.
 fn steps(
     asked: &Time,
     trainer: &mut Trainer,

@@ -126,11 +126,11 @@ impl Card {
     }
 
     /// An array of its own, if there is room.
-    fn allocate(self: &Arc<Self>, size: usize) -> Result<CardMemory> {
+    fn allocate(self: &Arc<Self>, size: usize) -> Result<u64> {
         self.context.bind_to_thread().map_err(failed)?;
         // SAFETY: holds anything, as `Machine::take` says.
         match unsafe { driver::malloc_sync(size) } {
-            Ok(address) => Ok(CardMemory { address, size, is_ahead: false, card: self.clone() }),
+            Ok(address) => Ok(address),
             Err(DriverError(sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => {
                 Err(out_of_memory(&self.name, size))
             }
@@ -258,13 +258,14 @@ impl Machine for Card {
             }
         }
         drop(free);
-        match self.allocate(size) {
+        let address = match self.allocate(size) {
             Err(error) if is_out_of_memory(&error) => {
                 self.trim()?;
                 self.allocate(size)
             }
             outcome => outcome,
-        }
+        };
+        Ok(memory(address?, size))
     }
 
     fn send(self: &Arc<Self>, bytes: &[u8]) -> Result<CardMemory> {
@@ -272,18 +273,12 @@ impl Machine for Card {
         let mut free = self.free_ahead.lock().unwrap_or_else(PoisonError::into_inner);
         let found = free.iter().position(|(free, ..)| *free == size).map(|at| free.swap_remove(at));
         drop(free);
-        let memory = match found {
-            Some((_, address, used)) => {
-                let memory = CardMemory { address, size, is_ahead: true, card: self.clone() };
-                self.ahead.wait(&used).map_err(failed)?;
-                memory
-            }
-            None => {
-                let mut memory = self.allocate(size)?;
-                memory.is_ahead = true;
-                memory
-            }
+        let (address, used) = match found {
+            Some((_, address, used)) => (address, Some(used)),
+            None => (self.allocate(size)?, None),
         };
+        let memory = CardMemory { address, size, is_ahead: true, card: self.clone() };
+        used.map_or(Ok(()), |used| self.ahead.wait(&used)).map_err(failed)?;
         self.context.bind_to_thread().map_err(failed)?;
         // SAFETY: fits; `bytes` stays borrowed until the copy is over.
         unsafe { driver::memcpy_htod_async(memory.address, bytes, self.ahead.cu_stream()) }

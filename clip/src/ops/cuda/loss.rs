@@ -52,12 +52,6 @@ pub(crate) trait Keys: fmt::Debug + Send {
     fn nearest(&self, queries: &[f32], own: &[u32], groups: &[u32]) -> Result<Vec<u32>>;
 }
 
-fn upload<M: Machine, T: bytemuck::Pod>(machine: &Arc<M>, values: &[T]) -> Result<M::Memory> {
-    let mut memory = machine.take(size_of_val(values))?;
-    machine.write(&mut memory, bytemuck::cast_slice(values))?;
-    Ok(memory)
-}
-
 impl<M: Machine> Contrast for Arc<M> {
     fn info_nce(
         &self,
@@ -74,10 +68,10 @@ impl<M: Machine> Contrast for Arc<M> {
         let multiply = |shape, a, b, d: &M::Memory| {
             machine.multiply(Precision::F32, &Product::new(shape, a, b, M::address(d)))
         };
-        let [image, text] = rows.map(|rows| upload(machine, rows));
-        let (image, text, scale) = (image?, text?, upload(machine, &[logit_scale])?);
+        let [image, text] = rows.map(|rows| machine.upload(rows));
+        let (image, text, scale) = (image?, text?, machine.upload(&[logit_scale])?);
         let (images, texts, scale) = (M::address(&image), M::address(&text), M::address(&scale));
-        let groups = groups.map(|groups| upload(machine, groups)).transpose()?;
+        let groups = groups.map(|groups| machine.upload(groups)).transpose()?;
         let groups = groups.as_ref().map_or(0, M::address);
         let cosines = room(count * count)?;
         let (a, b) = (Operand::new(images, dim), Operand::transposed(texts, dim));
@@ -120,7 +114,7 @@ impl<M: Machine> Contrast for Arc<M> {
         Ok(Box::new(KeysOn {
             machine: self.clone(),
             count: rows.len() / dim,
-            rows: upload(self, rows)?,
+            rows: self.upload(rows)?,
             dim,
         }))
     }
@@ -139,7 +133,7 @@ impl<M: Machine> Keys for KeysOn<M> {
     fn put(&mut self, first: usize, rows: &[f32]) -> Result<()> {
         let count = rows.len();
         assert!(first * self.dim + count <= self.count * self.dim, "rows that are there");
-        let rows = upload(&self.machine, rows)?;
+        let rows = self.machine.upload(rows)?;
         let to = M::address(&self.rows) + 4 * (first * self.dim) as u64;
         let copy = Launch::each("narrow", count).pointer(M::address(&rows)).pointer(to);
         self.machine.launch(Precision::F32, &copy.count(count))
@@ -149,9 +143,9 @@ impl<M: Machine> Keys for KeysOn<M> {
         let (machine, dim, count, filled) = (&self.machine, self.dim, own.len(), groups.len());
         assert!((1..=self.count).contains(&filled), "rows that are there");
         assert_eq!(queries.len(), count * dim, "queries as wide as the rows");
-        let (queries, own) = (upload(machine, queries)?, upload(machine, own)?);
-        let (groups, mut found) = (upload(machine, groups)?, vec![0u32; count]);
-        let (slots, best) = (upload(machine, &found)?, machine.take(4 * count)?);
+        let (queries, own) = (machine.upload(queries)?, machine.upload(own)?);
+        let (groups, mut found) = (machine.upload(groups)?, vec![0u32; count]);
+        let (slots, best) = (machine.upload(&found)?, machine.take(4 * count)?);
         // All blocks have one size, so that equal rows get products that are equal to the last bit:
         // the last may begin in the one before.
         let some = SLOTS.min(filled);

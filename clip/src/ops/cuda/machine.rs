@@ -2,6 +2,7 @@
 
 use std::{fmt, io, sync::Arc};
 
+use bytemuck::NoUninit;
 use candle_core::{Error, Result};
 
 /// How activations and the matrices that they meet are kept; sums are always made in f32.
@@ -46,8 +47,13 @@ pub(crate) trait Machine: fmt::Debug + Sized + Send + Sync + 'static {
     /// An array of these bytes, without waiting for what was asked before: there when it returns.
     /// [`out_of_memory`] if there is no room but what the machine keeps for arrays to come.
     fn send(self: &Arc<Self>, bytes: &[u8]) -> Result<Self::Memory> {
-        let mut memory = self.take(bytes.len())?;
-        self.write(&mut memory, bytes)?;
+        self.upload(bytes)
+    }
+
+    /// An array of these values.
+    fn upload<T: NoUninit>(self: &Arc<Self>, values: &[T]) -> Result<Self::Memory> {
+        let mut memory = self.take(size_of_val(values))?;
+        self.write(&mut memory, bytemuck::cast_slice(values))?;
         Ok(memory)
     }
 

@@ -44,8 +44,7 @@ impl<M: Machine> Store<M> {
             places.insert(tensor.id(), start..values.len());
         }
         let length = values.len();
-        let mut masters = machine.take(4 * length)?;
-        machine.write(&mut masters, bytemuck::cast_slice(&values))?;
+        let masters = machine.upload(&values)?;
         let (copies, gradients) = (machine.take(2 * length)?, machine.take(4 * length)?);
         let (reached, sent) = (Mutex::default(), Mutex::default());
         let store = Self { machine, places, length, masters, copies, gradients, reached, sent };
@@ -150,9 +149,7 @@ impl<M: Machine> Store<M> {
             let start = self.room(parameter)?.start;
             values[start..][..part.len()].copy_from_slice(part);
         }
-        let mut array = self.machine.take(4 * self.length)?;
-        self.machine.write(&mut array, bytemuck::cast_slice(&values))?;
-        Ok(array)
+        self.machine.upload(&values)
     }
 
     /// Where a parameter lies, with what is left free behind it.

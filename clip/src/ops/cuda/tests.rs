@@ -94,7 +94,7 @@ fn taped(
     let kept = if form == Form::Floats { Precision::F32 } else { precision };
     let found = values(machine, y.data(), kept)?;
     let weights: Vec<f32> = numbers(found.len(), 99).iter().map(|&value| value as f32).collect();
-    let wide = upload(machine, bytemuck::cast_slice(&weights))?;
+    let wide = machine.upload(&weights)?;
     let gradient = machine.take(kept.bytes() * weights.len())?;
     let narrow = Launch::each("narrow", weights.len()).pointer(Subject::address(&wide));
     let narrow = narrow.pointer(Subject::address(&gradient)).count(weights.len());
@@ -105,12 +105,6 @@ fn taped(
         Ok(store.gradient_values(tensor)?.into_iter().map(f64::from).collect())
     });
     Ok((found, gradients.collect::<Result<_>>()?))
-}
-
-fn upload(machine: &Arc<Subject>, bytes: &[u8]) -> Result<Memory> {
-    let mut memory = machine.take(bytes.len())?;
-    machine.write(&mut memory, bytes)?;
-    Ok(memory)
 }
 
 #[test]
@@ -341,7 +335,7 @@ fn updates_agree_with_the_formula_and_wait_for_finite_gradients() -> Result<()> 
     close(&store.read(&tensors[0])?, &expected[0]);
     close(&store.read(&tensors[1])?, &expected[1]);
     assert_eq!(store.read(&tensors[2])?, [3.0]); // rests
-    let infinite = upload(store.machine(), bytemuck::bytes_of(&f32::INFINITY))?;
+    let infinite = store.machine().upload(&[f32::INFINITY])?;
     let (betas, size, factor) = ([0.9; 2], 1.0, 1.0);
     let update = Update { scale: 1.0, betas, size, factor, epsilon: 1e-8, kept: 0.5 };
     store.update(&moments, &infinite, [(&tensors[2], update)])?;

@@ -14,19 +14,12 @@ KERNEL(activate)(const value *x, value *y, index_t count, int quick) {
 }
 
 KERNEL(activate_back)(const value *x, const value *dy, value *dx, index_t count, int quick) {
-    index_t at = PACK * place();
-    if (at >= count)
-        return;
-    float a[PACK], g[PACK];
-    load(a, x, at, count);
-    load(g, dy, at, count);
-    for (int i = 0; i < PACK; ++i)
+    combine(x, dy, dx, count, [=](float a, float g) {
         if (quick) {
-            float share = 1 / (1 + expf(-SLOPE * a[i]));
-            g[i] *= share + SLOPE * a[i] * share * (1 - share);
-        } else {
-            float share = 0.5f * (1 + erff(a[i] * 0.70710678f));
-            g[i] *= share + a[i] * 0.39894228f * expf(-0.5f * a[i] * a[i]);
+            float share = 1 / (1 + expf(-SLOPE * a));
+            return g * (share + SLOPE * a * share * (1 - share));
         }
-    store(dx, at, count, g);
+        float share = 0.5f * (1 + erff(a * 0.70710678f));
+        return g * (share + a * 0.39894228f * expf(-0.5f * a * a));
+    });
 }

@@ -107,3 +107,17 @@ __device__ inline float block_sum(float x) {
         x += sums[warp];
     return x;
 }
+
+// A pack of `y = f(a, b)`, value by value, by each thread.
+template <class F>
+__device__ inline void combine(const value *a, const value *b, value *y, index_t count, F f) {
+    index_t at = PACK * place();
+    if (at >= count)
+        return;
+    float x[PACK], z[PACK];
+    load(x, a, at, count);
+    load(z, b, at, count);
+    for (int i = 0; i < PACK; ++i)
+        x[i] = f(x[i], z[i]);
+    store(y, at, count, x);
+}

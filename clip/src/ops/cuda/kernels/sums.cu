@@ -71,40 +71,16 @@ KERNEL(fold)(const float *parts, float *sum, int count, int stride, int chunks, 
 }
 
 KERNEL(add)(const value *a, const value *b, value *sum, index_t count) {
-    index_t at = PACK * place();
-    if (at >= count)
-        return;
-    float x[PACK], y[PACK];
-    load(x, a, at, count);
-    load(y, b, at, count);
-    for (int i = 0; i < PACK; ++i)
-        x[i] += y[i];
-    store(sum, at, count, x);
+    combine(a, b, sum, count, [](float x, float z) { return x + z; });
 }
 
 KERNEL(add_relu)(const value *a, const value *b, value *y, index_t count) {
-    index_t at = PACK * place();
-    if (at >= count)
-        return;
-    float x[PACK], z[PACK];
-    load(x, a, at, count);
-    load(z, b, at, count);
-    for (int i = 0; i < PACK; ++i)
-        x[i] = fmaxf(x[i] + z[i], 0);
-    store(y, at, count, x);
+    combine(a, b, y, count, [](float x, float z) { return fmaxf(x + z, 0); });
 }
 
 // The gradient of both: that of `y` where it is above 0.
 KERNEL(add_relu_back)(const value *y, const value *dy, value *dx, index_t count) {
-    index_t at = PACK * place();
-    if (at >= count)
-        return;
-    float a[PACK], g[PACK];
-    load(a, y, at, count);
-    load(g, dy, at, count);
-    for (int i = 0; i < PACK; ++i)
-        g[i] = a[i] > 0 ? g[i] : 0;
-    store(dx, at, count, g);
+    combine(y, dy, dx, count, [](float x, float g) { return x > 0 ? g : 0; });
 }
 
 KERNEL(zero)(float *x, index_t count) {

@@ -41,7 +41,7 @@ impl<M: Machine> CudaTape<M> {
         let starts = qkv.each_ref().map(|part| (size * part.start) as u64);
         let addresses: [u64; 3] = std::array::from_fn(|at| arrays[at].address() + starts[at]);
         let last = match seen {
-            Seen::UpTo(last) => Some(bench.upload(bytemuck::cast_slice(last))?),
+            Seen::UpTo(last) => Some(bench.machine().upload(last)?),
             _ => None,
         };
         let causal = usize::from(matches!(seen, Seen::Causal));

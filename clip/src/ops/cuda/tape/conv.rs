@@ -147,7 +147,7 @@ impl<M: Machine> Bench<M> {
     /// Given statistics, `[2, columns]`: means, variances.
     fn fixed(&self, given: &BatchStatistics) -> Result<M::Memory> {
         let both = [given.mean.to_vec1::<f32>()?, given.variance.to_vec1::<f32>()?].concat();
-        self.upload(bytemuck::cast_slice(&both))
+        self.machine().upload(&both)
     }
 
     /// Mean and variance of each column of `[rows, columns]` values: `[2, columns]`.

@@ -99,15 +99,9 @@ impl<M: Machine> Bench<M> {
         zeros(self.machine(), count)
     }
 
-    fn upload(&self, bytes: &[u8]) -> Result<M::Memory> {
-        let mut memory = self.machine().take(bytes.len())?;
-        self.machine().write(&mut memory, bytes)?;
-        Ok(memory)
-    }
-
     /// A contiguous tensor of floats.
     fn tensor(&self, tensor: &Tensor) -> Result<M::Memory> {
-        self.upload(bytemuck::cast_slice(&borrow("upload", tensor)?))
+        self.machine().upload(&borrow("upload", tensor)?)
     }
 
     /// A kernel whose threads go down the columns of `[rows, columns]` values.

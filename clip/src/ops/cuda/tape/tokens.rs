@@ -102,7 +102,7 @@ impl<M: Machine> CudaTape<M> {
             bail!("token {id}, but the vocabulary has {vocabulary}");
         }
         let (bench, count) = (self.bench(), batch * length * columns);
-        let (rows, y) = (bench.upload(bytemuck::cast_slice(&ids))?, bench.values(count)?);
+        let (rows, y) = (bench.machine().upload(&ids)?, bench.values(count)?);
         let launch = Launch::each("embed", count).pointer(M::address(&rows));
         let launch = launch.pointer(self.store.master(table)?);
         let launch = launch.pointer(self.store.master(positions)?).pointer(M::address(&y));
@@ -117,17 +117,12 @@ impl<M: Machine> CudaTape<M> {
             let Stretches { places, starts, ids, firsts } = Stretches::new(&ids);
             let stretches = starts.len() - 1;
             let parts = bench.floats(stretches * columns)?;
-            let (places, starts) = (
-                bench.upload(bytemuck::cast_slice(&places))?,
-                bench.upload(bytemuck::cast_slice(&starts))?,
-            );
+            let (places, starts) =
+                (bench.machine().upload(&places)?, bench.machine().upload(&starts)?);
             let launch = Launch::new("embed_sums", [stretches, 1, 1], 256).pointer(dy);
             let launch = launch.pointer(M::address(&places)).pointer(M::address(&starts));
             bench.launch(launch.pointer(M::address(&parts)).count(columns))?;
-            let (rows, firsts) = (
-                bench.upload(bytemuck::cast_slice(&ids))?,
-                bench.upload(bytemuck::cast_slice(&firsts))?,
-            );
+            let (rows, firsts) = (bench.machine().upload(&ids)?, bench.machine().upload(&firsts)?);
             let launch = Launch::new("embed_fold", [ids.len(), 1, 1], 256);
             let launch = launch.pointer(M::address(&parts)).pointer(M::address(&rows));
             bench.launch(launch.pointer(M::address(&firsts)).pointer(sum).count(columns))
@@ -137,7 +132,7 @@ impl<M: Machine> CudaTape<M> {
     pub(super) fn pick(&self, x: &CudaValue<M>, tokens: &[u32]) -> Result<CudaValue<M>> {
         let &[batch, length, columns] = &*x.dims else { panic!("`[B, T, C]`") };
         let (bench, count) = (self.bench(), batch * columns);
-        let (tokens, y) = (bench.upload(bytemuck::cast_slice(tokens))?, bench.values(count)?);
+        let (tokens, y) = (bench.machine().upload(tokens)?, bench.values(count)?);
         let launch = Launch::each("pick", count).pointer(x.address()).pointer(M::address(&tokens));
         bench.launch(launch.pointer(M::address(&y)).count(count).count(length).count(columns))?;
         let (step, all) = (x.step, x.count());
