@@ -3,7 +3,7 @@
 
     python3 scripts/augment/golden.py [--check]
 
-Writes `tests/golden/augment/torchvision.json`, which the tests of `trainer` read; with `--check`
+Writes `tests/golden/augment/torchvision.json`, which the tests of `clip` read; with `--check`
 compares what is there instead. Needs torch and torchvision as `scripts/peers/requirements.txt` pins
 them. `tensor` are the values of torchvision on floats, `[3, H, W]`; `pillow` those on 8-bit pictures,
 which is how RoCLIP was published: Pillow rounds after every change.

@@ -19,9 +19,16 @@ mod built {
         Gpu::open(folder.as_deref()).map_err(|problem| Error::Cuda { problem })
     }
 
-    /// Tells a model's GPU which pixels it was sent.
-    pub fn receive(model: &Clip, pixels: &Tensor, sent: Sent) {
-        model.receive(pixels, sent);
+    /// See [`Clip::receive`].
+    ///
+    /// # Errors
+    /// Of candle.
+    pub fn receive(
+        model: &Clip,
+        sent: Sent,
+        shape: (usize, usize, usize, usize),
+    ) -> Result<Tensor> {
+        Ok(model.receive(sent, shape)?)
     }
 
     /// Moves a model to the GPU, if there is one.
@@ -39,7 +46,7 @@ mod built {
 #[cfg(not(feature = "cuda"))]
 mod built {
     use candle_core::Tensor;
-    use clip::model::Clip;
+    use clip::{image::Pictures, model::Clip};
 
     use crate::error::{Error, Result};
 
@@ -78,6 +85,11 @@ mod built {
             match *self {}
         }
 
+        /// See `clip::model::Gpu::send_pictures`.
+        pub fn send_pictures(&self, _pictures: &Pictures) -> Result<Option<Sent>> {
+            match *self {}
+        }
+
         /// See `clip::model::Gpu::profile`.
         pub fn profile<T>(&self, _body: impl FnOnce() -> T) -> Result<(T, Vec<Timed>)> {
             match *self {}
@@ -95,7 +107,10 @@ mod built {
     }
 
     /// Is never asked.
-    pub fn receive(_: &Clip, _: &Tensor, sent: Sent) {
+    ///
+    /// # Errors
+    /// Never.
+    pub fn receive(_: &Clip, sent: Sent, _: (usize, usize, usize, usize)) -> Result<Tensor> {
         match sent {}
     }
 

@@ -9,7 +9,6 @@ use serde::Serialize;
 use crate::{
     data::Batch,
     error::{Error, Result},
-    gpu,
     grad_cache::{Embedded, Input},
     method::{Method, MethodLoss, MethodReport, Pairs, Second, Towers},
     not_finite::NotFinite,
@@ -67,13 +66,8 @@ impl Trainer {
     /// weights stay as they were. A batch that a GPU has no memory for is [`Error::BatchMemory`],
     /// and the model is of no use then.
     pub fn step(&mut self, mut batch: Batch) -> Result<StepReport> {
-        let side = self.model.config().image.image_size();
         let (device, count) = (self.model.device(), batch.tokens.count()); // V B / R
-        let pixels = std::mem::take(&mut batch.pixels);
-        let pixels = Tensor::from_vec(pixels, (count, 3, side, side), device)?;
-        if let Some(sent) = batch.sent.take() {
-            gpu::receive(&self.model, &pixels, sent);
-        }
+        let pixels = std::mem::take(&mut batch.pixels).tensor(&self.model, count)?;
         let ids = Tensor::from_slice(batch.tokens.ids(), (count, batch.tokens.length()), device)?;
         let (epoch, views) = (batch.epoch, count * self.collective.ranks() / batch.rows.len());
         self.step_on(&pixels, &ids, views, batch).map_err(|error| match error.out_of_memory() {

@@ -4,6 +4,7 @@
 use candle_core::Tensor;
 use clip::{
     Encoder, UnitRows,
+    image::Pictures,
     model::{Clip, Features, Mode},
     ops::PairRows,
 };
@@ -11,7 +12,7 @@ use rayon::prelude::*;
 
 use crate::{
     augment::View,
-    data::{Loader, order},
+    data::{Loader, Pixels, order},
     error::{Error, Result},
     not_finite::NotFinite,
 };
@@ -108,6 +109,14 @@ impl<'a> Survey<'a> {
     /// `[B, 3, H, W]`, normalised.
     fn pixels(&self, rows: &[u32], variation: Option<(u32, View)>) -> Result<Tensor> {
         let loader = self.loader;
+        if let Some(gpu) = &loader.gpu {
+            let each = rows.par_iter().map(|&row| loader.picture(row, variation));
+            let mut pictures = Pictures::new(&loader.clip);
+            for (picture, variation) in each.collect::<Result<Vec<_>>>()? {
+                pictures.push(&picture, variation);
+            }
+            return Pixels::Pictures(pictures).sent_to(gpu)?.tensor(self.model, rows.len());
+        }
         let side = loader.clip.image.image_size();
         let mut pixels = vec![0.0; rows.len() * 3 * side * side];
         let pictures = pixels.par_chunks_exact_mut(3 * side * side).zip(rows);

@@ -1,20 +1,26 @@
 //! From bytes of strangers to the numbers that the image tower sees.
 //!
 //! bytes → [`decode`] (limits first) → [`RgbImage`] → [`fit`] → [`PixelBatch`] `[B, 3, H, W]`. The
-//! only place where CLIP's preprocessing is written down; nothing here changes a picture at random.
+//! only place where CLIP's preprocessing is written down; nothing here changes a picture at random:
+//! a [`Variation`] says how one is varied before it is trained on, and [`Pictures`] are a batch of
+//! those.
 
 use std::{fs::File, io::Read, path::Path};
 
 use crate::{Error, Result};
 
 mod decode;
+mod pictures;
 mod preprocess;
 mod resize;
+mod variation;
 
 pub use self::{
     decode::{ImageError, Limits, decode},
+    pictures::{Pictures, normalized},
     preprocess::PixelBatch,
     resize::fit,
+    variation::{Blur, Change, Rectangle, Variation, split, vary},
 };
 /// `[H, W, 3]` bytes, row-major, red first.
 pub use ::image::RgbImage;

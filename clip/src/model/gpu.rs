@@ -9,6 +9,10 @@ use candle_core::{Device, Result, Tensor};
 
 use super::{Clip, Image, LOGIT_SCALE, Mode, Parameter, text::Text};
 #[cfg(feature = "cuda")]
+use crate::image::Pictures;
+#[cfg(feature = "cuda")]
+use crate::ops;
+#[cfg(feature = "cuda")]
 pub use crate::ops::cuda::Timed;
 pub use crate::ops::cuda::Update;
 use crate::ops::{
@@ -19,7 +23,7 @@ use crate::ops::{
 /// The first NVIDIA GPU.
 #[cfg(feature = "cuda")]
 #[derive(Debug, Clone)]
-pub struct Gpu(Arc<crate::ops::cuda::Card>);
+pub struct Gpu(Arc<ops::cuda::Card>);
 
 #[cfg(feature = "cuda")]
 impl Gpu {
@@ -28,7 +32,7 @@ impl Gpu {
     /// # Errors
     /// One line about what is missing.
     pub fn open(folder: Option<&std::path::Path>) -> crate::Result<Self, String> {
-        crate::ops::cuda::Card::open(folder).map(Self)
+        ops::cuda::Card::open(folder).map(Self)
     }
 
     /// As its driver names it.
@@ -42,19 +46,25 @@ impl Gpu {
     /// # Errors
     /// If the GPU fails.
     pub fn product_rate(&self, size: usize, turns: usize) -> crate::Result<f64> {
-        Ok(crate::ops::cuda::product_rate(&self.0, size, turns)?)
+        Ok(ops::cuda::product_rate(&self.0, size, turns)?)
     }
 
-    /// Sends pixels ahead while it computes; there when this returns. `None` if it has no room.
+    /// Sends `[B, 3, H, W]` pixels ahead while it computes; there when this returns. `None` if it
+    /// has no room.
     ///
     /// # Errors
     /// If the GPU fails.
     pub fn send(&self, pixels: &[f32]) -> crate::Result<Option<Sent>> {
-        match self.0.send(bytemuck::cast_slice(pixels)) {
-            Ok(memory) => Ok(Some(Sent(memory))),
-            Err(error) if crate::ops::is_out_of_memory(&error) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+        let sent = self.0.send(bytemuck::cast_slice(pixels));
+        ahead(sent.map(|memory| ops::cuda::Sent::Pixels(Arc::new(memory))))
+    }
+
+    /// The same for pictures, which are varied and normalised there.
+    ///
+    /// # Errors
+    /// If the GPU fails.
+    pub fn send_pictures(&self, pictures: &Pictures) -> crate::Result<Option<Sent>> {
+        ahead(ops::cuda::Unvaried::send(&self.0, pictures).map(ops::cuda::Sent::Unvaried))
     }
 
     /// Does `body`, and says how long each kernel and each form of product took meanwhile; what
@@ -70,16 +80,35 @@ impl Gpu {
 /// Pixels that a GPU has.
 #[cfg(feature = "cuda")]
 #[derive(Debug)]
-pub struct Sent(<crate::ops::cuda::Card as Machine>::Memory);
+pub struct Sent(ops::cuda::Sent<ops::cuda::Card>);
+
+/// What was sent, if there was room for it.
+#[cfg(feature = "cuda")]
+fn ahead(sent: Result<ops::cuda::Sent<ops::cuda::Card>>) -> crate::Result<Option<Sent>> {
+    match sent {
+        Ok(sent) => Ok(Some(Sent(sent))),
+        Err(error) if ops::is_out_of_memory(&error) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
 
 impl Clip {
-    /// Takes what [`Gpu::send`] sent of these pixels, for the pass that is next asked for with this
-    /// very tensor.
+    /// Takes what was sent ahead to this model's GPU. The tensor of `shape`, `[B, 3, H, W]`, or parts
+    /// of it along the first axis, stand for it in the next pass; its own values are all 0.
+    ///
+    /// # Errors
+    /// Of candle.
     #[cfg(feature = "cuda")]
-    pub fn receive(&self, pixels: &Tensor, sent: Sent) {
+    pub fn receive(
+        &self,
+        sent: Sent,
+        shape: (usize, usize, usize, usize),
+    ) -> crate::Result<Tensor> {
+        let pixels = Tensor::zeros(shape, candle_core::DType::F32, &Device::Cpu)?;
         if let Some(gpu) = &self.gpu {
-            gpu.receive(pixels, Box::new(sent.0));
+            gpu.receive(&pixels, Box::new(sent.0));
         }
+        Ok(pixels)
     }
 
     /// Copies the parameters of trainable f32 towers to a GPU, where they are from now on: in bf16
@@ -183,7 +212,7 @@ pub(super) trait Towers: Resident {
     /// The machine as what computes losses.
     fn engine(&self) -> Engine;
 
-    /// Keeps an array of this machine for the pass that is asked for with `pixels`.
+    /// Keeps what this machine was sent for the pass that is asked for with `pixels`.
     #[cfg(feature = "cuda")]
     fn receive(&self, pixels: &Tensor, sent: Box<dyn std::any::Any>);
 
@@ -300,7 +329,7 @@ impl<M: Machine> Towers for OnMachine<M> {
 
     #[cfg(feature = "cuda")]
     fn receive(&self, pixels: &Tensor, sent: Box<dyn std::any::Any>) {
-        if let Ok(sent) = sent.downcast::<M::Memory>() {
+        if let Ok(sent) = sent.downcast::<ops::cuda::Sent<M>>() {
             self.store.receive(pixels, *sent);
         }
     }

@@ -9,7 +9,7 @@ use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 use terminal::Report;
 use trainer::{
     config::{self, Config, MethodName, Optim},
-    data::Batch,
+    data::{Batch, Pixels},
     gpu::{self, Gpu},
     method::{self, Method, Pairs, Roclip, Sizes},
     optim::{Optimizer, Schedule},
@@ -136,6 +136,6 @@ fn batch(
     rng: &mut ChaCha8Rng,
 ) -> Batch {
     let rows: Vec<u32> = (0..tokens.count()).map(|_| rng.random_range(0..rows as u32)).collect();
-    let (pixels, tokens) = (pixels.to_vec(), tokens.clone());
-    Batch { pixels, sent: None, tokens, captions: rows.clone(), rows, epoch }
+    let (pixels, tokens) = (Pixels::Values(pixels.to_vec()), tokens.clone());
+    Batch { pixels, tokens, captions: rows.clone(), rows, epoch }
 }

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use terminal::{Context, Report};
 use trainer::{
     config::Optim,
-    data::Batch,
+    data::{Batch, Pixels},
     gpu::{self, Gpu},
     method,
     optim::{self, Schedule},
@@ -138,8 +138,8 @@ impl Pairs {
     pub(crate) fn batch(&self, end: u32) -> Batch {
         let rows: Vec<u32> = (0..self.tokens.count() as u32).collect();
         let tokens = self.tokens.trimmed(end);
-        let (pixels, captions) = (self.pixels.clone(), rows.clone());
-        Batch { pixels, sent: None, tokens, captions, rows, epoch: 1 }
+        let (pixels, captions) = (Pixels::Values(self.pixels.clone()), rows.clone());
+        Batch { pixels, tokens, captions, rows, epoch: 1 }
     }
 
     pub(crate) fn lengths(&self, end: u32) -> Lengths {

@@ -1,16 +1,12 @@
 //! How a pair is varied before each use: seeded by (seed, epoch, row), so that the order in which
 //! threads work changes nothing.
 
-mod blur;
-mod color;
-mod crop;
 mod eda;
-#[cfg(test)]
-mod golden;
+mod image;
 mod text;
 mod thesaurus;
 
-use clip::image::RgbImage;
+use clip::image::Variation;
 use rand::Rng;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
@@ -96,38 +92,27 @@ impl Augment {
         rng
     }
 
-    /// Writes `[3, H, W]` values of 0 to 1: crop, flip, then color, gray and blur. Without a
-    /// variation, an epoch and which of its views, or without augmentation, the picture as it is.
+    /// How a picture is varied: crop, flip, then color, gray and blur. Without a variation, an epoch
+    /// and which of its views, or without augmentation, it stays as it is.
     pub fn image(
         &self,
-        image: &RgbImage,
+        (width, height): (u32, u32),
         row: u32,
         variation: Option<(u32, View)>,
-        planes: &mut [f32],
-    ) {
-        assert_eq!(planes.len(), image.as_raw().len(), "room for the picture");
-        let Some((epoch, view)) = variation.filter(|_| self.varies_images()) else {
-            return crop::split(image, planes);
-        };
+    ) -> Option<Variation> {
+        let (epoch, view) = variation.filter(|_| self.varies_images())?;
         let rng = &mut self.rng(epoch, row, view as u64);
-        let config::Augment { crop_area_min, hue, blur_share, .. } = self.settings;
-        crop::crop(image, crop_area_min, rng, planes);
         let late = |part| self.late_rng(epoch, row, view, part);
-        let turn = (hue > 0.0).then(|| color::Turn::draw(hue, &mut late(Part::Hue)));
-        color::vary(planes, &self.settings, turn, rng);
-        if let Some(share) = blur_share {
+        let config::Augment { crop_area_min, hue, blur_share, .. } = self.settings;
+        let rectangle = image::rectangle(width, height, crop_area_min, rng);
+        let flip = rng.random_bool(0.5);
+        let turn = (hue > 0.0).then(|| image::Turn::draw(hue, &mut late(Part::Hue)));
+        let changes = image::changes(&self.settings, turn, rng);
+        let blur = blur_share.and_then(|share| {
             let rng = &mut late(Part::Blur);
-            if rng.random_bool(share) {
-                self.blur(image.width() as usize, rng, planes);
-            }
-        }
-    }
-
-    fn blur(&self, width: usize, rng: &mut impl Rng, planes: &mut [f32]) {
-        let (kernel, sigma) = (self.settings.blur_kernel, self.settings.blur_sigma);
-        let kernel = kernel.expect("`config::open` resolves it");
-        let [least, greatest] = sigma.expect("`config::open` resolves it");
-        blur::blur(planes, width, kernel, rng.random_range(least..=greatest));
+            rng.random_bool(share).then(|| image::blur(&self.settings, rng))
+        });
+        Some(Variation { rectangle, flip, changes, blur })
     }
 
     /// The caption with synonyms, deletions, insertions and swaps.
@@ -157,6 +142,8 @@ impl Augment {
 
 #[cfg(test)]
 mod tests {
+    use clip::image::Change;
+
     use super::*;
 
     fn augment(image: bool, text: bool) -> Augment {
@@ -178,25 +165,17 @@ mod tests {
         assert_eq!(varied(Some(5), None), [5, 6]);
     }
 
-    fn picture() -> RgbImage {
-        RgbImage::from_fn(8, 8, |x, y| [x as u8 * 30, y as u8 * 30, 99].into())
-    }
-
     #[test]
     fn the_same_row_and_epoch_give_the_same_and_others_not() {
-        let (augment, picture) = (augment(true, true), picture());
-        let image = |epoch, row, view| {
-            let mut planes = vec![f32::NAN; 3 * 8 * 8];
-            augment.image(&picture, row, Some((epoch, view)), &mut planes);
-            planes
-        };
+        let augment = augment(true, true);
+        let image = |epoch, row, view| augment.image((8, 8), row, Some((epoch, view)));
         let train = |epoch, row| image(epoch, row, View::Train);
         assert_eq!(train(1, 2), train(1, 2));
         assert_ne!(train(1, 2), train(2, 2));
         assert_ne!(train(1, 2), train(1, 3));
         assert_ne!(train(1, 2), image(1, 2, View::First));
         assert_ne!(image(1, 2, View::First), image(1, 2, View::Second));
-        assert!(train(1, 2).iter().all(|value| (0.0..=1.0).contains(value)));
+        assert_eq!(augment.image((8, 8), 2, None), None);
         let words = "one two three four five six seven eight";
         assert_eq!(augment.caption(words, 1, 2), augment.caption(words, 1, 2));
         assert!((1..20).any(|epoch| augment.caption(words, epoch, 2) != words));
@@ -209,13 +188,10 @@ mod tests {
     fn switched_off_nothing_changes() {
         let augment = augment(false, false);
         assert_eq!(augment.caption("a b", 1, 1), "a b");
-        let mut planes = vec![f32::NAN; 3 * 8 * 8];
-        augment.image(&picture(), 1, Some((1, View::Train)), &mut planes);
-        assert_eq!((planes[1], planes[64 + 8]), (30.0 / 255.0, 30.0 / 255.0));
+        assert_eq!(augment.image((8, 8), 1, Some((1, View::Train))), None);
     }
 
-    /// The first values of the generator that `image` crops with are those of a run without hue and
-    /// blur: what is drawn for them comes from elsewhere.
+    /// What is drawn for hue and blur comes from elsewhere.
     #[test]
     fn hue_and_blur_shift_no_other_draw() {
         let with = |change: &dyn Fn(&mut config::Augment)| {
@@ -223,24 +199,18 @@ mod tests {
                 config::Augment { image: Some(true), color_share: 1.0, ..Default::default() };
             change(&mut settings);
             let augment = Augment::open(&settings, 1).expect("no file to read");
-            let mut planes = vec![f32::NAN; 3 * 8 * 8];
-            augment.image(&picture(), 2, Some((1, View::Train)), &mut planes);
-            planes
+            augment.image((8, 8), 2, Some((1, View::Train))).expect("varied")
         };
         let plain = with(&|_| {});
-        // A turn that turns nearly nothing and a blur that blurs nearly nothing show the rest.
-        let turned = with(&|settings| settings.hue = 1e-6);
+        let mut turned = with(&|settings| settings.hue = 0.5);
+        turned.changes.retain(|change| !matches!(change, Change::Hue(_)));
+        assert_eq!(turned, plain);
         let blurred = with(&|settings| {
             settings.blur_share = Some(1.0);
             (settings.blur_kernel, settings.blur_sigma) = (Some(3), Some([0.01, 0.02]));
         });
-        for other in [&turned, &blurred] {
-            let apart = |(a, b): (&f32, &f32)| (a - b).abs();
-            let most = plain.iter().zip(other).map(apart).fold(0.0, f32::max);
-            assert!(most < 1e-4, "{most}");
-        }
-        let strong = with(&|settings| settings.hue = 0.5);
-        assert_ne!(plain, strong);
+        assert_eq!(blurred.blur.map(|blur| blur.kernel), Some(3));
+        assert_eq!(Variation { blur: None, ..blurred }, plain);
     }
 
     #[test]

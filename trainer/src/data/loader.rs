@@ -1,19 +1,20 @@
 //! Threads that make batches ahead of the step; their number and timing change nothing.
 
-use std::{sync::mpsc, thread};
+use std::{borrow::Cow, sync::mpsc, thread};
 
 use clip::{
     ClipConfig,
     folder::hex,
-    text::{TokenBatch, Tokenizer},
+    image::{Pictures, RgbImage, Variation, normalized},
+    text::Tokenizer,
 };
 use sha2::{Digest, Sha256};
 
-use super::{Selection, Store, order};
+use super::{Batch, Pixels, Selection, Store, order};
 use crate::{
     augment::{Augment, View},
     error::Result,
-    gpu::{Gpu, Sent},
+    gpu::Gpu,
 };
 
 /// Batches that each thread may be ahead.
@@ -43,31 +44,6 @@ impl Views {
     /// Views of each pair (V).
     pub fn count(self) -> usize {
         self.variations().len()
-    }
-}
-
-/// What one update is made from: all pairs in one of V views, then in the next.
-#[derive(Debug)]
-pub struct Batch {
-    /// `[V B / R, 3, H, W]`, normalised: the part of this one of R ranks
-    pub pixels: Vec<f32>,
-    /// The same on the GPU, if it has been sent them ahead
-    pub sent: Option<Sent>,
-    /// `[V B / R, T]`, cut to the longest caption
-    pub tokens: TokenBatch,
-    /// Data-set row of each pair of the whole batch
-    pub rows: Vec<u32>,
-    /// Number of each caption: equal texts have equal numbers
-    pub captions: Vec<u32>,
-    /// Counted from 1
-    pub epoch: u32,
-}
-
-impl Batch {
-    /// Sends the pixels ahead.
-    pub fn sent_to(self, gpu: &Gpu) -> Result<Self> {
-        let sent = gpu.send(&self.pixels)?;
-        Ok(Self { sent, ..self })
     }
 }
 
@@ -165,12 +141,21 @@ impl Loader {
         variation: Option<(u32, View)>,
         planes: &mut [f32],
     ) -> Result<()> {
-        self.augment.image(&*self.store.picture(row)?, row, variation, planes);
-        let (mean, std) = (self.clip.mean, self.clip.std);
-        for (channel, plane) in planes.chunks_exact_mut(planes.len() / 3).enumerate() {
-            plane.iter_mut().for_each(|value| *value = (*value - mean[channel]) / std[channel]);
-        }
+        let (picture, variation) = self.picture(row, variation)?;
+        let statistics = [self.clip.mean, self.clip.std];
+        normalized(&picture, variation.as_ref(), statistics, planes);
         Ok(())
+    }
+
+    /// The picture of a row, and how it is varied.
+    pub fn picture(
+        &self,
+        row: u32,
+        variation: Option<(u32, View)>,
+    ) -> Result<(Cow<'_, RgbImage>, Option<Variation>)> {
+        let picture = self.store.picture(row)?;
+        let variation = self.augment.image(picture.dimensions(), row, variation);
+        Ok((picture, variation))
     }
 
     /// The caption that comes with a picture, varied as [`Loader::pixels`] does it.
@@ -183,21 +168,39 @@ impl Loader {
     }
 
     fn batch(&self, rows: &[u32], selected: &Selection, views: Views, epoch: u32) -> Result<Batch> {
-        let (count, side) = (rows.len() / self.ranks, self.clip.image.image_size());
-        let mut pixels = vec![0.0; views.count() * count * 3 * side * side];
-        let mut texts = Vec::with_capacity(views.count() * count);
-        let mut planes = pixels.chunks_exact_mut(3 * side * side);
-        for view in views.variations() {
-            let variation = view.filter(|_| self.augment.is_on(epoch)).map(|view| (epoch, view));
-            for (&row, planes) in rows[self.rank * count..][..count].iter().zip(&mut planes) {
-                self.pixels(row, variation, planes)?;
-                texts.push(self.text(self.store.caption(selected.caption_of(row)), row, variation));
-            }
-        }
+        let count = rows.len() / self.ranks;
+        let own = &rows[self.rank * count..][..count];
+        let shown: Vec<_> = views
+            .variations()
+            .iter()
+            .map(|view| view.filter(|_| self.augment.is_on(epoch)).map(|view| (epoch, view)))
+            .flat_map(|variation| own.iter().map(move |&row| (row, variation)))
+            .collect();
+        let pixels = self.batch_pixels(&shown)?;
+        let caption = |row| self.store.caption(selected.caption_of(row));
+        let texts = shown.iter().map(|&(row, variation)| self.text(caption(row), row, variation));
+        let texts: Vec<_> = texts.collect();
         let tokens = self.tokenizer.encode(&texts)?.trimmed(self.clip.text.end());
         let captions = rows.iter().map(|&row| self.store.caption_number(selected.caption_of(row)));
         let captions = captions.collect();
-        Ok(Batch { pixels, sent: None, tokens, rows: rows.to_vec(), captions, epoch })
+        Ok(Batch { pixels, tokens, rows: rows.to_vec(), captions, epoch })
+    }
+
+    /// Of rows and how each is varied.
+    fn batch_pixels(&self, shown: &[(u32, Option<(u32, View)>)]) -> Result<Pixels> {
+        if self.gpu.is_some() {
+            let mut pictures = Pictures::new(&self.clip);
+            for &(row, how) in shown {
+                let (picture, variation) = self.picture(row, how)?;
+                pictures.push(&picture, variation);
+            }
+            return Ok(Pixels::Pictures(pictures));
+        }
+        let picture = 3 * self.clip.image.image_size().pow(2);
+        let mut values = vec![0.0; shown.len() * picture];
+        let mut each = values.chunks_exact_mut(picture).zip(shown);
+        each.try_for_each(|(planes, &(row, how))| self.pixels(row, how, planes))?;
+        Ok(Pixels::Values(values))
     }
 }
 
@@ -205,7 +208,7 @@ impl Loader {
 mod tests {
     use std::{fs, path::Path};
 
-    use clip::image::{RgbImage, encode_png};
+    use clip::{image::encode_png, text::TokenBatch};
 
     use super::*;
     use crate::{config, data::Manifest};
@@ -254,10 +257,18 @@ mod tests {
         })
     }
 
+    fn values(batch: &Batch) -> &[f32] {
+        match &batch.pixels {
+            Pixels::Values(values) => values,
+            other => panic!("a batch for the CPU: {other:?}"),
+        }
+    }
+
     /// Pixels and ids of each view: captions are padded to the longest of all.
     fn views(batch: &Batch, views: usize) -> Vec<(&[f32], Vec<&[u32]>)> {
         let ids: Vec<&[u32]> = batch.tokens.rows().collect();
-        let pixels = batch.pixels.chunks_exact(batch.pixels.len() / views);
+        let pixels = values(batch);
+        let pixels = pixels.chunks_exact(pixels.len() / views);
         let ids = ids.chunks_exact(ids.len() / views);
         let unpadded = |row: &&'_ [u32]| row.iter().rposition(|&id| id != 0).map_or(0, |at| at + 1);
         let cut = ids.map(|rows| rows.iter().map(|row| &row[..unpadded(row)]).collect());
@@ -332,7 +343,7 @@ mod tests {
         let own = loader.batch(&ROWS, &Selection::default(), Views::One, 1)?;
         let other = loader.batch(&ROWS, &selected, Views::One, 1)?;
         assert_eq!(other.rows, ROWS);
-        assert_eq!(other.pixels, own.pixels);
+        assert_eq!(values(&other), values(&own));
         assert_eq!((own.captions, other.captions), (vec![2, 0, 3, 1], vec![2, 3, 3, 1]));
         let ids = |batch: &TokenBatch| -> Vec<Vec<u32>> {
             batch.ids().chunks_exact(batch.length()).map(<[u32]>::to_vec).collect()

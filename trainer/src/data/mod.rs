@@ -6,8 +6,9 @@
 //! | `row` · `image` | one pair and what it may hold · where its picture lies |
 //! | `store` | decoded pictures, and the rows without one |
 //! | `selection` · `sampler` | which pairs an epoch trains on · their order |
-//! | `loader` | threads that make batches |
+//! | `loader` · `batch` | threads that make batches · what a step is given |
 
+mod batch;
 mod duplicates;
 #[cfg(test)]
 mod golden;
@@ -20,8 +21,9 @@ mod selection;
 mod shards;
 mod store;
 
+pub use batch::{Batch, Pixels};
 pub use image::{ImageSource, Member, Shard};
-pub use loader::{Batch, Loader, Views};
+pub use loader::{Loader, Views};
 pub use manifest::{Keys, Manifest, Reading};
 pub(crate) use row::CAPTION_BYTES_MAX;
 pub use row::{Classes, Place, Row};

@@ -15,7 +15,7 @@ use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 use trainer::{
     Error,
     config::{self, Config, MethodName, Optim, Roclip},
-    data::{Batch, Views},
+    data::{Batch, Pixels, Views},
     method::{self, Method, MethodLoss, Pairs, Sizes},
     not_finite::NotFinite,
     optim::{Optimizer, Schedule},
@@ -89,10 +89,17 @@ fn batch(config: &ClipConfig, views: Views, number: usize, rank: usize, ranks: u
     let mut views = seeds.map(|seed| drawn(config, seed, number, rank, ranks));
     let mut batch = views.next().expect("a view at least");
     for other in views {
-        batch.pixels.extend(other.pixels);
+        batch.pixels = Pixels::Values([values(batch.pixels), values(other.pixels)].concat());
         batch.tokens.extend(&other.tokens);
     }
     batch
+}
+
+fn values(pixels: Pixels) -> Vec<f32> {
+    match pixels {
+        Pixels::Values(values) => values,
+        other => panic!("batches for the CPU: {other:?}"),
+    }
 }
 
 /// One view of [`batch`].
@@ -116,8 +123,7 @@ fn drawn(config: &ClipConfig, seed: u64, number: usize, rank: usize, ranks: usiz
     let ids = ids[..count * text.context_length].to_vec();
     let rows: Vec<u32> = (0..BATCH as u32).map(|row| (number * BATCH) as u32 + row).collect();
     Batch {
-        pixels: pixels[rank * count * size..][..count * size].to_vec(),
-        sent: None,
+        pixels: Pixels::Values(pixels[rank * count * size..][..count * size].to_vec()),
         tokens: TokenBatch::from_ids(ids, text.context_length).trimmed(text.end()),
         captions: rows.clone(),
         rows,
@@ -140,19 +146,20 @@ fn weights(config: &ClipConfig) -> Weights {
 
 /// The same pairs from last to first, in each view.
 fn reversed(batch: Batch) -> Batch {
-    let Batch { pixels, tokens, mut rows, mut captions, epoch, .. } = batch;
+    let Batch { pixels, tokens, mut rows, mut captions, epoch } = batch;
+    let pixels = values(pixels);
     let (count, views, length) = (tokens.count(), tokens.count() / rows.len(), tokens.length());
     let size = pixels.len() / count;
     let of_views = pixels.chunks_exact(pixels.len() / views);
     let pixels = of_views.flat_map(|view| view.chunks_exact(size).rev()).flatten().copied();
-    let pixels = pixels.collect();
+    let pixels = Pixels::Values(pixels.collect());
     let of_views = tokens.ids().chunks_exact(tokens.ids().len() / views);
     let ids = of_views.flat_map(|view| view.chunks_exact(length).rev()).flatten().copied();
     let ids = ids.collect();
     rows.reverse();
     captions.reverse();
     let tokens = TokenBatch::from_ids(ids, length);
-    Batch { pixels, sent: None, tokens, rows, captions, epoch }
+    Batch { pixels, tokens, rows, captions, epoch }
 }
 
 /// How the towers are trained, beside the plain way.

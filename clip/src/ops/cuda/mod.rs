@@ -7,6 +7,7 @@
 //! | `store` | parameters, their gradients and moments in flat arrays |
 //! | `optimizer` | AdamW |
 //! | `loss` | InfoNCE, and the nearest rows of a pool |
+//! | `vary` | pictures as bytes, made pixels there |
 //! | `tape` | the graph by hand, on any machine |
 //! | `card` | the machine that is a GPU; nothing of CUDA is needed to build it |
 //! | `products` | what a card multiplies with: cuBLASLt |
@@ -42,6 +43,7 @@ pub(crate) mod subject;
 mod tape;
 #[cfg(test)]
 mod tests;
+mod vary;
 
 #[cfg(feature = "cuda")]
 pub(crate) use card::Card;
@@ -53,8 +55,9 @@ pub use optimizer::Update;
 pub use profile::Timed;
 #[cfg(feature = "cuda")]
 pub(crate) use rate::product_rate;
-pub(crate) use store::{Store, floats};
+pub(crate) use store::{Sent, Store, floats};
 pub(crate) use tape::{CudaTape, CudaValue};
+pub(crate) use vary::Unvaried;
 
 /// The kernels, in an order in which each finds what it uses.
 const KERNELS: &[&str] = &[
@@ -64,6 +67,7 @@ const KERNELS: &[&str] = &[
     include_str!("kernels/activation.cu"),
     include_str!("kernels/products.cu"),
     include_str!("kernels/attention.cu"),
+    include_str!("kernels/vary.cu"),
     include_str!("kernels/tokens.cu"),
     include_str!("kernels/conv.cu"),
     include_str!("kernels/batch_norm.cu"),

@@ -9,7 +9,7 @@ use std::{
 
 use candle_core::{Result, Tensor, TensorId, bail};
 
-use super::{Launch, Machine, Precision};
+use super::{Launch, Machine, Precision, Unvaried};
 
 /// Values to which a parameter's place is rounded, so that products find it aligned.
 const ALIGNMENT: usize = 128;
@@ -26,8 +26,17 @@ pub(crate) struct Store<M: Machine> {
     gradients: M::Memory,
     /// Parameters that got a gradient in this step.
     reached: Mutex<HashSet<TensorId>>,
-    /// What a tensor holds, if it was sent ahead.
-    sent: Mutex<Option<(TensorId, M::Memory)>>,
+    /// What a tensor stands for, if that was sent ahead.
+    sent: Mutex<Option<(Tensor, Sent<M>)>>,
+}
+
+/// `[B, 3, H, W]` pixels that a machine has.
+#[derive(Debug)]
+pub(crate) enum Sent<M: Machine> {
+    /// As they are
+    Pixels(Arc<M::Memory>),
+    /// Still to be varied
+    Unvaried(Unvaried<M>),
 }
 
 impl<M: Machine> Store<M> {
@@ -55,15 +64,30 @@ impl<M: Machine> Store<M> {
         Ok(store)
     }
 
-    /// Takes what was sent of a tensor.
-    pub(crate) fn receive(&self, tensor: &Tensor, sent: M::Memory) {
-        *self.sent.lock().unwrap_or_else(PoisonError::into_inner) = Some((tensor.id(), sent));
+    /// Takes what was sent, for `tensor` to stand for.
+    pub(crate) fn receive(&self, tensor: &Tensor, sent: Sent<M>) {
+        let sent = Some((tensor.clone(), sent)); // its storage stays its own
+        *self.sent.lock().unwrap_or_else(PoisonError::into_inner) = sent;
     }
 
-    /// Gives it out, once.
-    pub(super) fn received(&self, tensor: &Tensor) -> Option<M::Memory> {
-        let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
-        sent.take_if(|(id, _)| *id == tensor.id()).map(|(_, memory)| memory)
+    /// The array that a tensor stands for, or a part of it, and its first value there. The whole is
+    /// given out once, parts until something else is received.
+    pub(super) fn received(&self, tensor: &Tensor) -> Result<Option<(Arc<M::Memory>, usize)>> {
+        let mut guard = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((whole, sent)) = &mut *guard else { return Ok(None) };
+        let Some(start) = start_in(whole, tensor) else { return Ok(None) };
+        let memory = match sent {
+            Sent::Pixels(memory) => memory.clone(),
+            Sent::Unvaried(pictures) => {
+                let memory = Arc::new(pictures.pixels(&self.machine)?);
+                *sent = Sent::Pixels(memory.clone());
+                memory
+            }
+        };
+        if tensor.elem_count() == whole.elem_count() {
+            *guard = None;
+        }
+        Ok(Some((memory, start)))
     }
 
     /// Who computes.
@@ -159,6 +183,13 @@ impl<M: Machine> Store<M> {
             None => bail!("a tensor of shape {:?} that is no parameter", tensor.shape()),
         }
     }
+}
+
+/// Where a contiguous tensor begins in the storage of another, if it is a part of it.
+fn start_in(whole: &Tensor, part: &Tensor) -> Option<usize> {
+    let [(whole, _), (part, layout)] = [whole, part].map(Tensor::storage_and_layout);
+    let (start, _) = layout.contiguous_offsets()?;
+    std::ptr::eq(&*whole, &*part).then_some(start)
 }
 
 /// `count` floats of an array, from number `start` on; waits for them.

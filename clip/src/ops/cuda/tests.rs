@@ -3,6 +3,7 @@
 //! The same on a GPU, where one is asked for.
 
 mod loss;
+mod vary;
 
 use std::sync::Arc;
 
@@ -267,10 +268,16 @@ fn pixels_in_other_orders() -> Result<()> {
     };
     check(Graph::image(&tape, &pixels)?, Composed.image(&pixels)?)?;
     check(Graph::patches(&tape, &pixels, 2)?, Composed.patches(&pixels, 2)?)?;
-    let sent = pixels.affine(2.0, 0.0)?.flatten_all()?.to_vec1::<f32>()?;
-    store.receive(&pixels, machine.send(bytemuck::cast_slice(&sent))?);
+    let twice = pixels.affine(2.0, 0.0)?;
+    let sent = twice.flatten_all()?.to_vec1::<f32>()?;
+    let sent = Arc::new(machine.send(bytemuck::cast_slice(&sent))?);
+    store.receive(&pixels, Sent::Pixels(sent));
     check(Graph::image(&tape, &pixels.copy()?)?, Composed.image(&pixels)?)?; // of another tensor
-    check(Graph::image(&tape, &pixels)?, Composed.image(&pixels.affine(2.0, 0.0)?)?)?;
+    for picture in [1, 0, 1] {
+        let part = |of: &Tensor| of.narrow(0, picture, 1);
+        check(Graph::patches(&tape, &part(&pixels)?, 2)?, Composed.patches(&part(&twice)?, 2)?)?;
+    }
+    check(Graph::image(&tape, &pixels)?, Composed.image(&twice)?)?;
     check(Graph::image(&tape, &pixels)?, Composed.image(&pixels)?) // given out once
 }
 

@@ -1,5 +1,7 @@
 //! From pixels and ids to sequences of tokens, and from sequences to one row each.
 
+use std::sync::Arc;
+
 use candle_core::{Result, Tensor, bail};
 
 use super::{CudaTape, CudaValue};
@@ -32,12 +34,13 @@ impl<M: Machine> CudaTape<M> {
         sizes: impl FnOnce(Launch) -> Launch,
     ) -> Result<CudaValue<M>> {
         let (bench, count) = (self.bench(), pixels.elem_count());
-        let values = match self.store.received(pixels) {
+        let (values, start) = match self.store.received(pixels)? {
             Some(sent) => sent,
-            None => bench.tensor(pixels)?,
+            None => (Arc::new(bench.tensor(pixels)?), 0),
         };
         let y = bench.values(count)?;
-        let launch = Launch::packs(kernel, count, self.precision).pointer(M::address(&values));
+        let first = M::address(&values) + 4 * start as u64;
+        let launch = Launch::packs(kernel, count, self.precision).pointer(first);
         bench.launch(sizes(launch.pointer(M::address(&y)).count(count)))?;
         Ok(CudaValue { data: y.into(), dims: dims.into(), step: None })
     }

@@ -1,13 +1,33 @@
 //! Gaussian blur.
 
-/// Blurs `[3, H, W]` values in place with a kernel of `size` by `size` pixels, as torchvision's
-/// `gaussian_blur`: cut off at the kernel's border, mirrored at the image's. Panics unless `size`
+/// A bell, cut off.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Blur {
+    /// Side of the kernel in pixels, odd
+    pub kernel: usize,
+    /// Standard deviation in pixels
+    pub sigma: f64,
+}
+
+impl Blur {
+    /// One row of the kernel, the sum 1.
+    pub(crate) fn weights(self) -> Vec<f32> {
+        let half = (self.kernel / 2) as f64;
+        let bell = |at: usize| (-0.5 * ((at as f64 - half) / self.sigma).powi(2)).exp();
+        let bells: Vec<f64> = (0..self.kernel).map(bell).collect();
+        let sum: f64 = bells.iter().sum();
+        bells.iter().map(|bell| (bell / sum) as f32).collect()
+    }
+}
+
+/// Blurs `[3, H, W]` values in place with a kernel of K by K pixels, as torchvision's
+/// `gaussian_blur`: cut off at the kernel's border, mirrored at the image's. Panics unless K
 /// is odd and half of it fits into the image.
-pub(super) fn blur(planes: &mut [f32], width: usize, size: usize, sigma: f64) {
+pub(super) fn blur(planes: &mut [f32], width: usize, blur: Blur) {
     let height = planes.len() / 3 / width;
-    let half = size / 2;
-    assert!(size % 2 == 1 && half < width.min(height), "`config` refuses such kernels");
-    let weights = weights(half, sigma);
+    let (size, half) = (blur.kernel, blur.kernel / 2);
+    assert!(size % 2 == 1 && half < width.min(height), "a kernel that fits");
+    let weights = blur.weights();
     let mut blurred = vec![0.0; width * height];
     for plane in planes.chunks_exact_mut(width * height) {
         for (row, out) in plane.chunks_exact(width).zip(blurred.chunks_exact_mut(width)) {
@@ -24,14 +44,6 @@ pub(super) fn blur(planes: &mut [f32], width: usize, size: usize, sigma: f64) {
             }
         }
     }
-}
-
-/// From `-half` to `half`, their sum 1.
-fn weights(half: usize, sigma: f64) -> Vec<f32> {
-    let bell = |at: usize| (-0.5 * ((at as f64 - half as f64) / sigma).powi(2)).exp();
-    let bells: Vec<f64> = (0..=2 * half).map(bell).collect();
-    let sum: f64 = bells.iter().sum();
-    bells.iter().map(|bell| (bell / sum) as f32).collect()
 }
 
 /// The pixel of `count` that lies `shifted - half` from the first; beyond the border the image
@@ -57,7 +69,7 @@ mod tests {
     #[test]
     fn the_brightness_of_an_even_image_stays() {
         let mut planes = [0.5; 3 * 5 * 4];
-        blur(&mut planes, 5, 7, 1.3);
+        blur(&mut planes, 5, Blur { kernel: 7, sigma: 1.3 });
         assert!(planes.iter().all(|value| (value - 0.5).abs() < 1e-6), "{planes:?}");
     }
 }

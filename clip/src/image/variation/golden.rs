@@ -3,10 +3,10 @@
 
 use std::{fs, path::Path};
 
-use clip::image::RgbImage;
+use image::RgbImage;
 use serde_json::Value;
 
-use super::{blur, color, crop};
+use super::{Blur, Change, Rectangle, Variation, vary};
 
 /// Difference of sums in another order, and of seven digits.
 const ROUNDING: f32 = 2e-6;
@@ -25,23 +25,24 @@ fn numbers(value: &Value) -> Vec<f32> {
 
 /// The picture after `change`, `[3, H, W]`.
 fn changed(picture: &RgbImage, change: &str, arguments: &[f32]) -> Vec<f32> {
-    let mut planes = vec![0.0; picture.as_raw().len()];
-    crop::split(picture, &mut planes);
+    let mut variation = Variation::none(picture.width(), picture.height());
     match (change, arguments) {
-        ("brightness", &[factor]) => color::brighten(&mut planes, factor),
-        ("contrast", &[factor]) => color::contrast(&mut planes, factor),
-        ("saturation", &[factor]) => color::towards_gray(&mut planes, factor),
-        ("hue", &[angle]) => color::turn_hue(&mut planes, angle),
-        ("gray", []) => color::towards_gray(&mut planes, 0.0),
-        ("blur", &[size, sigma]) => {
-            blur::blur(&mut planes, picture.width() as usize, size as usize, f64::from(sigma));
+        ("brightness", &[factor]) => variation.changes.push(Change::Brightness(factor)),
+        ("contrast", &[factor]) => variation.changes.push(Change::Contrast(factor)),
+        ("saturation", &[factor]) => variation.changes.push(Change::Saturation(factor)),
+        ("hue", &[angle]) => variation.changes.push(Change::Hue(angle)),
+        ("gray", []) => variation.changes.push(Change::Saturation(0.0)),
+        ("blur", &[kernel, sigma]) => {
+            variation.blur = Some(Blur { kernel: kernel as usize, sigma: sigma.into() });
         }
         ("crop", &[left, top, wide, high]) => {
-            let rectangle = (left.into(), top.into(), wide.into(), high.into());
-            crop::stretch(picture, rectangle, false, &mut planes);
+            let [left, top, wide, high] = [left, top, wide, high].map(f64::from);
+            variation.rectangle = Rectangle { left, top, wide, high };
         }
         other => panic!("no such change: {other:?}"),
     }
+    let mut planes = vec![0.0; picture.as_raw().len()];
+    vary(picture, &variation, &mut planes);
     planes
 }
 

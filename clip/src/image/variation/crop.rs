@@ -1,43 +1,24 @@
-//! Random resized crop and flip.
+//! A part of a picture at the size of the whole.
 
-use clip::image::RgbImage;
-use rand::Rng;
+use image::RgbImage;
 
-/// Width over height of a crop, least and greatest.
-const RATIO: (f64, f64) = (3.0 / 4.0, 4.0 / 3.0);
-/// Draws before the whole image is taken.
-const TRIES: usize = 10;
-
-/// Writes `[3, H, W]` values of 0 to 1.
-pub(super) fn split(image: &RgbImage, planes: &mut [f32]) {
-    let count = (image.width() * image.height()) as usize;
-    for (channel, plane) in planes.chunks_exact_mut(count).enumerate() {
-        for (value, pixel) in plane.iter_mut().zip(image.as_raw().chunks_exact(3)) {
-            *value = f32::from(pixel[channel]) / 255.0;
-        }
-    }
+/// A part of a picture, in pixels: not rounded to whole ones.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rectangle {
+    /// From the left border of the picture to its own
+    pub left: f64,
+    /// From the upper border of the picture to its own
+    pub top: f64,
+    /// Width
+    pub wide: f64,
+    /// Height
+    pub high: f64,
 }
 
-/// A rectangle of `area_min` to all of the image, stretched to its size (bilinear), flipped in half
-/// of the cases: writes `[3, H, W]` values of 0 to 1. As torchvision's `RandomResizedCrop`, but
-/// that the rectangle is not rounded to pixels and its border sees what lies beyond.
-pub(super) fn crop(image: &RgbImage, area_min: f64, rng: &mut impl Rng, planes: &mut [f32]) {
-    let (width, height) = (f64::from(image.width()), f64::from(image.height()));
-    let rectangle = rectangle(width, height, area_min, rng);
-    let flip = rng.random_bool(0.5);
-    stretch(image, rectangle, flip, planes);
-}
-
-/// Left, top, width and height, in pixels.
-pub(super) type Rectangle = (f64, f64, f64, f64);
-
-/// Writes a rectangle of the image at the image's size.
-pub(super) fn stretch(
-    image: &RgbImage,
-    (left, top, wide, high): Rectangle,
-    flip: bool,
-    planes: &mut [f32],
-) {
+/// Writes a rectangle of the image at the image's size (bilinear), left and right exchanged if it is
+/// flipped: `[3, H, W]` values of 0 to 1.
+pub(super) fn stretch(image: &RgbImage, rectangle: Rectangle, flip: bool, planes: &mut [f32]) {
+    let Rectangle { left, top, wide, high } = rectangle;
     let (width, height) = (image.width() as usize, image.height() as usize);
     let columns = places(left, wide, width, flip);
     let source = |row: usize| &image.as_raw()[3 * row * width..][..3 * width];
@@ -86,21 +67,6 @@ impl Stretched {
     }
 }
 
-/// What is cropped.
-fn rectangle(width: f64, height: f64, area_min: f64, rng: &mut impl Rng) -> Rectangle {
-    for _ in 0..TRIES {
-        let area = width * height * rng.random_range(area_min..=1.0);
-        let ratio = rng.random_range(RATIO.0.ln()..=RATIO.1.ln()).exp();
-        let (wide, high) = ((area * ratio).sqrt(), (area / ratio).sqrt());
-        if wide <= width && high <= height {
-            let left = rng.random_range(0.0..=width - wide);
-            let top = rng.random_range(0.0..=height - high);
-            return (left, top, wide, high);
-        }
-    }
-    (0.0, 0.0, width, height)
-}
-
 /// The two source pixels around the centre of an output pixel, and how far it lies towards the
 /// second.
 type Place = (usize, usize, f32);
@@ -123,17 +89,15 @@ fn places(start: f64, extent: f64, size: usize, flip: bool) -> Vec<Place> {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-    use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
+    use proptest::{collection::vec, prelude::*};
 
     use super::*;
 
     /// The plain twin: four corners of every pixel.
-    fn by_pixel(image: &RgbImage, area_min: f64, rng: &mut impl Rng) -> Vec<f32> {
+    fn by_pixel(image: &RgbImage, rectangle: Rectangle, flip: bool) -> Vec<f32> {
         let (width, height) = (image.width() as usize, image.height() as usize);
-        let (left, top, wide, high) = rectangle(width as f64, height as f64, area_min, rng);
-        let columns = places(left, wide, width, rng.random_bool(0.5));
-        let rows = places(top, high, height, false);
+        let columns = places(rectangle.left, rectangle.wide, width, flip);
+        let rows = places(rectangle.top, rectangle.high, height, false);
         let mut planes = Vec::new();
         for channel in 0..3 {
             for &(row, below, down) in &rows {
@@ -151,17 +115,21 @@ mod tests {
     proptest! {
         #[test]
         fn as_the_plain_twin_to_the_bit(
-            (width, height) in (1u32..20, 1u32..20),
-            area_min in 0.01..=1.0f64,
-            seed in any::<u64>(),
+            (width, height) in (1usize..20, 1usize..20),
+            bytes in vec(any::<u8>(), 3 * 20 * 20),
+            [left, top, wide, high] in [0.0..1.0, 0.0..1.0, 0.01..1.0, 0.01..1.0],
+            flip: bool,
         ) {
-            let mut rng = ChaCha8Rng::seed_from_u64(seed);
-            let image = RgbImage::from_fn(width, height, |_, _| rng.random::<[u8; 3]>().into());
-            let twin = by_pixel(&image, area_min, &mut rng.clone());
-            let mut planes = vec![f32::NAN; 3 * (width * height) as usize];
-            crop(&image, area_min, &mut rng, &mut planes);
+            let of = |share: f64, of: usize| share * of as f64;
+            let (wide, high) = (of(wide, width), of(high, height));
+            let (left, top) = (left * (of(1.0, width) - wide), top * (of(1.0, height) - high));
+            let rectangle = Rectangle { left, top, wide, high };
+            let bytes = bytes[..3 * width * height].to_vec();
+            let image = RgbImage::from_raw(width as u32, height as u32, bytes).expect("all pixels");
+            let mut planes = vec![f32::NAN; 3 * width * height];
+            stretch(&image, rectangle, flip, &mut planes);
             let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
-            prop_assert_eq!(bits(&planes), bits(&twin));
+            prop_assert_eq!(bits(&planes), bits(&by_pixel(&image, rectangle, flip)));
         }
     }
 }
