@@ -92,7 +92,7 @@ def pool(outcome):
         f"An epoch of `roclip` (K = 2) by one of `clip`: {outcome['epoch_ratio']:.3f}; goal: at "
         f"most {POOL_MAX}. A matching step moves the image tower alone.",
         "",
-        row("pictures", "the loader alone, pairs/s", "steps wait for it"),
+        row("pictures", "the loader alone (varied later, on the card), pairs/s", "steps wait for it"),
         row("---", "---:", "---:"),
     ]
     for found in outcome["loader"]:

@@ -23,12 +23,8 @@ mod built {
     ///
     /// # Errors
     /// Of candle.
-    pub fn receive(
-        model: &Clip,
-        sent: Sent,
-        shape: (usize, usize, usize, usize),
-    ) -> Result<Tensor> {
-        Ok(model.receive(sent, shape)?)
+    pub fn receive(model: &Clip, sent: Sent, count: usize) -> Result<Tensor> {
+        Ok(model.receive(sent, count)?)
     }
 
     /// Moves a model to the GPU, if there is one.
@@ -110,7 +106,7 @@ mod built {
     ///
     /// # Errors
     /// Never.
-    pub fn receive(_: &Clip, sent: Sent, _: (usize, usize, usize, usize)) -> Result<Tensor> {
+    pub fn receive(_: &Clip, sent: Sent, _: usize) -> Result<Tensor> {
         match sent {}
     }
 

@@ -11,7 +11,7 @@
 //! | `cli` · [`commands`] | what may be typed · one subcommand each |
 //! | [`config`] | run.toml: types, defaults, presets, all problems at once |
 //! | [`data`] · `input` | manifests and shards; order, threads and batches · what a run reads |
-//! | [`augment`] | one augmentation each, seeded by (seed, epoch, row) |
+//! | [`augment`] | how pictures and captions are varied, drawn by (seed, epoch, row) |
 //! | [`poison`] | which rows are poisoned and with what, written as a whole |
 //! | [`step`] · [`train`] | one optimizer step for any method · epochs around it |
 //! | [`grad_cache`] · [`not_finite`] | a batch in parts · what ends a step |

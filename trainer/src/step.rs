@@ -67,12 +67,14 @@ impl Trainer {
     /// and the model is of no use then.
     pub fn step(&mut self, mut batch: Batch) -> Result<StepReport> {
         let (device, count) = (self.model.device(), batch.tokens.count()); // V B / R
-        let pixels = std::mem::take(&mut batch.pixels).tensor(&self.model, count)?;
+        let pixels = std::mem::take(&mut batch.pixels);
         let ids = Tensor::from_slice(batch.tokens.ids(), (count, batch.tokens.length()), device)?;
         let (epoch, views) = (batch.epoch, count * self.collective.ranks() / batch.rows.len());
-        self.step_on(&pixels, &ids, views, batch).map_err(|error| match error.out_of_memory() {
+        let pixels = pixels.tensor(&self.model, count);
+        let outcome = pixels.and_then(|pixels| self.step_on(&pixels, &ids, views, batch));
+        outcome.map_err(|error| match error.out_of_memory() {
             None => self.diverged(epoch, error),
-            Some(problem) => self.too_large(&pixels, &ids, views, problem.to_string()),
+            Some(problem) => self.too_large(&ids, views, problem.to_string()),
         })
     }
 
@@ -137,15 +139,15 @@ impl Trainer {
     }
 
     /// What would have fitted.
-    fn too_large(&self, pixels: &Tensor, ids: &Tensor, views: usize, problem: String) -> Error {
+    fn too_large(&self, ids: &Tensor, views: usize, problem: String) -> Error {
         let fits = || -> Result<Error> {
-            let count = pixels.dim(0)?;
+            let count = ids.dim(0)?;
             let part = self.micro_batch.map(|pairs| views * pairs).filter(|&rows| rows < count);
             let (key, rows) = match part {
                 Some(rows) => ("optim.micro_batch", rows),
                 None => ("data.batch_size", count),
             };
-            let (pixels, ids) = (pixels.narrow(0, 0, rows)?, ids.narrow(0, 0, rows)?);
+            let (pixels, ids) = (self.model.blank(rows)?, ids.narrow(0, 0, rows)?);
             let (batch, fits) = (rows / views, self.model.largest_fit(&pixels, &ids)? / views);
             Ok(Error::BatchMemory { key, batch, fits, problem })
         };

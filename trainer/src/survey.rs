@@ -12,7 +12,7 @@ use rayon::prelude::*;
 
 use crate::{
     augment::View,
-    data::{Loader, Pixels, order},
+    data::{Loader, order},
     error::{Error, Result},
     not_finite::NotFinite,
 };
@@ -109,13 +109,13 @@ impl<'a> Survey<'a> {
     /// `[B, 3, H, W]`, normalised.
     fn pixels(&self, rows: &[u32], variation: Option<(u32, View)>) -> Result<Tensor> {
         let loader = self.loader;
-        if let Some(gpu) = &loader.gpu {
+        if loader.gpu.is_some() {
             let each = rows.par_iter().map(|&row| loader.picture(row, variation));
-            let mut pictures = Pictures::new(&loader.clip);
+            let mut pictures = Pictures::with_capacity(&loader.clip, rows.len());
             for (picture, variation) in each.collect::<Result<Vec<_>>>()? {
                 pictures.push(&picture, variation);
             }
-            return Pixels::Pictures(pictures).sent_to(gpu)?.tensor(self.model, rows.len());
+            return Ok(self.model.pixels(&pictures)?);
         }
         let side = loader.clip.image.image_size();
         let mut pixels = vec![0.0; rows.len() * 3 * side * side];

@@ -159,8 +159,7 @@ impl<'a> Run<'a> {
         let checkpoint = folder::open_checkpoint(config, resume, watch)?;
         let monitor = if collective.is_first() { Monitor::open(config)? } else { None };
         let mut loader = open_loader(config, &**collective, watch)?;
-        // In parts they are sent part by part, as there is no room for the whole.
-        loader.gpu = gpu.clone().filter(|_| config.optim.micro_batch.is_none());
+        loader.gpu.clone_from(&gpu);
         let pretrained = pretrained::sha256(config)?;
         let mut origin = Origin { data: loader.fingerprint()?, pretrained };
         let first;

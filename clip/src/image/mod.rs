@@ -1,26 +1,31 @@
 //! From bytes of strangers to the numbers that the image tower sees.
 //!
 //! bytes → [`decode`] (limits first) → [`RgbImage`] → [`fit`] → [`PixelBatch`] `[B, 3, H, W]`. The
-//! only place where CLIP's preprocessing is written down; nothing here changes a picture at random:
-//! a [`Variation`] says how one is varied before it is trained on, and [`Pictures`] are a batch of
-//! those.
+//! only place where CLIP's preprocessing is written down (of pictures on a GPU the end of it is, as a
+//! kernel); nothing here changes a picture at random. With feature `candle`: a `Variation` says how
+//! one is varied before it is trained on, and `Pictures` are a batch of those.
 
 use std::{fs::File, io::Read, path::Path};
 
 use crate::{Error, Result};
 
 mod decode;
+#[cfg(feature = "candle")]
 mod pictures;
 mod preprocess;
 mod resize;
+#[cfg(feature = "candle")]
 mod variation;
 
 pub use self::{
     decode::{ImageError, Limits, decode},
-    pictures::{Pictures, normalized},
     preprocess::PixelBatch,
     resize::fit,
-    variation::{Blur, Change, Rectangle, Variation, split, vary},
+};
+#[cfg(feature = "candle")]
+pub use self::{
+    pictures::{Pictures, normalized},
+    variation::{Blur, Change, Rectangle, Variation},
 };
 /// `[H, W, 3]` bytes, row-major, red first.
 pub use ::image::RgbImage;

@@ -3,7 +3,7 @@
 use image::RgbImage;
 use rayon::prelude::*;
 
-use super::{Variation, split, vary};
+use super::variation::{Variation, split, vary};
 use crate::ClipConfig;
 
 /// `[B, S, S, 3]` bytes, how each picture is varied, and the statistics of normalised pixels.
@@ -17,10 +17,11 @@ pub struct Pictures {
 }
 
 impl Pictures {
-    /// None yet, of the side of a model's image tower.
-    pub fn new(config: &ClipConfig) -> Self {
+    /// None yet, of the side of a model's image tower; room for `count`.
+    pub fn with_capacity(config: &ClipConfig, count: usize) -> Self {
         let (side, mean, std) = (config.image.image_size(), config.mean, config.std);
-        Self { side, bytes: Vec::new(), variations: Vec::new(), mean, std }
+        let bytes = Vec::with_capacity(count * 3 * side * side);
+        Self { side, bytes, variations: Vec::with_capacity(count), mean, std }
     }
 
     /// Takes one more, to be shown as it is if it is not varied. Panics unless it is a square of the
@@ -83,5 +84,30 @@ pub fn normalized(
     }
     for (channel, plane) in planes.chunks_exact_mut(planes.len() / 3).enumerate() {
         plane.iter_mut().for_each(|value| *value = (*value - mean[channel]) / std[channel]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::PixelBatch;
+
+    #[test]
+    fn pictures_as_they_are_have_the_pixels_of_evaluation() {
+        let config = ClipConfig::preset("rn-micro").expect("a preset");
+        let side = config.image.image_size() as u32;
+        let image = |shade: u32| {
+            RgbImage::from_fn(side, side, |x, y| {
+                [x * 7 + shade, y * 5, x * y].map(|v| v as u8).into()
+            })
+        };
+        let images = [image(1), image(90)];
+        let mut pictures = Pictures::with_capacity(&config, 2);
+        images.iter().for_each(|image| pictures.push(image, None));
+        assert_eq!(pictures.pixels(), PixelBatch::of(&images, &config).values());
+        let mut varied = Pictures::with_capacity(&config, 2);
+        let none = Variation::none(side, side);
+        images.iter().for_each(|image| varied.push(image, Some(none.clone())));
+        assert_eq!(varied.pixels(), pictures.pixels());
     }
 }

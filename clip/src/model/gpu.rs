@@ -9,21 +9,25 @@ use candle_core::{Device, Result, Tensor};
 
 use super::{Clip, Image, LOGIT_SCALE, Mode, Parameter, text::Text};
 #[cfg(feature = "cuda")]
-use crate::image::Pictures;
-#[cfg(feature = "cuda")]
-use crate::ops;
-#[cfg(feature = "cuda")]
 pub use crate::ops::cuda::Timed;
 pub use crate::ops::cuda::Update;
-use crate::ops::{
-    Engine, Graph,
-    cuda::{CudaTape, CudaValue, Machine, Moments, Precision, Store, floats},
+#[cfg(feature = "cuda")]
+use crate::ops::{self, cuda::Card};
+use crate::{
+    image::Pictures,
+    ops::{
+        Engine, Graph,
+        cuda::{
+            CudaTape, CudaValue, Machine, Moments, Precision, Sent as Received, Store, Unvaried,
+            floats,
+        },
+    },
 };
 
 /// The first NVIDIA GPU.
 #[cfg(feature = "cuda")]
 #[derive(Debug, Clone)]
-pub struct Gpu(Arc<ops::cuda::Card>);
+pub struct Gpu(Arc<Card>);
 
 #[cfg(feature = "cuda")]
 impl Gpu {
@@ -32,7 +36,7 @@ impl Gpu {
     /// # Errors
     /// One line about what is missing.
     pub fn open(folder: Option<&std::path::Path>) -> crate::Result<Self, String> {
-        ops::cuda::Card::open(folder).map(Self)
+        Card::open(folder).map(Self)
     }
 
     /// As its driver names it.
@@ -56,7 +60,7 @@ impl Gpu {
     /// If the GPU fails.
     pub fn send(&self, pixels: &[f32]) -> crate::Result<Option<Sent>> {
         let sent = self.0.send(bytemuck::cast_slice(pixels));
-        ahead(sent.map(|memory| ops::cuda::Sent::Pixels(Arc::new(memory))))
+        ahead(sent.map(Received::Pixels))
     }
 
     /// The same for pictures, which are varied and normalised there.
@@ -64,7 +68,7 @@ impl Gpu {
     /// # Errors
     /// If the GPU fails.
     pub fn send_pictures(&self, pictures: &Pictures) -> crate::Result<Option<Sent>> {
-        ahead(ops::cuda::Unvaried::send(&self.0, pictures).map(ops::cuda::Sent::Unvaried))
+        ahead(Unvaried::send(&self.0, pictures).map(Received::Unvaried))
     }
 
     /// Does `body`, and says how long each kernel and each form of product took meanwhile; what
@@ -80,11 +84,11 @@ impl Gpu {
 /// Pixels that a GPU has.
 #[cfg(feature = "cuda")]
 #[derive(Debug)]
-pub struct Sent(ops::cuda::Sent<ops::cuda::Card>);
+pub struct Sent(Received<Card>);
 
 /// What was sent, if there was room for it.
 #[cfg(feature = "cuda")]
-fn ahead(sent: Result<ops::cuda::Sent<ops::cuda::Card>>) -> crate::Result<Option<Sent>> {
+fn ahead(sent: Result<Received<Card>>) -> crate::Result<Option<Sent>> {
     match sent {
         Ok(sent) => Ok(Some(Sent(sent))),
         Err(error) if ops::is_out_of_memory(&error) => Ok(None),
@@ -93,21 +97,20 @@ fn ahead(sent: Result<ops::cuda::Sent<ops::cuda::Card>>) -> crate::Result<Option
 }
 
 impl Clip {
-    /// Takes what was sent ahead to this model's GPU. The tensor of `shape`, `[B, 3, H, W]`, or parts
-    /// of it along the first axis, stand for it in the next pass; its own values are all 0.
+    /// Takes what was sent ahead to this model's GPU. The tensor `[count, 3, H, W]`, of pictures also
+    /// parts of it along the first axis, stands for that until something else is received; its own
+    /// values are all 0.
     ///
     /// # Errors
-    /// Of candle.
+    /// Of candle, or if the model lives on no GPU.
     #[cfg(feature = "cuda")]
-    pub fn receive(
-        &self,
-        sent: Sent,
-        shape: (usize, usize, usize, usize),
-    ) -> crate::Result<Tensor> {
-        let pixels = Tensor::zeros(shape, candle_core::DType::F32, &Device::Cpu)?;
-        if let Some(gpu) = &self.gpu {
-            gpu.receive(&pixels, Box::new(sent.0));
-        }
+    pub fn receive(&self, sent: Sent, count: usize) -> crate::Result<Tensor> {
+        let Some(gpu) = &self.gpu else {
+            let problem = "pixels were sent ahead for a model that lives on no GPU";
+            return Err(candle_core::Error::Msg(problem.into()).into());
+        };
+        let pixels = self.blank(count)?;
+        gpu.receive(&pixels, Box::new(sent.0));
         Ok(pixels)
     }
 
@@ -212,9 +215,12 @@ pub(super) trait Towers: Resident {
     /// The machine as what computes losses.
     fn engine(&self) -> Engine;
 
-    /// Keeps what this machine was sent for the pass that is asked for with `pixels`.
+    /// Takes what this machine was sent, for `pixels` to stand for.
     #[cfg(feature = "cuda")]
     fn receive(&self, pixels: &Tensor, sent: Box<dyn std::any::Any>);
+
+    /// The same with pictures that are still to be sent.
+    fn upload(&self, pixels: &Tensor, pictures: &Pictures) -> Result<()>;
 
     /// The values of a parameter.
     fn values(&self, tensor: &Tensor) -> Result<Vec<f32>>;
@@ -329,9 +335,14 @@ impl<M: Machine> Towers for OnMachine<M> {
 
     #[cfg(feature = "cuda")]
     fn receive(&self, pixels: &Tensor, sent: Box<dyn std::any::Any>) {
-        if let Ok(sent) = sent.downcast::<ops::cuda::Sent<M>>() {
-            self.store.receive(pixels, *sent);
-        }
+        let sent = sent.downcast::<Received<M>>().expect("what a GPU was sent is the GPU's");
+        self.store.receive(pixels, *sent);
+    }
+
+    fn upload(&self, pixels: &Tensor, pictures: &Pictures) -> Result<()> {
+        let pictures = Unvaried::upload(self.store.machine(), pictures)?;
+        self.store.receive(pixels, Received::Unvaried(pictures));
+        Ok(())
     }
 
     fn values(&self, tensor: &Tensor) -> Result<Vec<f32>> {

@@ -4,11 +4,12 @@
 //! so that whoever computes the tower need not be who computes the loss (GradCache, Gao et al.
 //! 2021, section 3).
 
-use candle_core::{Result, Tensor, Var, backprop::GradStore};
+use candle_core::{DType, Result, Tensor, Var, backprop::GradStore};
 
 use super::{Clip, Mode};
 use crate::{
     config::Tower,
+    image::Pictures,
     ops::{Composed, Equals, Gradients, Tape, Value, is_fused, is_out_of_memory},
 };
 
@@ -79,6 +80,26 @@ impl Pass {
 }
 
 impl Clip {
+    /// Pictures as `[B, 3, H, W]` pixels for the passes of this model. Where its towers live on a GPU
+    /// they are varied there, part by part, and the tensor stands for them until other pixels take
+    /// their place; its own values are all 0.
+    pub fn pixels(&self, pictures: &Pictures) -> crate::Result<Tensor> {
+        #[cfg(any(test, feature = "cuda"))]
+        if let Some(gpu) = &self.gpu {
+            let pixels = self.blank(pictures.count())?;
+            gpu.upload(&pixels, pictures)?;
+            return Ok(pixels);
+        }
+        let (count, side) = (pictures.count(), pictures.side());
+        Ok(Tensor::from_vec(pictures.pixels(), (count, 3, side, side), &self.device)?)
+    }
+
+    /// `[count, 3, H, W]` zeros.
+    pub fn blank(&self, count: usize) -> crate::Result<Tensor> {
+        let side = self.config.image.image_size();
+        Ok(Tensor::zeros((count, 3, side, side), DType::F32, &self.device)?)
+    }
+
     /// `[B, 3, H, W]` normalised pixels -> `[B, D]` unit rows, for a step of training.
     pub fn image_pass(&self, pixels: &Tensor, mode: Mode) -> crate::Result<Pass> {
         if self.locked == Some(Tower::Image) {

@@ -1,6 +1,7 @@
 //! Every parameter of every tower learns, and learns the right thing.
 
 mod passes;
+mod pictures;
 
 use candle_core::{DType, Device, Tensor};
 use rand::Rng;

@@ -59,7 +59,7 @@ pub(crate) fn time(
         let trainer = if kind.matches { &mut roclip } else { &mut clip };
         let batches = (0..steps).map(|_| batch(&pixels, &tokens, kind.epoch, rows, &mut drawn));
         let sent = batches.map(|batch| match gpu {
-            Some(gpu) => Ok(batch.sent_to(gpu)?), // as a loader hands it out
+            Some(gpu) => Ok(batch.sent_to(gpu)?), // pixels that wait there: without what varies them
             None => Ok(batch),
         });
         let batches = sent.collect::<Result<Vec<_>, Report>>()?;

@@ -142,7 +142,7 @@ impl Augment {
 
 #[cfg(test)]
 mod tests {
-    use clip::image::Change;
+    use clip::image::{Change, Rectangle};
 
     use super::*;
 
@@ -182,6 +182,36 @@ mod tests {
         let second = |epoch| augment.second_caption(words, epoch, 2);
         assert_eq!(second(1), second(1));
         assert!((1..20).any(|epoch| second(epoch) != augment.caption(words, epoch, 2)));
+    }
+
+    /// What a seed draws is what it has always drawn: a run goes on where an older program began it.
+    #[test]
+    fn a_seed_draws_what_it_drew() {
+        let settings = config::Augment {
+            image: Some(true),
+            hue: 0.1,
+            gray_share: 0.2,
+            blur_share: Some(1.0),
+            blur_kernel: Some(5),
+            blur_sigma: Some([0.5, 1.5]),
+            ..Default::default()
+        };
+        let augment = Augment::open(&settings, 1).expect("no file to read");
+        let drawn = augment.image((8, 8), 2, Some((3, View::Train))).expect("varied");
+        let Variation { rectangle: Rectangle { left, top, wide, high }, flip, changes, blur } =
+            &drawn;
+        let blur = blur.expect("blurred");
+        let expected = [0.0288451784, 0.3446097848, 5.4862002071, 7.2202141853, 1.0656679704];
+        for (found, expected) in [*left, *top, *wide, *high, blur.sigma].iter().zip(expected) {
+            assert!((found - expected).abs() < 1e-9, "{drawn:?}"); // `exp` differs between machines
+        }
+        let expected = [
+            Change::Saturation(1.1093837),
+            Change::Hue(0.094653495),
+            Change::Contrast(0.7523261),
+            Change::Brightness(1.0936836),
+        ];
+        assert_eq!((*flip, &changes[..]), (false, &expected[..]));
     }
 
     #[test]

@@ -35,7 +35,7 @@ impl Batch {
 pub enum Pixels {
     /// Row-major
     Values(Vec<f32>),
-    /// To be varied where they are needed, which is on a GPU or for want of room there
+    /// To be varied on a GPU
     Pictures(Pictures),
     /// On a GPU
     Sent(Sent),
@@ -62,12 +62,12 @@ impl Pixels {
     /// What the towers of `model` look at.
     pub fn tensor(self, model: &Clip, count: usize) -> Result<Tensor> {
         let side = model.config().image.image_size();
-        let shape = (count, 3, side, side);
-        let values = match self {
-            Self::Values(values) => values,
-            Self::Pictures(pictures) => pictures.pixels(),
-            Self::Sent(sent) => return gpu::receive(model, sent, shape),
-        };
-        Ok(Tensor::from_vec(values, shape, model.device())?)
+        match self {
+            Self::Values(values) => {
+                Ok(Tensor::from_vec(values, (count, 3, side, side), model.device())?)
+            }
+            Self::Pictures(pictures) => Ok(model.pixels(&pictures)?),
+            Self::Sent(sent) => gpu::receive(model, sent, count),
+        }
     }
 }

@@ -68,7 +68,7 @@ pub struct Loader {
     pub ranks: usize,
     /// Threads
     pub workers: usize,
-    /// Where a batch is sent while the step before it is computed
+    /// Where a batch is sent while the step before it is computed, and varied
     pub gpu: Option<Gpu>,
 }
 
@@ -189,7 +189,7 @@ impl Loader {
     /// Of rows and how each is varied.
     fn batch_pixels(&self, shown: &[(u32, Option<(u32, View)>)]) -> Result<Pixels> {
         if self.gpu.is_some() {
-            let mut pictures = Pictures::new(&self.clip);
+            let mut pictures = Pictures::with_capacity(&self.clip, shown.len());
             for &(row, how) in shown {
                 let (picture, variation) = self.picture(row, how)?;
                 pictures.push(&picture, variation);

@@ -2,18 +2,19 @@
 
 use std::{collections::BTreeMap, fs, path::Path};
 
-use crate::poison::{Ledger, PoisonKind};
+use crate::poison::{Ledger, PoisonKind, names};
 
 /// What each poisoned row is.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Poisons(BTreeMap<u32, PoisonKind>);
 
 impl Poisons {
-    /// Of `manifest`, if `ledger` counts its rows: both lie in the folder that they were written
-    /// to.
+    /// Of `manifest`, if `ledger` counts its rows: it lies beside the ledger, under the name that it
+    /// was written with.
     pub(super) fn of(ledger: &Ledger, manifest: &Path) -> Option<Self> {
-        let folder = |path: &Path| fs::canonicalize(path).ok()?.parent().map(Path::to_owned);
-        if folder(manifest)? != folder(&ledger.path)? {
+        let poisoned = fs::canonicalize(&ledger.path).ok()?;
+        let poisoned = poisoned.with_file_name(names::made_of(&ledger.manifest));
+        if fs::canonicalize(manifest).ok()? != poisoned {
             return None;
         }
         if !ledger.poisons.is_empty() {
@@ -70,7 +71,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = |name: &str| folder.path().join(name);
         fs::create_dir(path("other")).expect("a folder");
-        for name in ["ledger.json", "train.csv", "other/train.csv"] {
+        for name in ["ledger.json", "train.csv", "clean.csv", "other/train.csv"] {
             fs::write(path(name), "").expect("writable");
         }
         let kinds = |ledger: &Ledger, manifest: &str| {
@@ -83,6 +84,7 @@ mod tests {
         assert_eq!(kinds(&old, "train.csv"), Some(expected));
         assert_eq!(kinds(&old, "other/../train.csv"), Some(expected));
         assert_eq!(kinds(&old, "other/train.csv"), None);
+        assert_eq!(kinds(&old, "clean.csv"), None);
         let record = PoisonRecord { row: 7, kind: Flood, source: 1, target_class: 0, draw: None };
         let new = ledger(&path("ledger.json"), vec![record]);
         assert_eq!(kinds(&new, "train.csv"), Some([None, None, None, Some(Flood)]));

@@ -1,6 +1,6 @@
 //! Pictures of what was planted, each beside what it was made of.
 
-use std::path::Path;
+use std::{collections::BTreeSet, path::Path};
 
 use clip::image::encode_png;
 use page::{Picture, escape, gallery};
@@ -8,7 +8,7 @@ use page::{Picture, escape, gallery};
 use super::series::Series;
 use crate::{
     data::{Manifest, Row},
-    error::Result,
+    error::{Error, Result},
     poison::{Ledger, PoisonKind, names},
 };
 
@@ -17,16 +17,17 @@ const COUNT: usize = 3;
 /// Characters of a caption.
 const CAPTION_MAX: usize = 80;
 
-/// What the first poisoned set of these series holds; nothing without one.
-pub(super) fn galleries(series: &[&Series]) -> String {
-    let mut entries = series.iter().flat_map(|one| &one.entries);
-    match entries.find_map(|entry| entry.ledger.as_deref()).map(of_ledger) {
-        None => String::new(),
-        Some(Ok(text)) => text,
-        Some(Err(error)) => {
-            format!("<p class=\"note\">No pictures: {}.</p>\n", escape(&error.to_string()))
-        }
-    }
+/// What the first `count` poisoned sets of these series hold; nothing without one.
+pub(super) fn galleries(series: &[&Series], count: usize) -> String {
+    let ledgers =
+        series.iter().flat_map(|one| &one.entries).filter_map(|one| one.ledger.as_deref());
+    let mut shown = BTreeSet::new();
+    let first = ledgers.filter(|&ledger| shown.insert(ledger)).take(count);
+    first.map(|ledger| of_ledger(ledger).unwrap_or_else(|error| none(&error))).collect()
+}
+
+fn none(error: &Error) -> String {
+    format!("<p class=\"note\">No pictures: {}.</p>\n", escape(&error.to_string()))
 }
 
 fn of_ledger(path: &Path) -> Result<String> {

@@ -137,3 +137,21 @@ fn runs_of_one_name_are_told_apart() {
     check(&["/x/run", "/x/run"], &["run (1)", "run (2)"]);
     check(&["/x/run"], &["run"]);
 }
+
+#[test]
+fn runs_under_two_attacks_show_both() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let runs = ["one", "two", "three"].map(|name| folder.path().join(name));
+    for (run, attack) in runs.iter().zip(["corner", "warp", "warp"]) {
+        write_run(run, [0.5, 0.9]);
+        let ledger = folder.path().join(format!("{attack}.json"));
+        fs::write(&ledger, "no ledger").expect("writable");
+        let text = format!("[monitor]\nledger = \"{}\"\n", ledger.display());
+        fs::write(run.join("resolved.toml"), text).expect("writable");
+    }
+    let text = page(&runs).expect("a page");
+    for attack in ["corner", "warp"] {
+        let told = text.matches(&format!("{attack}.json")).count();
+        assert_eq!(told, 1, "a set is looked at once: {text}");
+    }
+}

@@ -47,7 +47,7 @@ impl Variation {
 }
 
 /// Writes `[3, H, W]` values of 0 to 1. Panics if there is no room for exactly that.
-pub fn vary(image: &RgbImage, variation: &Variation, planes: &mut [f32]) {
+pub(super) fn vary(image: &RgbImage, variation: &Variation, planes: &mut [f32]) {
     assert_eq!(planes.len(), image.as_raw().len(), "room for the picture");
     let Variation { rectangle, flip, changes, blur } = variation;
     crop::stretch(image, *rectangle, *flip, planes);
@@ -65,7 +65,7 @@ pub fn vary(image: &RgbImage, variation: &Variation, planes: &mut [f32]) {
 }
 
 /// Writes `[3, H, W]` values of 0 to 1: the picture as it is. Panics as [`vary`].
-pub fn split(image: &RgbImage, planes: &mut [f32]) {
+pub(super) fn split(image: &RgbImage, planes: &mut [f32]) {
     assert_eq!(planes.len(), image.as_raw().len(), "room for the picture");
     let count = (image.width() * image.height()) as usize;
     for (channel, plane) in planes.chunks_exact_mut(count).enumerate() {

@@ -36,7 +36,7 @@ fn gradients_of_several_passes_add_up() -> Result<()> {
 }
 
 /// The model itself, in f64, and with its towers on a machine in bf16 if there is one.
-fn everywhere(config: &ClipConfig) -> Result<Vec<(Clip, DType)>> {
+pub(super) fn everywhere(config: &ClipConfig) -> Result<Vec<(Clip, DType)>> {
     let weights = weights(config)?;
     let mut models = Vec::new();
     for dtype in [DType::F32, DType::F64] {

@@ -26,15 +26,15 @@ pub(crate) struct Store<M: Machine> {
     gradients: M::Memory,
     /// Parameters that got a gradient in this step.
     reached: Mutex<HashSet<TensorId>>,
-    /// What a tensor stands for, if that was sent ahead.
-    sent: Mutex<Option<(Tensor, Sent<M>)>>,
+    /// What a tensor stands for; `None` in the place of pixels that were given out.
+    sent: Mutex<Option<(Tensor, Option<Sent<M>>)>>,
 }
 
 /// `[B, 3, H, W]` pixels that a machine has.
 #[derive(Debug)]
 pub(crate) enum Sent<M: Machine> {
     /// As they are
-    Pixels(Arc<M::Memory>),
+    Pixels(M::Memory),
     /// Still to be varied
     Unvaried(Unvaried<M>),
 }
@@ -64,30 +64,30 @@ impl<M: Machine> Store<M> {
         Ok(store)
     }
 
-    /// Takes what was sent, for `tensor` to stand for.
+    /// Takes what was sent, for `tensor` to stand for until something else is received.
     pub(crate) fn receive(&self, tensor: &Tensor, sent: Sent<M>) {
-        let sent = Some((tensor.clone(), sent)); // its storage stays its own
+        let sent = Some((tensor.clone(), Some(sent))); // its storage stays its own
         *self.sent.lock().unwrap_or_else(PoisonError::into_inner) = sent;
     }
 
-    /// The array that a tensor stands for, or a part of it, and its first value there. The whole is
-    /// given out once, parts until something else is received.
-    pub(super) fn received(&self, tensor: &Tensor) -> Result<Option<(Arc<M::Memory>, usize)>> {
+    /// The pixels that a tensor stands for: of pictures any part, as often as it is asked for; of
+    /// pixels the whole, once.
+    pub(super) fn received(&self, tensor: &Tensor) -> Result<Option<M::Memory>> {
         let mut guard = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
         let Some((whole, sent)) = &mut *guard else { return Ok(None) };
-        let Some(start) = start_in(whole, tensor) else { return Ok(None) };
-        let memory = match sent {
-            Sent::Pixels(memory) => memory.clone(),
-            Sent::Unvaried(pictures) => {
-                let memory = Arc::new(pictures.pixels(&self.machine)?);
-                *sent = Sent::Pixels(memory.clone());
-                memory
+        let Some(start) = start_in(whole, tensor)? else { return Ok(None) };
+        match sent {
+            Some(Sent::Unvaried(pictures)) => {
+                let one = whole.elem_count() / whole.dim(0)?;
+                let (first, count) = (start / one, tensor.elem_count() / one);
+                pictures.pixels(&self.machine, first, count).map(Some)
             }
-        };
-        if tensor.elem_count() == whole.elem_count() {
-            *guard = None;
+            Some(Sent::Pixels(_)) if tensor.elem_count() == whole.elem_count() => {
+                let Some(Sent::Pixels(memory)) = sent.take() else { unreachable!("as matched") };
+                Ok(Some(memory))
+            }
+            _ => bail!("pixels that were sent ahead are looked at once, and as a whole"),
         }
-        Ok(Some((memory, start)))
     }
 
     /// Who computes.
@@ -185,11 +185,16 @@ impl<M: Machine> Store<M> {
     }
 }
 
-/// Where a contiguous tensor begins in the storage of another, if it is a part of it.
-fn start_in(whole: &Tensor, part: &Tensor) -> Option<usize> {
+/// Where a tensor begins in the storage of another, if it is a part of it: one in a row.
+fn start_in(whole: &Tensor, part: &Tensor) -> Result<Option<usize>> {
     let [(whole, _), (part, layout)] = [whole, part].map(Tensor::storage_and_layout);
-    let (start, _) = layout.contiguous_offsets()?;
-    std::ptr::eq(&*whole, &*part).then_some(start)
+    if !std::ptr::eq(&*whole, &*part) {
+        return Ok(None);
+    }
+    match layout.contiguous_offsets() {
+        Some((start, _)) => Ok(Some(start)),
+        None => bail!("a part of pixels that were sent ahead has to be contiguous"),
+    }
 }
 
 /// `count` floats of an array, from number `start` on; waits for them.

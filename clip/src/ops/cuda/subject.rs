@@ -86,6 +86,15 @@ impl Machine for Subject {
         Ok(Memory { array, bytes })
     }
 
+    fn send(self: &Arc<Self>, bytes: &[u8]) -> Result<Memory> {
+        let array = match &**self {
+            Self::Emulated(emulator) => Array::Emulated(emulator.send(bytes)?),
+            #[cfg(feature = "cuda")]
+            Self::Real(card) => Array::Real(card.send(bytes)?),
+        };
+        Ok(Memory { array, bytes: bytes.len() })
+    }
+
     fn address(memory: &Memory) -> u64 {
         match &memory.array {
             Array::Emulated(memory) => Emulator::address(memory),

@@ -15,121 +15,128 @@ const BLUR_THREADS: usize = 256;
 /// Pictures on a machine, and how each is to be varied.
 #[derive(Debug)]
 pub(crate) struct Unvaried<M: Machine> {
-    count: usize,
-    side: usize,
     bytes: M::Memory,
-    variations: M::Memory,
-    changes: M::Memory,
-    statistics: M::Memory,
-    blur: Option<Blur<M>>,
-}
-
-/// A row of weights for each picture, all of a width.
-#[derive(Debug)]
-struct Blur<M: Machine> {
-    weights: M::Memory,
-    kernel: usize,
+    recipe: M::Memory,
+    layout: Layout,
 }
 
 impl<M: Machine> Unvaried<M> {
-    /// Sends pictures as [`Machine::send`] does.
+    /// Sends pictures ahead, see [`Machine::send`].
     pub(crate) fn send(machine: &Arc<M>, pictures: &Pictures) -> Result<Self> {
-        let send = |values: &[u32]| machine.send(bytemuck::cast_slice(values));
-        let side = pictures.side();
-        let Recipe { variations, changes } = Recipe::of(pictures.variations(), side);
-        let statistics = pictures.statistics().map(|of| of.map(f32::to_bits));
-        Ok(Self {
-            count: pictures.count(),
-            side,
-            bytes: machine.send(pictures.bytes())?,
-            variations: send(&variations)?,
-            changes: send(&changes)?,
-            statistics: send(statistics.as_flattened())?,
-            blur: weights(pictures.variations())
-                .map(|(weights, kernel)| {
-                    let weights = machine.send(bytemuck::cast_slice(&weights))?;
-                    Ok::<_, candle_core::Error>(Blur { weights, kernel })
-                })
-                .transpose()?,
-        })
+        Self::by(pictures, |bytes| machine.send(bytes))
     }
 
-    /// `[B, 3, S, S]` normalised floats.
-    pub(crate) fn pixels(&self, machine: &Arc<M>) -> Result<M::Memory> {
-        let Self { count, side, bytes, variations, changes, statistics, blur } = self;
+    /// Uploads pictures.
+    pub(crate) fn upload(machine: &Arc<M>, pictures: &Pictures) -> Result<Self> {
+        Self::by(pictures, |bytes| machine.upload(bytes))
+    }
+
+    fn by(pictures: &Pictures, to: impl Fn(&[u8]) -> Result<M::Memory>) -> Result<Self> {
+        let (words, layout) = recipe(pictures);
+        Ok(Self { bytes: to(pictures.bytes())?, recipe: to(bytemuck::cast_slice(&words))?, layout })
+    }
+
+    /// `[count, 3, S, S]` normalised floats of the pictures from number `first` on.
+    pub(crate) fn pixels(&self, machine: &Arc<M>, first: usize, count: usize) -> Result<M::Memory> {
+        let Layout { side, variations, changes, weights, kernel } = self.layout;
+        let word = |at: usize| M::address(&self.recipe) + 4 * at as u64;
+        let weights = word(weights + first * kernel);
         let room = || machine.take(4 * count * 3 * side * side);
         let launch = |launch: Launch| machine.launch(Precision::F32, &launch);
-        let (planes, statistics) = (room()?, M::address(statistics));
-        let vary = Launch::new("vary", [*count, 1, 1], THREADS).pointer(M::address(bytes));
-        let vary = vary.pointer(M::address(variations)).pointer(M::address(changes));
-        let vary = vary.pointer(if blur.is_none() { statistics } else { 0 });
-        launch(vary.pointer(M::address(&planes)).count(*side))?;
-        let Some(Blur { weights, kernel }) = blur else { return Ok(planes) };
+        let planes = room()?;
+        let bytes = M::address(&self.bytes) + (first * 3 * side * side) as u64;
+        let vary = Launch::new("vary", [count, 1, 1], THREADS).pointer(bytes);
+        let vary = vary.pointer(word(variations + first * VARIATION)).pointer(word(changes));
+        let vary = vary.pointer(if kernel == 0 { word(STATISTICS) } else { 0 });
+        launch(vary.pointer(M::address(&planes)).count(side))?;
+        if kernel == 0 {
+            return Ok(planes);
+        }
         let halfway = room()?;
-        let pass = |kernel, from: &M::Memory| {
-            let grid = [(side * side).div_ceil(BLUR_THREADS), 3, *count];
-            let pass = Launch::new(kernel, grid, BLUR_THREADS).pointer(M::address(from));
-            pass.pointer(M::address(weights))
+        let pass = |name, from: &M::Memory| {
+            let grid = [(side * side).div_ceil(BLUR_THREADS), 3, count];
+            Launch::new(name, grid, BLUR_THREADS).pointer(M::address(from)).pointer(weights)
         };
         let rows = pass("blur_rows", &planes).pointer(M::address(&halfway));
-        launch(rows.count(*side).count(*kernel))?;
-        let columns = pass("blur_columns", &halfway).pointer(statistics);
-        launch(columns.pointer(M::address(&planes)).count(*side).count(*kernel))?;
+        launch(rows.count(side).count(kernel))?;
+        let columns = pass("blur_columns", &halfway).pointer(word(STATISTICS));
+        launch(columns.pointer(M::address(&planes)).count(side).count(kernel))?;
         Ok(planes)
     }
 }
 
-/// Variations as `vary.cu` reads them.
-#[derive(Debug, Default)]
-struct Recipe {
-    /// `variation_t`
-    variations: Vec<u32>,
-    /// `change_t`
-    changes: Vec<u32>,
+/// Where the parts of a recipe begin, in words of 4 bytes; `[B, kernel]` weights end it.
+#[derive(Debug, Clone, Copy)]
+struct Layout {
+    side: usize,
+    variations: usize,
+    changes: usize,
+    weights: usize,
+    /// Weights of each picture; 0 if none is blurred.
+    kernel: usize,
 }
 
-impl Recipe {
-    fn of(variations: &[Option<Variation>], side: usize) -> Self {
-        let mut recipe = Self::default();
-        for variation in variations {
-            match variation {
-                Some(variation) => recipe.push(variation),
-                None => recipe.push(&Variation::none(side as u32, side as u32)),
-            }
-        }
-        recipe
-    }
+/// Where the statistics of normalised pixels begin, three words each for mean and deviation.
+const STATISTICS: usize = 0;
+/// Words of a `variation_t`.
+const VARIATION: usize = 7;
 
-    fn push(&mut self, variation: &Variation) {
-        let Variation { rectangle, flip, changes, .. } = variation;
+/// Variations as `vary.cu` reads them. The length is a power of two, so that batches share arrays.
+fn recipe(pictures: &Pictures) -> (Vec<u32>, Layout) {
+    let (side, all) = (pictures.side(), pictures.variations());
+    let plain = Variation::none(side as u32, side as u32);
+    let mut words: Vec<u32> = pictures.statistics().as_flattened().iter().map(bits).collect();
+    let (mut variations, mut changes) = (Vec::with_capacity(VARIATION * all.len()), Vec::new());
+    for variation in all {
+        let Variation { rectangle, flip, changes: own, .. } = variation.as_ref().unwrap_or(&plain);
         let Rectangle { left, top, wide, high } = *rectangle;
-        let first = self.changes.len() as u32 / 2;
-        for change in changes {
-            let (kind, amount) = match *change {
-                Change::Brightness(factor) => (0, factor),
-                Change::Contrast(factor) => (1, factor),
-                Change::Saturation(factor) => (2, factor),
-                Change::Hue(angle) => (3, angle),
-            };
-            self.changes.extend([kind, amount.to_bits()]);
-        }
-        self.variations.extend([left, top, wide, high].map(|value| (value as f32).to_bits()));
-        self.variations.extend([u32::from(*flip), first, first + changes.len() as u32]);
+        let first = changes.len() as u32 / 2;
+        changes.extend(own.iter().flat_map(change));
+        variations.extend([left, top, wide, high].map(|value| bits(&(value as f32))));
+        variations.extend([u32::from(*flip), first, first + own.len() as u32]);
     }
+    let (weights, kernel) = weights(all, side);
+    let start = words.len();
+    let layout = Layout {
+        side,
+        variations: start,
+        changes: start + variations.len(),
+        weights: start + variations.len() + changes.len(),
+        kernel,
+    };
+    words.extend(variations.into_iter().chain(changes).chain(weights.iter().map(bits)));
+    words.resize(words.len().next_power_of_two(), 0);
+    (words, layout)
+}
+
+fn bits(value: &f32) -> u32 {
+    value.to_bits()
+}
+
+/// A `change_t`.
+fn change(change: &Change) -> [u32; 2] {
+    let (kind, amount) = match change {
+        Change::Brightness(factor) => (0, factor),
+        Change::Contrast(factor) => (1, factor),
+        Change::Saturation(factor) => (2, factor),
+        Change::Hue(angle) => (3, angle),
+    };
+    [kind, bits(amount)]
 }
 
 /// The blurs of all pictures in kernels of one width; one that is not blurred keeps its pixels.
-fn weights(variations: &[Option<Variation>]) -> Option<(Vec<f32>, usize)> {
+fn weights(variations: &[Option<Variation>], side: usize) -> (Vec<f32>, usize) {
     let blurs = variations.iter().map(|variation| variation.as_ref().and_then(|one| one.blur));
-    let width = blurs.clone().flatten().map(|blur| blur.kernel).max()?;
+    let width = blurs.clone().flatten().map(|blur| blur.kernel).max().unwrap_or(0);
     let mut weights = vec![0.0; width * variations.len()];
-    for (blur, row) in blurs.zip(weights.chunks_exact_mut(width)) {
+    for (blur, row) in blurs.zip(weights.chunks_exact_mut(width.max(1))) {
         match blur {
             Some(blur) => {
+                assert!(blur.kernel % 2 == 1 && blur.kernel / 2 < side, "a kernel that fits");
                 row[(width - blur.kernel) / 2..][..blur.kernel].copy_from_slice(&blur.weights());
             }
             None => row[width / 2] = 1.0,
         }
     }
-    Some((weights, width))
+    (weights, width)
 }

@@ -1,7 +1,5 @@
 //! From pixels and ids to sequences of tokens, and from sequences to one row each.
 
-use std::sync::Arc;
-
 use candle_core::{Result, Tensor, bail};
 
 use super::{CudaTape, CudaValue};
@@ -34,13 +32,12 @@ impl<M: Machine> CudaTape<M> {
         sizes: impl FnOnce(Launch) -> Launch,
     ) -> Result<CudaValue<M>> {
         let (bench, count) = (self.bench(), pixels.elem_count());
-        let (values, start) = match self.store.received(pixels)? {
-            Some(sent) => sent,
-            None => (Arc::new(bench.tensor(pixels)?), 0),
+        let values = match self.store.received(pixels)? {
+            Some(values) => values,
+            None => bench.tensor(pixels)?,
         };
         let y = bench.values(count)?;
-        let first = M::address(&values) + 4 * start as u64;
-        let launch = Launch::packs(kernel, count, self.precision).pointer(first);
+        let launch = Launch::packs(kernel, count, self.precision).pointer(M::address(&values));
         bench.launch(sizes(launch.pointer(M::address(&y)).count(count)))?;
         Ok(CudaValue { data: y.into(), dims: dims.into(), step: None })
     }
