@@ -289,9 +289,11 @@ pub enum Error {
     /// A pool that cannot hold one batch.
     #[error(
         "the pool would hold {capacity} of {rows} rows, which is no batch of {batch_size}: lower \
-         `data.batch_size` or raise the method's `pool_share`"
+         `data.batch_size` or raise the method's `{key}`"
     )]
     SmallPool {
+        /// What decides it.
+        key: &'static str,
         /// Rows that can be read.
         rows: usize,
         /// Rows that the pool would hold.
@@ -302,9 +304,11 @@ pub enum Error {
     /// A pool that holds more than half of the data: many images would meet their own captions.
     #[error(
         "the pool would hold {capacity} of {rows} rows, more than half: lower `data.batch_size` or \
-         the method's `pool_share`"
+         the method's `{key}`"
     )]
     LargePool {
+        /// What decides it.
+        key: &'static str,
         /// Rows that can be read.
         rows: usize,
         /// Rows that the pool would hold.

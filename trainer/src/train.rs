@@ -40,6 +40,8 @@ pub trait Watch: Send + Sync {
     fn begin(&mut self, stage: &str, total: u64, done: u64);
     /// Parts of the stage are done.
     fn advance(&self, parts: u64);
+    /// What stands beside how far it is.
+    fn status(&self, text: String);
     /// One line about how far it came.
     fn note(&self, line: String);
     /// One line about what the user may not have meant.
@@ -187,7 +189,8 @@ impl<'a> Run<'a> {
             method: method::new(config, sizes, device)?,
             gradients: model.gradients(),
             optimizer: Optimizer::new(&model, &config.optim),
-            schedule: Schedule::new(config.optim.lr, config.optim.warmup_share, steps),
+            schedule: Schedule::new(config.optim.lr, config.optim.warmup_share, steps)
+                .with_warmup(config.optim.warmup_steps),
             logit_scale_max: config.optim.logit_scale_max.ln(),
             micro_batch: config.optim.micro_batch,
             collective: collective.clone(),
@@ -312,6 +315,7 @@ impl<'a> Run<'a> {
         let (selected, none) = (trainer.method.selected(epoch), Tally::default());
         let views = trainer.method.views(epoch);
         let mut last = Instant::now(); // end of the step before: waiting for a batch counts
+        let (began, mut pairs) = (last, 0);
         loader.each(epoch, &selected, views, place.batches, |batch| -> Result<()> {
             let rows = batch.rows.clone();
             let report = trainer.step(batch)?;
@@ -340,6 +344,9 @@ impl<'a> Run<'a> {
                 checkpoint::write(config, origin, *place, tally, trainer)?;
             }
             watch.advance(1);
+            pairs += rows.len();
+            let rate = pairs as f64 / began.elapsed().as_secs_f64();
+            watch.status(format!("{rate:.0} images/s, loss {:.3}", report.loss));
             last = Instant::now();
             Ok(())
         })?;

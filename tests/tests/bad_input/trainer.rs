@@ -119,7 +119,11 @@ fn run_refuses() {
     check(&format!("{safeclip}.safe_chance=2"), &["method.safeclip.safe_chance"]);
     check(&format!("{safeclip}.pool_share=0.05"), &["pool_share"]);
     let roclip = "--set optim.epochs=2 --set method.name=roclip";
-    check(&format!("{roclip} --set method.roclip.pool_share=0.05"), &["pool_share"]);
+    let roclip = format!("{roclip} --set method.roclip");
+    check(&format!("{roclip}.pool_share=0.05"), &["`data.batch_size`", "`pool_share`"]);
+    check(&format!("{roclip}.pool_rows=100000"), &["100000 of 40 rows", "`pool_rows`"]);
+    check(&format!("{roclip}.match_every_epochs=0"), &["match_every_epochs", "at least 1"]);
+    check("--set augment.flip_share=2", &["augment.flip_share", "between 0 and 1"]);
     check("--set data.manifest=no.csv", &["cannot read `", "/no.csv`"]);
     check("--set data.manifest=bad/gone.csv", &["40 of 40", "row 1", "gone.png"]);
     check("--set data.manifest=bad/one.csv", &["1 of 40", "row 8", "picture.png"]);

@@ -103,9 +103,9 @@ impl Augment {
         let (epoch, view) = variation.filter(|_| self.varies_images())?;
         let rng = &mut self.rng(epoch, row, view as u64);
         let late = |part| self.late_rng(epoch, row, view, part);
-        let config::Augment { crop_area_min, hue, blur_share, .. } = self.settings;
+        let config::Augment { crop_area_min, flip_share, hue, blur_share, .. } = self.settings;
         let rectangle = image::rectangle(width, height, crop_area_min, rng);
-        let flip = rng.random_bool(0.5);
+        let flip = rng.random_bool(flip_share);
         let turn = (hue > 0.0).then(|| image::Turn::draw(hue, &mut late(Part::Hue)));
         let changes = image::changes(&self.settings, turn, rng);
         let blur = blur_share.and_then(|share| {

@@ -121,6 +121,12 @@ impl Watch for Screen {
         }
     }
 
+    fn status(&self, text: String) {
+        if let Some(progress) = &self.progress {
+            progress.note(text);
+        }
+    }
+
     fn note(&self, line: String) {
         if self.shown {
             self.say(line);

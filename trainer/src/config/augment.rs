@@ -23,6 +23,9 @@ pub struct Augment {
     pub epochs: Option<u32>,
     /// Smallest area of a crop, as a share of the image, above 0 and at most 1
     pub crop_area_min: f64,
+    /// Share of images whose left and right are exchanged
+    #[serde(skip_serializing_if = "is_half")]
+    pub flip_share: f64,
     /// Greatest change of brightness, contrast and saturation, 0 to 1
     pub color: f64,
     /// Share of images whose color is changed
@@ -91,6 +94,7 @@ impl Preset {
             from_epoch: None,
             epochs: None,
             crop_area_min: 0.6,
+            flip_share: 0.5,
             color: 0.25,
             color_share: 0.8,
             hue: 0.0,
@@ -131,6 +135,7 @@ struct Given {
     from_epoch: Option<u32>,
     epochs: Option<u32>,
     crop_area_min: Option<f64>,
+    flip_share: Option<f64>,
     color: Option<f64>,
     color_share: Option<f64>,
     hue: Option<f64>,
@@ -155,6 +160,7 @@ impl From<Given> for Augment {
             from_epoch: given.from_epoch,
             epochs: given.epochs,
             crop_area_min: given.crop_area_min.unwrap_or(preset.crop_area_min),
+            flip_share: given.flip_share.unwrap_or(preset.flip_share),
             color: given.color.unwrap_or(preset.color),
             color_share: given.color_share.unwrap_or(preset.color_share),
             hue: given.hue.unwrap_or(preset.hue),
@@ -182,6 +188,25 @@ impl Default for Augment {
 /// Left out of files: a run that uses none of the later keys is described as it was without them.
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
+}
+
+/// The same for a share that was always this.
+fn is_half(share: &f64) -> bool {
+    *share == 0.5
+}
+
+impl Augment {
+    /// As it was published, unless `given`, out of which this was read, says how anything is varied.
+    pub(super) fn published_unless_said(self, given: Option<&toml::Value>) -> Self {
+        const WHEN: [&str; 4] = ["image", "text", "from_epoch", "epochs"];
+        let mut keys =
+            given.and_then(toml::Value::as_table).into_iter().flat_map(toml::Table::keys);
+        if !keys.all(|key| WHEN.contains(&&**key)) {
+            return self;
+        }
+        let Self { image, text, from_epoch, epochs, .. } = self;
+        Self { image, text, from_epoch, epochs, ..Preset::Published.values() }
+    }
 }
 
 /// A blur at the size of [`BLUR_SIDE`].
@@ -219,6 +244,7 @@ impl Augment {
         let area = self.crop_area_min > 0.0 && self.crop_area_min <= 1.0;
         problems.require(area, "augment.crop_area_min", "above 0, at most 1");
         for (value, key) in [
+            (self.flip_share, "augment.flip_share"),
             (self.color, "augment.color"),
             (self.color_share, "augment.color_share"),
             (self.gray_share, "augment.gray_share"),

@@ -14,6 +14,9 @@ pub struct Optim {
     pub lr: f64,
     /// Share of all steps over which the learning rate rises, 0 to 1
     pub warmup_share: f64,
+    /// Steps over which it rises, in the place of that share; more than there are are never over
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warmup_steps: Option<u64>,
     /// Decoupled weight decay of matrices and kernels
     pub weight_decay: f64,
     /// Decay of the gradient's mean
@@ -37,6 +40,7 @@ impl Default for Optim {
             epochs: 20,
             lr: 2e-3,
             warmup_share: 0.05,
+            warmup_steps: None,
             weight_decay: 0.05,
             beta1: 0.9,
             beta2: 0.98,

@@ -168,12 +168,17 @@ fn set(table: &mut toml::Table, setting: &str) -> Result<Config, String> {
 }
 
 /// What `table`, out of which `config` was read, leaves out of `[method.roclip]` is by the method's
-/// name.
+/// name, and so is `[augment]`, if it does not say how anything is varied.
 fn fill_in_published(config: &mut Config, table: &toml::Table) {
+    if config.method.name != MethodName::RoclipAsPublished {
+        return;
+    }
     let given = table.get("method").and_then(|method| method.get("roclip")?.as_table());
-    if let Some(given) = given.filter(|_| config.method.name == MethodName::RoclipAsPublished) {
+    if let Some(given) = given {
         config.method.roclip = Roclip::published_but(given);
     }
+    config.augment =
+        std::mem::take(&mut config.augment).published_unless_said(table.get("augment"));
 }
 
 /// What toml says of `text`, and where, on one line.
@@ -372,7 +377,17 @@ mod tests {
             assert_eq!(resolved(&text, settings)?.method.roclip, Some(expected));
             Ok(())
         };
+        let augment = |text: &str| -> Result<crate::config::Augment> {
+            let text = format!("[data]\nmanifest = 'a.csv'\n[method]\n{text}");
+            Ok(resolved(&text, &[])?.augment)
+        };
         let name = "name = 'roclip-as-published'\n";
+        let as_published = augment(&format!("{name}[augment]\nimage = true"))?;
+        assert_eq!((as_published.crop_area_min, as_published.hue), (0.08, 0.1));
+        let written = toml::to_string(&as_published).expect("TOML");
+        assert_eq!(augment(&format!("{name}[augment]\n{written}"))?, as_published);
+        let said = augment(&format!("{name}[augment]\nhue = 0.0"))?;
+        assert_eq!((said.crop_area_min, said.hue), (0.6, 0.0));
         check(name, &[], published.clone())?;
         let every = Roclip { match_every_epochs: 3, match_from_epoch: 3, ..published.clone() };
         check(&format!("{name}[method.roclip]\nmatch_every_epochs = 3"), &[], every.clone())?;

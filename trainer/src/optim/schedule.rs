@@ -11,12 +11,23 @@ pub struct Schedule {
     pub warmup: u64,
     /// Steps of the run
     pub steps: u64,
+    /// Whether a part of the run warms up as many steps, not the same share
+    is_fixed: bool,
 }
 
 impl Schedule {
     /// For a run of `steps`, of which the share `warmup_share` warms up.
     pub fn new(lr: f64, warmup_share: f64, steps: u64) -> Self {
-        Self { lr, warmup: (warmup_share * steps as f64).round() as u64, steps }
+        let warmup = (warmup_share * steps as f64).round() as u64;
+        Self { lr, warmup, steps, is_fixed: false }
+    }
+
+    /// As [`Schedule::new`], but that the warm-up has so many steps, if they are given.
+    pub fn with_warmup(self, steps: Option<u64>) -> Self {
+        match steps {
+            Some(warmup) => Self { warmup, is_fixed: true, ..self },
+            None => self,
+        }
     }
 
     /// Learning rate of a step, counted from 0.
@@ -24,7 +35,7 @@ impl Schedule {
         if step < self.warmup {
             return self.lr * (step + 1) as f64 / self.warmup as f64;
         }
-        let left = (self.steps - self.warmup).max(1);
+        let left = self.steps.saturating_sub(self.warmup).max(1);
         let progress = ((step - self.warmup) as f64 / left as f64).min(1.0);
         self.lr * 0.5 * (1.0 + (std::f64::consts::PI * progress).cos())
     }
@@ -35,12 +46,12 @@ impl Schedule {
     }
 
     /// Learning rate of a step of the run if it rises and falls within `part` of its steps alone,
-    /// with the same share of warm-up.
+    /// with the same share of warm-up, or as many steps of it where these are given.
     pub fn lr_within(&self, part: Range<u64>, step: u64) -> f64 {
         let steps = part.end - part.start;
-        let warmup = self.warmup as f64 / self.steps.max(1) as f64 * steps as f64;
-        let part_of = Self { lr: self.lr, warmup: warmup.round() as u64, steps };
-        part_of.lr(step.saturating_sub(part.start))
+        let share = self.warmup as f64 / self.steps.max(1) as f64 * steps as f64;
+        let warmup = if self.is_fixed { self.warmup } else { share.round() as u64 };
+        Self { warmup, steps, ..*self }.lr(step.saturating_sub(part.start))
     }
 }
 
@@ -64,5 +75,11 @@ mod tests {
         assert_eq!(part, whole.lr(5));
         assert_eq!(schedule.lr_within(0..100, 55), schedule.lr(55));
         assert_eq!(Schedule::new(2.0, 1.0, 4).lr(3), 2.0);
+        let fixed = Schedule::new(2.0, 0.1, 100).with_warmup(Some(4));
+        assert_eq!([0, 3, 4].map(|step| fixed.lr(step)), [0.5, 2.0, 2.0]);
+        assert_eq!([40, 43, 44].map(|step| fixed.lr_within(40..70, step)), [0.5, 2.0, 2.0]);
+        let endless = fixed.with_warmup(Some(1000));
+        assert_eq!(endless.lr(99), 0.2);
+        assert_eq!(schedule.with_warmup(None).lr(55), schedule.lr(55));
     }
 }

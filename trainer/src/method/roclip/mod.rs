@@ -197,6 +197,7 @@ const BATCHES_MIN: usize = 8;
 /// Rows of a pool for a data set of `rows` pairs.
 pub(super) fn capacity(settings: &config::Roclip, rows: usize, batch_size: usize) -> Result<usize> {
     let share = |share: f64| (share * rows as f64).round() as usize;
+    let key = if settings.pool_rows.is_some() { "pool_rows" } else { "pool_share" };
     let capacity = match (settings.pool_rows, settings.pool_share) {
         (Some(count), _) => count,
         (None, Some(of_rows)) => share(of_rows),
@@ -205,10 +206,10 @@ pub(super) fn capacity(settings: &config::Roclip, rows: usize, batch_size: usize
         }
     };
     if capacity < batch_size {
-        return Err(Error::SmallPool { rows, capacity, batch_size });
+        return Err(Error::SmallPool { key, rows, capacity, batch_size });
     }
     if capacity > rows.div_ceil(2) {
-        return Err(Error::LargePool { rows, capacity });
+        return Err(Error::LargePool { key, rows, capacity });
     }
     Ok(capacity)
 }
