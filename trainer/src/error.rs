@@ -348,31 +348,31 @@ pub enum Error {
         /// With its table.
         key: String,
     },
-    /// The image of a row was refused.
+    /// The picture of a row, which could be read before, cannot be read again.
     #[error("`{}`, row {row}", file.display())]
     Row {
         /// The manifest.
         file: PathBuf,
-        /// Counted from 1, the header not counted.
-        row: usize,
+        /// Counted from 0, the header not counted.
+        row: u32,
         /// Why.
         source: Box<Error>,
     },
-    /// Too many images were refused.
+    /// Too many rows cannot be used.
     #[error(
-        "{count} of {all} rows are unreadable, the limit is {:.1}% (`data.bad_rows_max`)",
+        "{count} of {all} rows are unreadable, the limit is {:.1}% (`data.bad_rows_max`); the first: \
+         {first}",
         100.0 * max
     )]
     BadRows {
-        /// Rows that cannot be read.
+        /// Rows that cannot be used.
         count: usize,
         /// All rows.
         all: usize,
         /// Share that is still trained without.
         max: f64,
-        /// The first of them.
-        #[source]
-        first: Box<Error>,
+        /// Some of them, each with file, row and problem.
+        first: String,
     },
     /// A checkpoint cannot be continued from.
     #[error("checkpoint `{}`: {problem}", path.display())]
@@ -393,6 +393,19 @@ impl Error {
         }
         .filter(|error| clip::ops::is_out_of_memory(error))
     }
+}
+
+/// An error and its causes.
+pub(crate) fn one_line(error: &dyn std::error::Error) -> String {
+    let (mut text, mut source) = (error.to_string(), error.source());
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text += &format!(": {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
 }
 
 fn of_member(member: Option<&str>) -> String {

@@ -5,12 +5,15 @@ use clip::text::Tokenizer;
 use crate::{
     augment::Augment,
     config::{self, Config},
-    data::{Classes, Keys, Loader, Manifest, Reading, Store},
+    data::{Classes, Keys, Listing, Loader, Reading, Skipped, Store},
     error::{Error, Result},
     parallel::Collective,
     skipped,
     train::Watch,
 };
+
+/// Skipped rows that a warning names.
+const NAMED_MAX: usize = 3;
 
 /// How `[data]` says that manifests are read, that of `[monitor]`, too.
 pub(crate) fn reading<'a>(config: &'a Config, classes: Classes<'a>) -> Reading<'a> {
@@ -32,23 +35,16 @@ pub(crate) fn open_loader(
     let config::Data { manifest, batch_size, workers, bad_rows_max, cache_mib, .. } = &config.data;
     let mut clip = config.clip().expect("`check` refused an unknown preset");
     let augment = Augment::open(&config.augment, config.seed)?;
-    let rows = Manifest::open_as(manifest, &reading(config, Classes::Unnamed))?;
-    let captions = || rows.rows.iter().map(|row| row.caption.as_str());
+    let listing = Listing::open(manifest, &reading(config, Classes::Unnamed))?;
     let context = clip.text.context_length;
-    let tokenizer = match config.model.tokenizer_source() {
-        Some(source) => source.open()?.with_context_length(context)?,
-        None => Tokenizer::train(captions(), config.model.vocab_size, context)?,
+    let known = match config.model.tokenizer_source() {
+        Some(source) => Some(source.open()?.with_context_length(context)?),
+        None => None,
     };
-    clip.text.vocab_size = tokenizer.vocab_size();
-    note_cut_captions(&tokenizer, captions(), watch)?;
-    watch.begin("reading images", rows.rows.len() as u64, 0);
+    watch.begin("reading images", listing.all() as u64, 0);
     let side = clip.image.image_size();
-    let mut store = Store::open(rows, side, *cache_mib, *bad_rows_max, || watch.advance(1))?;
-    if !store.skipped().is_empty() {
-        let bad = store.skipped().len();
-        let (all, file) = (store.rows().len() + bad, skipped::FILE);
-        watch.warn(format!("unreadable rows are left out: {bad} of {all} ({file})"));
-    }
+    let mut store = Store::open(listing, side, *cache_mib, *bad_rows_max, || watch.advance(1))?;
+    note_skipped(&store, watch);
     if let Some(max) = config.data.copies_max {
         store.cap_pictures(max)?;
     }
@@ -69,6 +65,13 @@ pub(crate) fn open_loader(
         let (file, capped) = (manifest.clone(), rows < all);
         return Err(Error::SmallData { file, rows, capped, batch_size: *batch_size });
     }
+    let captions = || store.rows().iter().map(|&row| store.caption(row));
+    let tokenizer = match known {
+        Some(tokenizer) => tokenizer,
+        None => Tokenizer::train(captions(), config.model.vocab_size, context)?,
+    };
+    clip.text.vocab_size = tokenizer.vocab_size();
+    note_cut_captions(&tokenizer, captions(), watch)?;
     let (seed, batch_size, workers) = (config.seed, *batch_size, *workers);
     let (rank, ranks) = (collective.rank(), collective.ranks());
     Ok(Loader {
@@ -83,6 +86,17 @@ pub(crate) fn open_loader(
         workers,
         gpu: None,
     })
+}
+
+fn note_skipped(store: &Store, watch: &dyn Watch) {
+    let bad: usize = store.skipped().iter().map(|skipped| skipped.rows).sum();
+    if bad > 0 {
+        let (all, file) = (store.rows().len() + bad, skipped::FILE);
+        let first = Skipped::first(store.skipped(), NAMED_MAX);
+        watch.warn(format!(
+            "unreadable rows are left out: {bad} of {all} ({file}); the first: {first}"
+        ));
+    }
 }
 
 fn note_cut_captions<'a>(

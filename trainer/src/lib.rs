@@ -17,7 +17,7 @@
 //! | [`grad_cache`] · [`not_finite`] | a batch in parts · what ends a step |
 //! | [`method`] · [`pool`] | CLIP and every defence of it · FIFO of embeddings |
 //! | [`survey`] | pairs embedded without training |
-//! | [`doubted`] · [`skipped`] | the pairs that a method does not trust · that cannot be read |
+//! | [`doubted`] · [`skipped`] | the pairs that a method does not trust · that cannot be used |
 //! | [`parallel`] | several processes, each with its part of every batch |
 //! | [`optim`] · [`gpu`] | AdamW with its state, schedule · the GPU of a run |
 //! | [`pretrained`] | the model that a run begins with |

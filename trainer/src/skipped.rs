@@ -1,28 +1,34 @@
 //! `skipped.csv`: the rows that a run trains without, for people to look at.
 
-use std::error::Error;
-
 use csv::Writer;
 
-use crate::data::{Skipped, Store};
+use crate::{
+    data::{Place, Skipped, Store},
+    error::{Error, one_line},
+};
 
 /// File name in the run's folder.
 pub const FILE: &str = "skipped.csv";
 
-/// `row,path,problem`, rows counted from 0 as in a ledger.
+/// `row,file,path,problem`, rows counted from 0 as in a ledger.
 pub fn to_csv(store: &Store) -> Vec<u8> {
     let mut writer = Writer::from_writer(Vec::new());
     let memory = "memory takes every record of the header's width";
-    writer.write_record(["row", "path", "problem"]).expect(memory);
-    for Skipped { row, problem } in store.skipped() {
-        let path = store.image(*row).to_string();
-        writer.write_record([&row.to_string(), &path, &chain(problem)]).expect(memory);
+    writer.write_record(["row", "file", "path", "problem"]).expect(memory);
+    for Skipped { row, file, path, problem, .. } in store.skipped() {
+        let (row, file) = (row.to_string(), file.display().to_string());
+        writer.write_record([&row, &file, path, &told(problem)]).expect(memory);
     }
     writer.into_inner().expect("memory can always be flushed")
 }
 
-/// An error and what caused it, on one line.
-fn chain(error: &dyn Error) -> String {
-    let causes = std::iter::successors(Some(error), |&error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+/// A problem without what other columns tell.
+fn told(problem: &Error) -> String {
+    match problem {
+        Error::Manifest { at: Place::Row { line: Some(line), .. }, problem, .. } => {
+            format!("line {line}: {problem}")
+        }
+        Error::Manifest { problem, .. } => problem.clone(),
+        other => one_line(other),
+    }
 }

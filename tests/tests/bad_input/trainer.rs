@@ -17,7 +17,7 @@ fn poison_refuses() {
     check(&format!("--manifest bad/endless.csv {classes}"), &["line 9", "10009 bytes"]);
     check(&format!("--manifest bad/empty.txt {classes}"), &["bad/empty.txt", "empty"]);
     check(&format!("{train} --classes bad/empty.txt"), &["bad/empty.txt", "empty"]);
-    check(&format!("{train} --classes bad/one.txt"), &["train.csv`, line 3", "`green`"]);
+    check(&format!("{train} --classes bad/one.txt"), &["train.csv`, row 1 (line 3)", "`green`"]);
     let [stamped, targeted] = ["--manifest bad/{}.csv", "--test bad/{}.csv"];
     place.check_pictures("roclip-train", &format!("{base} {stamped} {classes}"));
     let base = base.replace("--test data/test.csv", targeted);
@@ -125,9 +125,10 @@ fn run_refuses() {
     check(&format!("{roclip}.match_every_epochs=0"), &["match_every_epochs", "at least 1"]);
     check("--set augment.flip_share=2", &["augment.flip_share", "between 0 and 1"]);
     check("--set data.manifest=no.csv", &["cannot read `", "/no.csv`"]);
-    check("--set data.manifest=bad/gone.csv", &["40 of 40", "row 1", "gone.png"]);
-    check("--set data.manifest=bad/one.csv", &["1 of 40", "row 8", "picture.png"]);
-    check("--set data.manifest=bad/endless.csv", &["line 9", "10009 bytes"]);
+    check("--set data.manifest=bad/gone.csv", &["40 of 40", "row 0", "row 4", "gone.png"]);
+    check("--set data.manifest=bad/one.csv", &["1 of 40", "one.csv`, row 7: ", "picture.png"]);
+    let parts = ["1 of 40", "endless.csv`, row 7 (line 9): ", "10009 bytes"];
+    check("--set data.manifest=bad/endless.csv", &parts);
     check("--set data.manifest=bad/empty.txt", &["bad/empty.txt", "empty"]);
     check("--set monitor.test=no.csv", &["cannot read `", "/no.csv`"]);
     check("--set monitor.classes=bad/empty.txt", &["bad/empty.txt", "empty"]);
@@ -149,27 +150,85 @@ fn run_refuses() {
 #[test]
 fn an_over_long_caption_is_cut_with_one_warning() {
     let place = Place::new();
-    let check = |manifest: &str, more: &str, expected: &[&str]| {
+    let check = |manifest: &str, more: &str, expected: Option<&str>| {
         let words = format!("--set data.manifest={manifest} --set data.bad_rows_max=0.5 {more}");
         let words = format!("run --no-progress --config run.toml --out {manifest}.out {words}");
         let ended = place.accepts("roclip-train", &words, 0);
         let found: Vec<&str> = ended.stderr.lines().collect();
-        assert_eq!(found, expected);
+        assert_eq!(found, Vec::from_iter(expected));
         assert!(place.path(&format!("{manifest}.out/model/model.safetensors")).is_file());
     };
-    check("bad/wordy.csv", "", &["warning: captions of more than 32 tokens are cut: 1 of 40"]);
-    check("bad/one.csv", "", &["warning: unreadable rows are left out: 1 of 40 (skipped.csv)"]);
-    let skipped = place.path("bad/one.csv.out/skipped.csv");
-    let skipped = fs::read_to_string(skipped).expect("one row is left out");
-    let lines: Vec<&str> = skipped.lines().collect();
-    assert_eq!((lines.len(), lines[0]), (2, "row,path,problem"));
-    assert!(lines[1].starts_with("7,/") && lines[1].contains("/bad/cut/picture.png,"), "{skipped}");
-    assert!(lines[1].ends_with("the image is broken: it ends too early"), "{skipped}");
+    check("bad/wordy.csv", "", Some("warning: captions of more than 32 tokens are cut: 1 of 40"));
     let tokenizer = "--set model.tokenizer=model/tokenizer.json --set model.context_length=4";
     let warning = "warning: captions of more than 4 tokens are cut: 40 of 40";
-    check("data/train.csv", tokenizer, &[warning]); // not the tokenizer's own length
+    check("data/train.csv", tokenizer, Some(warning)); // not the tokenizer's own length
     fs::remove_dir_all(place.path("data/train.csv.out")).expect("just made");
-    check("data/train.csv", "", &[]);
+    check("data/train.csv", "", None);
+}
+
+#[test]
+fn a_bad_row_is_trained_without_and_named() {
+    const ROWS: usize = 200;
+    let place = Place::new();
+    write_data(&place.path("many"), ROWS, 1, 1);
+    let train = fs::read_to_string(place.path("many/train.csv")).expect("just written");
+    let rows: Vec<&str> = train.lines().collect();
+    assert_eq!(rows.len(), ROWS + 1);
+    // Row 17 without its caption, and with a picture that is cut and a caption that is no other's.
+    let with = |name: &str, row: &str| {
+        let all = rows.iter().enumerate().map(|(line, &text)| if line == 18 { row } else { text });
+        place.write(&format!("many/{name}.csv"), all.collect::<Vec<_>>().join("\n"));
+    };
+    with("empty", "images/train-0017.png,,red");
+    with("cut", &format!("../bad/cut/picture.png,{},red", "zebra ".repeat(9)));
+    let run = |name: &str, max: &str| {
+        let words = format!("--out {name}.out --set data.manifest=many/{name}.csv");
+        format!("run --no-progress --config run.toml {words} --set data.bad_rows_max={max}")
+    };
+    let warned = |name: &str, row: &str| {
+        let ended = place.accepts("roclip-train", &run(name, "0.01"), 0);
+        let start = "warning: unreadable rows are left out: 1 of 200 (skipped.csv); the first: `";
+        assert!(ended.stderr.starts_with(start) && ended.stderr.contains(row), "{ended:?}");
+        assert_eq!(ended.stderr.lines().count(), 1, "{ended:?}");
+        assert!(place.path(&format!("{name}.out/model/model.safetensors")).is_file());
+        let tokenizer = fs::read_to_string(place.path(&format!("{name}.out/model/tokenizer.json")));
+        let tokenizer = tokenizer.expect("a model has one");
+        assert!(!tokenizer.contains("zebra") && tokenizer.contains("red"), "{name}");
+        let skipped = fs::read_to_string(place.path(&format!("{name}.out/skipped.csv")));
+        let skipped = skipped.expect("one row is left out");
+        let lines: Vec<&str> = skipped.lines().collect();
+        assert_eq!((lines.len(), lines[0]), (2, "row,file,path,problem"));
+        assert!(lines[1].starts_with("17,/"), "{skipped}");
+        lines[1].to_owned()
+    };
+    let row = warned("empty", "/many/empty.csv`, row 17 (line 19): the caption is empty\n");
+    let end = "/many/images/train-0017.png,line 19: the caption is empty";
+    assert!(row.contains("/many/empty.csv,") && row.ends_with(end), "{row}");
+    let row = warned("cut", "/many/cut.csv`, row 17: ");
+    assert!(row.contains("/many/cut.csv,") && row.contains("/bad/cut/picture.png,"), "{row}");
+    assert!(row.ends_with("the image is broken: it ends too early"), "{row}");
+    let parts = [
+        "error: 1 of 200 rows are unreadable, the limit is 0.0% (`data.bad_rows_max`)",
+        "/many/empty.csv`, row 17 (line 19): the caption is empty",
+    ];
+    place.check("roclip-train", &run("empty", "0").replace("empty.out", "none"), &parts);
+}
+
+#[test]
+fn who_needs_every_row_refuses_a_bad_one() {
+    let place = Place::new();
+    place.write("data/bad.csv", "path,caption,class\nimages/train-0000.png,,red\n");
+    let parts = ["`data/bad.csv`, row 0 (line 2): the caption is empty"];
+    let poison = "poison --no-progress --image-size 32 --backdoor-rate 0.1 --target-class red \
+        --classes data/classes.txt --out none --manifest data/bad.csv";
+    place.check("roclip-train", poison, &parts);
+    let evaluate = "evaluate --no-progress --model model --classes data/classes.txt --test";
+    place.check("roclip-train", &format!("{evaluate} data/bad.csv"), &parts);
+    let run = "run --no-progress --config run.toml --set data.bad_rows_max=1 --out none";
+    let parts = ["/data/bad.csv`, row 0 (line 2): the caption is empty"];
+    place.check("roclip-train", &format!("{run} --set monitor.test=data/bad.csv"), &parts);
+    let parts = ["bad.csv` has 0 readable rows"];
+    place.check("roclip-train", &format!("{run} --set data.manifest=data/bad.csv"), &parts);
 }
 
 #[test]

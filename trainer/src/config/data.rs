@@ -30,7 +30,7 @@ pub struct Data {
     pub batch_size: usize,
     /// Threads that decode, augment and tokenize, at least 1
     pub workers: usize,
-    /// Share of unreadable images that is still trained without, 0 to 1
+    /// Share of rows that cannot be used and are trained without, 0 to 1
     pub bad_rows_max: f64,
     /// Of pairs whose pictures are nearly the same, how many an epoch trains on, drawn anew each
     /// time, at least 1; unless given, all, and for `sieve` without a pool one

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `manifest` · `shards` | tables of pairs · tars of pairs |
 //! | `row` · `image` | one pair and what it may hold · where its picture lies |
-//! | `store` | decoded pictures, and the rows without one |
+//! | `store` | decoded pictures, and the rows that are skipped |
 //! | `selection` · `sampler` | which pairs an epoch trains on · their order |
 //! | `loader` · `batch` | threads that make batches · what a step is given |
 
@@ -24,10 +24,10 @@ mod store;
 pub use batch::{Batch, Pixels};
 pub use image::{ImageSource, Member, Shard};
 pub use loader::{Loader, Views};
-pub use manifest::{Keys, Manifest, Reading};
+pub use manifest::{Keys, Listing, Manifest, Reading, Skipped};
 pub(crate) use row::CAPTION_BYTES_MAX;
 pub use row::{Classes, Place, Row};
 pub use sampler::order;
 pub use selection::Selection;
 pub use shards::ShardWriter;
-pub use store::{Skipped, Store};
+pub use store::Store;

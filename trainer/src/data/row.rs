@@ -25,10 +25,15 @@ const QUOTED_CHARS: usize = 80;
 pub enum Place {
     /// The file.
     Whole,
-    /// The row that begins on this line; the header is line 1.
+    /// Of a table of text; the header is line 1.
     Line(u64),
-    /// The row of this number, counted from 1.
-    Row(u64),
+    /// A row.
+    Row {
+        /// Counted from 0, the header not counted
+        row: u32,
+        /// Where it begins in a table of text
+        line: Option<u64>,
+    },
 }
 
 impl fmt::Display for Place {
@@ -36,7 +41,8 @@ impl fmt::Display for Place {
         match self {
             Self::Whole => Ok(()),
             Self::Line(line) => write!(f, ", line {line}"),
-            Self::Row(row) => write!(f, ", row {row}"),
+            Self::Row { row, line: None } => write!(f, ", row {row}"),
+            Self::Row { row, line: Some(line) } => write!(f, ", row {row} (line {line})"),
         }
     }
 }

@@ -4,6 +4,7 @@ use std::{
     borrow::Cow,
     collections::HashMap,
     hash::Hash,
+    path::{Path, PathBuf},
     sync::atomic::{AtomicUsize, Ordering},
 };
 
@@ -12,17 +13,24 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use super::{
-    ImageSource, Manifest, Row, Selection,
+    ImageSource, Listing, Row, Selection, Skipped,
     duplicates::{Copies, Look, clusters},
+    manifest::Listed,
 };
 use crate::error::{Error, Result};
+
+/// Rows that an error names where too many are skipped.
+const NAMED_MAX: usize = 5;
 
 /// Decoded pictures, kept in memory as far as the cache reaches.
 #[derive(Debug)]
 pub struct Store {
-    manifest: Manifest,
+    /// Of the manifest.
+    path: PathBuf,
+    /// Each row of the manifest; `None` where it cannot be used, whatever its picture is.
+    pairs: Vec<Option<Row>>,
     side: u32,
-    /// Picture of each row; `None` where the cache was full.
+    /// Picture of each row; `None` where there is none, or the cache was full.
     pictures: Vec<Option<RgbImage>>,
     /// Rows that can be read.
     rows: Vec<u32>,
@@ -37,70 +45,68 @@ pub struct Store {
     sha256: [u8; 32],
 }
 
-/// A row that cannot be read, and is trained without.
-#[derive(Debug)]
-pub struct Skipped {
-    /// Counted from 0
-    pub row: u32,
-    /// Why
-    pub problem: Error,
-}
-
 impl Store {
     /// Decodes every image once, so that unreadable ones are known before training; refuses if
-    /// their share is above `bad_rows_max`. `done` is told of each row.
+    /// their share, with that of the rows which are skipped already, is above `bad_rows_max`.
+    /// `done` is told of each row.
     pub fn open(
-        manifest: Manifest,
+        listing: impl Into<Listing>,
         side: usize,
         cache_mib: usize,
         bad_rows_max: f64,
         done: impl Fn() + Sync,
     ) -> Result<Self> {
+        let Listing { path, rows: listed } = listing.into();
         let side = side as u32;
         let left = AtomicUsize::new((cache_mib << 20) / (3 * side as usize * side as usize));
-        let open = |row: &Row| {
-            let picture = row.image.fitted(side);
-            done();
-            picture.map(|picture| {
-                let sha256 = Sha256::digest(picture.as_raw());
-                let room = left
-                    .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
-                (room.ok().map(|_| picture), sha256)
-            })
+        let kept = |picture: RgbImage| {
+            let sha256 = Sha256::digest(picture.as_raw());
+            let room =
+                left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+            (room.ok().map(|_| picture), sha256)
         };
-        let opened: Vec<_> = manifest.rows.par_iter().map(open).collect();
-        let all = opened.len();
-        let (mut pictures, mut rows) = (Vec::with_capacity(all), Vec::new());
-        let mut skipped = Vec::new();
+        let open = |(row, listed): (usize, Listed)| {
+            let opened = listed.map(|pair| {
+                let picture = pair.image.fitted(side).map(kept);
+                let unreadable = |problem| unreadable(&path, row as u32, &pair.image, problem);
+                (picture.map_err(unreadable), pair)
+            });
+            done();
+            opened
+        };
+        let opened: Vec<_> = listed.into_par_iter().enumerate().map(open).collect();
+        let (mut pairs, mut pictures) = (Vec::new(), Vec::with_capacity(opened.len()));
+        let (mut rows, mut skipped) = (Vec::new(), Vec::new());
         let mut hash = Sha256::new();
-        for (row, opened) in opened.into_iter().enumerate() {
-            match opened {
-                Ok((picture, sha256)) => {
-                    let caption = &manifest.rows[row].caption;
-                    hash.update((row as u64).to_le_bytes());
+        for (row, opened) in (0..).zip(opened) {
+            let (pair, picture) = match opened {
+                Ok((Ok((picture, sha256)), pair)) => {
+                    hash.update(u64::from(row).to_le_bytes());
                     hash.update(sha256);
-                    hash.update((caption.len() as u64).to_le_bytes());
-                    hash.update(caption);
-                    rows.push(row as u32);
-                    pictures.push(picture);
+                    hash.update((pair.caption.len() as u64).to_le_bytes());
+                    hash.update(&pair.caption);
+                    rows.push(row);
+                    (Some(pair), picture)
                 }
-                Err(problem) => {
-                    skipped.push(Skipped { row: row as u32, problem });
-                    pictures.push(None);
+                Ok((Err(bad), pair)) => {
+                    skipped.push(*bad);
+                    (Some(pair), None)
                 }
-            }
+                Err(bad) => {
+                    skipped.push(*bad);
+                    (None, None)
+                }
+            };
+            pairs.push(pair);
+            pictures.push(picture);
         }
-        let count = skipped.len();
-        if count as f64 > bad_rows_max * all as f64 {
-            let Skipped { row, problem } = skipped.swap_remove(0);
-            let first = Box::new(place(&manifest, row, problem));
-            return Err(Error::BadRows { count, all, max: bad_rows_max, first });
-        }
-        let captions = numbered(manifest.rows.iter().map(|row| &row.caption));
+        check(rows.len(), &skipped, bad_rows_max)?;
+        let captions = numbered(pairs.iter().map(|pair| pair.as_ref().map(|pair| &pair.caption)));
         let sha256 = hash.finalize().into();
         let epoch_rows = rows.len();
         Ok(Self {
-            manifest,
+            path,
+            pairs,
             side,
             pictures,
             rows,
@@ -117,7 +123,7 @@ impl Store {
     pub fn cap_pictures(&mut self, max: usize) -> Result<()> {
         let look = |&row: &u32| self.picture(row).map(|picture| Look::of(&picture));
         let looks = self.rows.par_iter().map(look).collect::<Result<Vec<_>>>()?;
-        let mut of_rows = vec![u32::MAX; self.manifest.rows.len()];
+        let mut of_rows = vec![u32::MAX; self.pairs.len()];
         for (&row, cluster) in self.rows.iter().zip(clusters(&looks)) {
             of_rows[row as usize] = cluster;
         }
@@ -128,7 +134,7 @@ impl Store {
 
     /// Looks for captions of the same words, case aside, of which an epoch trains on `max`.
     pub fn cap_captions(&mut self, max: usize) {
-        let plain = self.manifest.rows.iter().map(|row| plain(&row.caption));
+        let plain = self.pairs.iter().map(|pair| pair.as_ref().map(|pair| plain(&pair.caption)));
         let of_rows = numbered(plain);
         self.same_captions = Some(Copies::new(of_rows, max));
         self.count_rows();
@@ -166,7 +172,7 @@ impl Store {
         &self.rows
     }
 
-    /// Rows that cannot be read, in the order of the manifest.
+    /// Rows that cannot be used, in the order of the manifest.
     pub fn skipped(&self) -> &[Skipped] {
         &self.skipped
     }
@@ -176,14 +182,18 @@ impl Store {
         self.sha256
     }
 
+    fn pair(&self, row: u32) -> &Row {
+        self.pairs[row as usize].as_ref().expect("nobody asks for a row that is skipped")
+    }
+
     /// Where the picture of a row lies.
     pub fn image(&self, row: u32) -> &ImageSource {
-        &self.manifest.rows[row as usize].image
+        &self.pair(row).image
     }
 
     /// Text of a row.
     pub fn caption(&self, row: u32) -> &str {
-        &self.manifest.rows[row as usize].caption
+        &self.pair(row).caption
     }
 
     /// Number of a row's caption: equal texts have equal numbers.
@@ -197,14 +207,31 @@ impl Store {
             return Ok(Cow::Borrowed(picture));
         }
         let picture = self.image(row).fitted(self.side);
-        picture.map(Cow::Owned).map_err(|problem| place(&self.manifest, row, problem))
+        picture.map(Cow::Owned).map_err(|problem| {
+            let (file, source) = (self.path.clone(), Box::new(problem));
+            Error::Row { file, row, source }
+        })
     }
 }
 
-/// A refusal with the row that it is about.
-fn place(manifest: &Manifest, row: u32, problem: Error) -> Error {
-    let (file, row) = (manifest.path.clone(), row as usize + 1);
-    Error::Row { file, row, source: Box::new(problem) }
+/// A row of `manifest` whose picture cannot be read.
+fn unreadable(manifest: &Path, row: u32, image: &ImageSource, problem: Error) -> Box<Skipped> {
+    let file = match image {
+        ImageSource::File(_) => manifest,
+        ImageSource::Member(_) => image.container(),
+    };
+    Skipped { row, file: file.to_owned(), path: image.to_string(), rows: 1, problem }.into()
+}
+
+/// Refuses more bad rows than a share of all, of which `good` can be used.
+fn check(good: usize, skipped: &[Skipped], bad_rows_max: f64) -> Result<()> {
+    let count: usize = skipped.iter().map(|bad| bad.rows).sum();
+    let all = good + count;
+    if count as f64 > bad_rows_max * all as f64 {
+        let first = Skipped::first(skipped, NAMED_MAX);
+        return Err(Error::BadRows { count, all, max: bad_rows_max, first });
+    }
+    Ok(())
 }
 
 /// Numbers distinct texts in the order of their first appearance.
@@ -227,7 +254,78 @@ fn plain(caption: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
+    use clip::image::encode_png;
+    use tempfile::TempDir;
+
     use super::*;
+    use crate::{data::Reading, skipped};
+
+    /// A table in a folder with the picture `a.png`.
+    fn listing(table: &str) -> Result<(TempDir, PathBuf, Listing)> {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let picture = encode_png(&RgbImage::from_pixel(8, 8, [1, 2, 3].into()));
+        fs::write(folder.path().join("a.png"), picture).expect("writable");
+        let path = folder.path().join("train.csv");
+        fs::write(&path, table).expect("writable");
+        let listing = Listing::open(&path, &Reading::default())?;
+        Ok((folder, path, listing))
+    }
+
+    #[test]
+    fn rows_that_are_bad_in_any_way_are_skipped_as_one() -> Result<()> {
+        let table = "path,caption\na.png,Red.\na.png,\nno.png,red\na.png,red\na.png,red\n";
+        let (_folder, path, rows) = listing(table)?;
+        let mut store = Store::open(rows, 8, 1, 0.4, || ())?;
+        assert_eq!(store.rows(), [0, 3, 4]);
+        let (caption, numbers) = (store.caption(3), [0, 3, 4].map(|row| store.caption_number(row)));
+        assert!(caption == "red" && numbers[0] != numbers[1] && numbers[1] == numbers[2]);
+        store.cap_captions(2);
+        assert_eq!(store.epoch_rows(), 2, "`Red.` and one `red` or two of these");
+        store.cap_pictures(3)?;
+        assert_eq!(store.epoch_rows(), 2);
+        let table = String::from_utf8(skipped::to_csv(&store)).expect("UTF-8");
+        let (file, gone) = (path.display(), path.with_file_name("no.png"));
+        let gone = gone.display();
+        let picture = path.with_file_name("a.png");
+        let lines: Vec<&str> = table.lines().collect();
+        let empty = format!("1,{file},{},line 3: the caption is empty", picture.display());
+        assert_eq!(lines[..2], ["row,file,path,problem", &empty]);
+        let start = format!("2,{file},{gone},cannot read ");
+        assert!(lines.len() == 3 && lines[2].starts_with(&start), "{table}");
+        Ok(())
+    }
+
+    #[test]
+    fn too_many_bad_rows_are_refused_and_some_are_named() -> Result<()> {
+        let table = format!("path,caption\n{}no.png,red\n", "a.png,\n".repeat(6));
+        let (_folder, path, rows) = listing(&table)?;
+        let error = Store::open(rows, 8, 1, 0.99, || ()).expect_err("refused").to_string();
+        let start =
+            "7 of 7 rows are unreadable, the limit is 99.0% (`data.bad_rows_max`); the first: ";
+        let named = (0..NAMED_MAX).map(|row| {
+            format!("`{}`, row {row} (line {}): the caption is empty", path.display(), row + 2)
+        });
+        assert_eq!(error, start.to_owned() + &named.collect::<Vec<_>>().join("; "));
+        let (_folder, path, rows) = listing("path,caption\na.png,red\nno.png,red\n")?;
+        let error = Store::open(rows, 8, 1, 0.49, || ()).expect_err("refused").to_string();
+        let expected = format!("(`data.bad_rows_max`); the first: `{}`, row 1: ", path.display());
+        assert!(error.contains(&expected) && error.contains("no.png"), "{error}");
+        Ok(())
+    }
+
+    #[test]
+    fn a_bad_row_of_several_lines_counts_as_so_many() -> Result<()> {
+        let good = "a.png,red\n".repeat(6);
+        let table = format!("path,caption\na.png,\"b\na.png,b\na.png,\"c, d\"\n{good}");
+        let open = |max| Store::open(listing(&table)?.2, 8, 1, max, || ());
+        let error = open(0.3).expect_err("refused").to_string();
+        assert!(error.starts_with("3 of 9 rows are unreadable"), "{error}");
+        let (_folder, _, rows) = listing(&table)?;
+        assert_eq!(Store::open(rows, 8, 1, 0.34, || ())?.rows(), [1, 2, 3, 4, 5, 6]);
+        Ok(())
+    }
 
     #[test]
     fn captions_of_the_same_words_are_the_same() {

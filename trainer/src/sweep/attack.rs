@@ -7,11 +7,14 @@ use rand_chacha::ChaCha8Rng;
 use toml::Value;
 
 use super::{
-    input::{self, Input, one_line},
+    input::{self, Input},
     place::{Place, file_name},
     recipe::{Attack, Recipe},
 };
-use crate::{cli, commands, error::Result};
+use crate::{
+    cli, commands,
+    error::{Result, one_line},
+};
 
 /// Options that the sweep itself gives.
 const OWN: [&str; 8] =

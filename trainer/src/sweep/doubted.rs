@@ -4,8 +4,12 @@ use std::{collections::BTreeMap, path::Path};
 
 use serde::{Deserialize, Serialize};
 
-use super::input::one_line;
-use crate::{data::Manifest, doubted, poison::Ledger};
+use crate::{
+    data::{Listing, Reading},
+    doubted,
+    error::one_line,
+    poison::Ledger,
+};
 
 /// Of one kind of pairs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -39,8 +43,9 @@ pub(super) fn count(
         rows.push(row.ok_or_else(|| refuse("a row has no number".into()))?);
     }
     let ledger = ledger.map(Ledger::open).transpose().map_err(|error| one_line(&error))?;
-    let all = Manifest::open(manifest).map_err(|error| one_line(&error))?.rows.len();
-    Ok(Some(by_kind(&rows, all, ledger.as_ref())))
+    let listing = Listing::open(manifest, &Reading::default());
+    let listing = listing.map_err(|error| one_line(&error))?;
+    Ok(Some(by_kind(&rows, listing.all(), ledger.as_ref())))
 }
 
 fn by_kind(doubted: &[usize], rows: usize, ledger: Option<&Ledger>) -> BTreeMap<String, Doubt> {

@@ -20,12 +20,11 @@ use super::{
     cell::{Cell, Training, Work},
     child::{Lock, Program, shell_line},
     doubted,
-    input::one_line,
     plan::Plan,
     results::{CellResult, Stopped, Store, rates},
     stop::{self, TOP1},
 };
-use crate::error::Result;
+use crate::error::{Result, one_line};
 
 /// What a sweep tells while it goes on.
 pub trait Watch: Sync {

@@ -11,8 +11,8 @@ use toml::Value;
 use super::recipe::Recipe;
 use crate::{
     config::absolute,
-    data::Manifest,
-    error::{Error, Result},
+    data::{Listing, Manifest, Reading},
+    error::{Error, Result, one_line},
     evaluate::ProbeSet,
 };
 
@@ -59,7 +59,7 @@ impl Input {
     }
 }
 
-/// Rows of each manifest that was opened.
+/// Rows of each manifest that was opened and is trained on, those left out that a run would skip.
 #[derive(Debug, Default)]
 pub(super) struct Rows(BTreeMap<PathBuf, usize>);
 
@@ -68,7 +68,7 @@ impl Rows {
         if let Some(rows) = self.0.get(manifest) {
             return Ok(*rows);
         }
-        let rows = Manifest::open(manifest)?.rows.len();
+        let rows = Listing::open(manifest, &Reading::default())?.usable();
         self.0.insert(manifest.to_owned(), rows);
         Ok(rows)
     }
@@ -101,17 +101,4 @@ pub(super) fn seeded(value: &Value, seed: u64) -> Value {
 /// Names the file of the sweep and the key, or whatever else led to an error.
 pub(super) fn told<T>(recipe: &Recipe, key: &str, outcome: Result<T>) -> Result<T> {
     outcome.map_err(|error| recipe.refuse(format!("`{key}`: {}", one_line(&error))))
-}
-
-/// An error and its causes.
-pub(super) fn one_line(error: &dyn std::error::Error) -> String {
-    let (mut text, mut source) = (error.to_string(), error.source());
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
-            text += &format!(": {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
 }

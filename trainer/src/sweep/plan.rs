@@ -8,14 +8,14 @@ use super::{
     attack::Poisoning,
     cell::{Cell, Training, Work, configuration, evaluate_words},
     grid::{Point, points},
-    input::{Input, Rows, one_line, told},
+    input::{Input, Rows, told},
     place::{Place, file_name},
     recipe::{Attack, Method, Recipe},
 };
 use crate::{
     augment::Augment,
     config::{self, Config},
-    error::{Error, Result},
+    error::{Error, Result, one_line},
     method::{self, Sizes},
 };
 

@@ -1,9 +1,9 @@
 //! Which column of a table holds what.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, path::Path};
 
 use super::Reading;
-use crate::data::row;
+use crate::data::row::{self, Row};
 
 /// Names of columns; without, the defaults.
 #[derive(Debug, Clone, Copy, Default)]
@@ -64,5 +64,24 @@ impl Columns {
             found => found,
         };
         Ok(Self { image: needed(keys.image())?, caption: needed(keys.caption())?, class })
+    }
+
+    /// A row of what `text` says of a column by number and name. Else what is wrong with it, behind
+    /// its picture as far as it is known.
+    pub(super) fn row<'a>(
+        &self,
+        text: impl Fn(usize, &str) -> Result<Cow<'a, str>, String>,
+        folder: &Path,
+        reading: &Reading,
+    ) -> Result<Row, (String, String)> {
+        let image = text(self.image, "path").and_then(|path| row::file(&path, folder));
+        let image = image.map_err(|problem| (String::new(), problem))?;
+        let caption = text(self.caption, "caption").and_then(|caption| row::caption(&caption));
+        let class = |column| reading.classes.of(&text(column, "class")?);
+        let rest = || Ok((caption?, self.class.map_or(Ok(None), class)?));
+        match rest() {
+            Ok((caption, class)) => Ok(Row { image, caption, class }),
+            Err(problem) => Err((image.to_string(), problem)),
+        }
     }
 }

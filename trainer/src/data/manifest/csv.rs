@@ -9,16 +9,17 @@ use std::{
 
 use csv::{ByteRecord, ReaderBuilder};
 
-use super::{Columns, Reading};
+use super::{Columns, Listed, Reading, Skipped};
 use crate::{
-    data::row::{self, CAPTION_BYTES_MAX, Place, Row},
+    data::row::Place,
     error::{Error, Result},
 };
 
-/// Refuses, naming file and line: a header without a column that is asked for, a row of another
-/// width, text that is not UTF-8, an empty path or caption, a caption above the limit, no rows.
-pub(super) fn rows(path: &Path, delimiter: u8, reading: &Reading) -> Result<Vec<Row>> {
-    let mut at = Lines { file: path, line: 1 };
+/// Refuses, naming file and line, a header without a column that is asked for, and no rows. Skips
+/// a row of another width, text that is not UTF-8, an empty path or caption, a caption above the
+/// limit.
+pub(super) fn rows(path: &Path, delimiter: u8, reading: &Reading) -> Result<Vec<Listed>> {
+    let mut at = Lines { file: path, line: 1, end: 1, late: 0 };
     let file = File::open(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
     let mut reader = ReaderBuilder::new();
     let reader = reader.has_headers(false).flexible(true).delimiter(delimiter);
@@ -30,16 +31,19 @@ pub(super) fn rows(path: &Path, delimiter: u8, reading: &Reading) -> Result<Vec<
         return Err(at.refuse(problem));
     }
     let width = record.len();
+    at.late = 2_u64.saturating_sub(at.end);
     let columns = Columns::of(&names(&record), reading).map_err(|problem| at.refuse(problem))?;
     let folder = path.parent().unwrap_or(Path::new(""));
     let mut rows = Vec::new();
     while at.next(&mut reader, &mut record)? {
-        if record.len() != width {
+        let row = if record.len() == width {
+            columns.row(|column, name| text(&record, column, name), folder, reading)
+        } else {
             let problem = format!("the row has {} fields, expected {width}", record.len());
-            return Err(at.refuse(problem));
-        }
-        let row = columns.row(&record, folder, reading);
-        rows.push(row.map_err(|problem| at.refuse(problem))?);
+            Err((String::new(), problem))
+        };
+        let number = rows.len() as u32;
+        rows.push(row.map_err(|(path, problem)| at.skip(number, &record, path, problem).into()));
     }
     match rows.is_empty() {
         true => Err(at.refuse("there are no rows after the header".into())),
@@ -57,10 +61,21 @@ fn names(header: &ByteRecord) -> Vec<Cow<'_, str>> {
     header.iter().enumerate().map(plain).collect()
 }
 
+fn text<'a>(record: &'a ByteRecord, column: usize, name: &str) -> Result<Cow<'a, str>, String> {
+    let bytes = record.get(column).unwrap_or_default();
+    let text = std::str::from_utf8(bytes).map_err(|_| format!("the {name} is not UTF-8"))?;
+    Ok(text.into())
+}
+
 /// Where reading is, for errors.
 struct Lines<'a> {
     file: &'a Path,
+    /// On which the record begins, or empty lines before it.
     line: u64,
+    /// On which the next one does.
+    end: u64,
+    /// How late the parser counts lines: by one if they end with CR and LF, as it stops between.
+    late: u64,
 }
 
 impl Lines<'_> {
@@ -77,7 +92,8 @@ impl Lines<'_> {
             },
         })?;
         if let (true, Some(position)) = (found, record.position()) {
-            self.line = position.line();
+            self.line = position.line() + self.late;
+            self.end = reader.position().line() + self.late;
         }
         Ok(found)
     }
@@ -85,32 +101,24 @@ impl Lines<'_> {
     fn refuse(&self, problem: String) -> Error {
         Error::Manifest { file: self.file.to_owned(), at: Place::Line(self.line), problem }
     }
-}
 
-impl Columns {
-    fn row(&self, record: &ByteRecord, folder: &Path, reading: &Reading) -> Result<Row, String> {
-        let text = |field: usize, name: &str| {
-            let bytes = record.get(field).unwrap_or_default();
-            std::str::from_utf8(bytes).map_err(|_| format!("the {name} is not UTF-8"))
-        };
-        let image = row::file(text(self.image, "path")?, folder)?;
-        let caption = text(self.caption, "caption")?;
-        let caption = row::caption(caption).map_err(|problem| {
-            let hint = " (a quote that is not closed?)";
-            problem + if caption.len() > CAPTION_BYTES_MAX { hint } else { "" }
-        })?;
-        let class = match self.class {
-            None => None,
-            Some(field) => reading.classes.of(text(field, "class")?)?,
-        };
-        Ok(Row { image, caption, class })
+    fn skip(&self, row: u32, record: &ByteRecord, path: String, mut problem: String) -> Skipped {
+        let lines = 1 + record.iter().flatten().filter(|&&byte| byte == b'\n').count();
+        if lines > 1 {
+            problem += &format!(" (it has {lines} lines: a quote that is not closed?)");
+        }
+        let file = self.file.to_owned();
+        let line = self.line.max(self.end.saturating_sub(lines as u64)); // behind empty ones
+        let at = Place::Row { row, line: Some(line) };
+        let problem = Error::Manifest { file: file.clone(), at, problem };
+        Skipped { row, file, path, rows: lines, problem }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::{Classes, ImageSource, Keys, Manifest};
+    use crate::data::{CAPTION_BYTES_MAX, Classes, ImageSource, Keys, Listing, Manifest, Row};
 
     const LABELS: [&str; 2] = ["red circle", "blue star"];
 
@@ -176,23 +184,73 @@ mod tests {
         check(b"path\na\n", "line 1: there is no column `caption`, there are `path`");
         check(b"path,caption,path\na,b,c\n", "line 1: there are two columns `path`");
         check(b"path,caption\n", "line 1: there are no rows after the header");
-        check(b"path,caption\na,b\nc\n", "line 3: the row has 1 fields, expected 2");
-        check(b"path,caption\na,b\nc, \n", "line 3: the caption is empty");
-        check(b"path,caption\n,b\n", "line 2: the path is empty or no path");
-        check(b"path,caption\na,\xff\n", "line 2: the caption is not UTF-8");
+        check(b"path,caption\na,b\nc\n", "row 1 (line 3): the row has 1 fields, expected 2");
+        check(b"path,caption\na,b\nc, \n", "row 1 (line 3): the caption is empty");
+        check(b"path,caption\n,b\n", "row 0 (line 2): the path is empty or no path");
+        check(b"path,caption\na,\xff\n", "row 0 (line 2): the caption is not UTF-8");
         check(
             b"path,caption,class\na,\"b\nb\",1\nc,d,2\n",
-            "line 4: the class `2` is neither a label nor a number from 0 to 1",
+            "row 1 (line 4): the class `2` is neither a label nor a number from 0 to 1",
         );
         check(
             b"path,caption,class\na,b,-1\n",
-            "line 2: the class `-1` is neither a label nor a number from 0 to 1",
+            "row 0 (line 2): the class `-1` is neither a label nor a number from 0 to 1",
         );
         let long = format!("path,caption\na,{}\n", "b".repeat(CAPTION_BYTES_MAX + 1));
-        check(
-            long.as_bytes(),
-            "line 2: the caption has 10001 bytes, the limit is 10000 (a quote that is not closed?)",
+        check(long.as_bytes(), "row 0 (line 2): the caption has 10001 bytes, the limit is 10000");
+    }
+
+    #[test]
+    fn each_bad_row_is_skipped_and_the_others_keep_their_numbers() -> Result<()> {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("train.csv");
+        let long = "b".repeat(CAPTION_BYTES_MAX + 1);
+        let lines = "b\n".repeat(5001);
+        let rows = format!(
+            "a,one\nb, \nc\n\n,d\ne,\u{fffd}\nf,two\ng,{long}\nh,\"{lines}\"\ni,three\nj,\"four\n\
+             k,five\nl,\"six, 6\"\n\u{fffd},seven\nm,eight\n"
         );
+        for (end, bytes) in [("\n", 10_001), ("\r\n", 15_001)] {
+            let text = format!("path,caption\n{rows}").replace('\n', end);
+            let mut parts = text.split('\u{fffd}');
+            let mut bytes_of = parts.next().expect("one at least").as_bytes().to_vec();
+            parts.for_each(|part| bytes_of.extend([b"\xff", part.as_bytes()].concat()));
+            std::fs::write(&path, bytes_of).expect("written");
+            let mut listing = Listing::open(&path, &Reading::default())?;
+            let start = format!("`{}`, ", path.display());
+            let mut found = Vec::new();
+            for (number, row) in (0..).zip(&listing.rows) {
+                let Err(skipped) = row else { continue };
+                assert_eq!((skipped.row, &skipped.file), (number, &path));
+                let picture = Path::new(&skipped.path).strip_prefix(folder.path());
+                let picture = picture.unwrap_or(Path::new("-")).display();
+                let text = skipped.to_string();
+                let text = text.strip_prefix(&start).expect("the file comes first");
+                found.push(format!("{picture} {}: {text}", skipped.rows));
+            }
+            let hint = "lines: a quote that is not closed?)";
+            let expected = [
+                "b 1: row 1 (line 3): the caption is empty",
+                "- 1: row 2 (line 4): the row has 1 fields, expected 2",
+                "- 1: row 3 (line 6): the path is empty or no path",
+                "e 1: row 4 (line 7): the caption is not UTF-8",
+                "g 1: row 6 (line 9): the caption has 10001 bytes, the limit is 10000",
+                &format!(
+                    "h 5002: row 7 (line 10): the caption has {bytes} bytes, the limit is 10000 \
+                     (it has 5002 {hint}"
+                ),
+                &format!(
+                    "- 3: row 9 (line 5013): the row has 3 fields, expected 2 (it has 3 {hint}"
+                ),
+                "- 1: row 10 (line 5016): the path is not UTF-8",
+            ];
+            assert_eq!(found, expected);
+            assert_eq!((listing.all(), listing.usable()), (12, 4));
+            listing.rows.retain(Result::is_ok);
+            let good = listing.complete()?.rows.into_iter().map(|row| row.caption);
+            assert_eq!(good.collect::<Vec<_>>(), ["one", "two", "three", "eight"]);
+        }
+        Ok(())
     }
 
     #[test]
@@ -200,7 +258,8 @@ mod tests {
         let check = |bytes: &[u8], keys, expected| refused(bytes, true, keys, expected);
         let missing = "line 1: there is no column `class`, which is needed here";
         check(b"path,caption\na,b\n", Keys::default(), missing);
-        check(b"path,caption,class\na,b,\n", Keys::default(), "line 2: the class is empty");
+        let missing = "row 0 (line 2): the class is empty";
+        check(b"path,caption,class\na,b,\n", Keys::default(), missing);
         let keys = Keys { class: Some("kind"), ..Keys::default() };
         let missing = "line 1: there is no column `kind`, there are `path`, `caption`";
         refused(b"path,caption\na,b\n", false, keys, missing);

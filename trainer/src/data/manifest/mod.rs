@@ -2,7 +2,8 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `columns` | which column is which |
+//! | `listing` | rows that can be used, and rows that are skipped |
+//! | `columns` | which column is which, and what a row is made of |
 //! | `csv` · `parquet` | one format of tables each |
 //!
 //! Tar shards are read by [`super::shards`].
@@ -11,20 +12,23 @@ use std::path::{Path, PathBuf};
 
 use ::csv::Writer;
 
-use super::{
-    Classes, Row,
-    shards::{self, Kind},
-};
+use super::{Classes, Row, shards::Kind};
 use crate::{Error, Result};
 
 mod columns;
 mod csv;
+mod listing;
 mod parquet;
 
 use self::columns::Columns;
-pub use self::columns::Keys;
+pub(super) use self::listing::Listed;
+pub use self::{
+    columns::Keys,
+    listing::{Listing, Skipped},
+};
 
-/// Rows of captioned pictures.
+/// Rows of captioned pictures, for those who need every one of them: training can do without some,
+/// see [`Listing`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Manifest {
     /// The file, or the name of several shards, as the user gave it.
@@ -65,14 +69,7 @@ impl Manifest {
 
     /// As [`Manifest::open`], with columns, classes and a folder for unpacking as they are given.
     pub fn open_as(path: &Path, reading: &Reading) -> Result<Self> {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
-        let rows = match Kind::of(path) {
-            Some(kind) => shards::rows(path, kind, reading)?,
-            None if name.ends_with(".parquet") => parquet::rows(path, reading)?,
-            None if name.ends_with(".tsv") => csv::rows(path, b'\t', reading)?,
-            None => csv::rows(path, b',', reading)?,
-        };
-        Ok(Self { path: path.to_owned(), rows })
+        Listing::open(path, reading)?.complete()
     }
 
     /// The files that say what its rows are: the manifest itself, or its shards.

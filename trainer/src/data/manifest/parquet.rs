@@ -10,22 +10,25 @@ use std::{
 };
 
 use parquet::{
-    basic::Repetition,
+    basic::{ConvertedType, Repetition},
     errors::ParquetError,
-    file::reader::{FileReader, SerializedFileReader},
+    file::{
+        reader::{FileReader, SerializedFileReader},
+        serialized_reader::ReadOptionsBuilder,
+    },
     record::Field,
-    schema::types::{Type, TypePtr},
+    schema::types::{SchemaDescriptor, Type, TypePtr},
 };
 
-use super::{Columns, Reading};
+use super::{Columns, Listed, Reading, Skipped};
 use crate::{
-    data::row::{self, Place, Row},
+    data::row::Place,
     error::{Error, Result},
 };
 
-/// Reads the columns that are asked for, one page of each at a time. Refuses what
-/// [`super::csv::rows`] refuses, naming file and row.
-pub(super) fn rows(path: &Path, reading: &Reading) -> Result<Vec<Row>> {
+/// Reads the columns that are asked for, one page of each at a time. Refuses and skips what
+/// [`super::csv::rows`] does, naming file and row.
+pub(super) fn rows(path: &Path, reading: &Reading) -> Result<Vec<Listed>> {
     // The decoder panics on some damaged files; the panic hook has told where.
     catch_unwind(AssertUnwindSafe(|| read(path, reading))).unwrap_or_else(|_| {
         let source = io::Error::other("the table is damaged");
@@ -33,14 +36,19 @@ pub(super) fn rows(path: &Path, reading: &Reading) -> Result<Vec<Row>> {
     })
 }
 
-fn read(path: &Path, reading: &Reading) -> Result<Vec<Row>> {
+fn read(path: &Path, reading: &Reading) -> Result<Vec<Listed>> {
     let unreadable = |source| Error::Read { path: path.to_owned(), source };
     let broken = |error: ParquetError| unreadable(io::Error::other(error));
     let refuse =
         |at: Place, problem: String| Error::Manifest { file: path.to_owned(), at, problem };
     let file = File::open(path).map_err(unreadable)?;
-    let reader = SerializedFileReader::new(file).map_err(broken)?;
-    let schema = reader.metadata().file_metadata().schema();
+    let reader =
+        SerializedFileReader::new(file.try_clone().map_err(unreadable)?).map_err(broken)?;
+    let schema = as_bytes(reader.metadata().file_metadata().schema()).map_err(broken)?;
+    let schema = Arc::new(SchemaDescriptor::new(Arc::new(schema)));
+    let options = ReadOptionsBuilder::new().with_parquet_schema(Arc::clone(&schema)).build();
+    let reader = SerializedFileReader::new_with_options(file, options).map_err(broken)?;
+    let schema = schema.root_schema();
     let names: Vec<Cow<str>> = schema.get_fields().iter().map(|f| f.name().into()).collect();
     let columns = Columns::of(&names, reading).map_err(|problem| refuse(Place::Whole, problem))?;
     let (columns, chosen) =
@@ -49,10 +57,13 @@ fn read(path: &Path, reading: &Reading) -> Result<Vec<Row>> {
     let folder = path.parent().unwrap_or(Path::new(""));
     let mut rows = Vec::new();
     let found = reader.get_row_iter(Some(chosen.map_err(broken)?)).map_err(broken)?;
-    for (number, found) in (1..).zip(found) {
+    for (row, found) in (0..).zip(found) {
         let fields = found.map_err(broken)?.into_columns();
-        let row = columns.fields(&fields, folder, reading);
-        rows.push(row.map_err(|problem| refuse(Place::Row(number), problem))?);
+        let text = |column: usize, name: &str| text(&fields[column].1, name);
+        rows.push(columns.row(text, folder, reading).map_err(|(picture, problem)| {
+            let problem = refuse(Place::Row { row, line: None }, problem);
+            Skipped { row, file: path.to_owned(), path: picture, rows: 1, problem }.into()
+        }));
     }
     match rows.is_empty() {
         true => Err(refuse(Place::Whole, "there are no rows".into())),
@@ -81,22 +92,22 @@ impl Columns {
         let (image, caption) = (place(self.image), place(self.caption));
         Ok((Self { image, caption, class: self.class.map(place) }, types))
     }
+}
 
-    fn fields(
-        &self,
-        fields: &[(String, Field)],
-        folder: &Path,
-        reading: &Reading,
-    ) -> Result<Row, String> {
-        let text = |number: usize, name: &str| text(&fields[number].1, name);
-        let image = row::file(&text(self.image, "path")?, folder)?;
-        let caption = row::caption(&text(self.caption, "caption")?)?;
-        let class = match self.class {
-            None => None,
-            Some(number) => reading.classes.of(&text(number, "class")?)?,
-        };
-        Ok(Row { image, caption, class })
-    }
+/// A schema with bytes in the place of text: text that is not UTF-8 would end the decoder, and not
+/// the row alone.
+fn as_bytes(schema: &Type) -> Result<Type, ParquetError> {
+    let column = |kind: &TypePtr| {
+        let about = kind.get_basic_info();
+        let text = [ConvertedType::UTF8, ConvertedType::ENUM, ConvertedType::JSON];
+        if !kind.is_primitive() || !text.contains(&about.converted_type()) {
+            return Ok(Arc::clone(kind));
+        }
+        let bytes = Type::primitive_type_builder(kind.name(), kind.get_physical_type());
+        bytes.with_repetition(about.repetition()).build().map(Arc::new)
+    };
+    let columns = schema.get_fields().iter().map(column).collect::<Result<_, ParquetError>>()?;
+    Type::group_type_builder(schema.name()).with_fields(columns).build()
 }
 
 /// A field as a table of text would have it; what is missing is empty there.
@@ -132,13 +143,18 @@ mod tests {
     };
 
     use super::*;
-    use crate::data::{Classes, Keys, Manifest};
+    use crate::data::{CAPTION_BYTES_MAX, Classes, Keys, Listing, Manifest, Row};
 
     const COLUMNS: &str = "optional int64 kind; required binary file (UTF8); \
         required group size { required int64 width; } optional binary text (UTF8);";
 
     /// A row for each of `texts`, of class 1 and with the picture `a/N.png`; two groups of rows.
-    fn write(path: &Path, columns: &str, texts: &[Option<&str>], compression: Compression) {
+    fn write<T: Copy + Into<ByteArray>>(
+        path: &Path,
+        columns: &str,
+        texts: &[Option<T>],
+        compression: Compression,
+    ) {
         let schema = parse_message_type(&format!("message pairs {{ {columns} }}"));
         let schema = Arc::new(schema.expect("a schema"));
         let properties = WriterProperties::builder().set_compression(compression).build();
@@ -218,12 +234,49 @@ mod tests {
             assert_eq!(error, format!("`{}`{expected}", path.display()));
         };
         check(&[], KEYS, ": there are no rows");
-        check(&[Some("a"), Some("b"), None], KEYS, ", row 3: the caption is empty");
+        check(&[Some("a"), Some("b"), None], KEYS, ", row 2: the caption is empty");
         let all = "there are `kind`, `file`, `size`, `text`";
         let missing = format!(": there is no column `path`, {all}");
         check(&[Some("a")], Keys { image: None, ..KEYS }, &missing);
         let group = Keys { image: Some("size"), ..KEYS };
         check(&[Some("a")], group, ": the column `size` has no single values");
+    }
+
+    #[test]
+    fn each_bad_row_is_skipped_and_the_others_keep_their_numbers() -> Result<()> {
+        let (folder, path) = place();
+        let long = "a".repeat(CAPTION_BYTES_MAX + 1);
+        let texts = ["one".as_bytes(), b"\xffa", b"two", b" ", b"", long.as_bytes(), b"three"];
+        let mut texts = texts.map(Some);
+        texts[4] = None;
+        for columns in [COLUMNS, &COLUMNS.replace("(UTF8)", "")] {
+            write(&path, columns, &texts, Compression::SNAPPY);
+            let reading = Reading { keys: KEYS, ..Reading::default() };
+            let listing = Listing::open(&path, &reading)?;
+            let told = |(number, row): (usize, &Listed)| match row {
+                Ok(row) => row.caption.clone(),
+                Err(skipped) => {
+                    let picture = folder.path().join(format!("a/{number}.png"));
+                    assert_eq!(skipped.path, picture.display().to_string());
+                    assert_eq!((skipped.row as usize, &skipped.file), (number, &path));
+                    skipped.to_string()
+                }
+            };
+            let found: Vec<String> = listing.rows.iter().enumerate().map(told).collect();
+            let row =
+                |row, text: &str| format!("`{}`, row {row}: the caption {text}", path.display());
+            let expected = [
+                "one".to_owned(),
+                row(1, "is not UTF-8"),
+                "two".to_owned(),
+                row(3, "is empty"),
+                row(4, "is empty"),
+                row(5, "has 10001 bytes, the limit is 10000"),
+                "three".to_owned(),
+            ];
+            assert_eq!(found, expected);
+        }
+        Ok(())
     }
 
     #[test]

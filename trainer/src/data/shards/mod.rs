@@ -19,7 +19,7 @@ use std::{
 
 use rayon::prelude::*;
 
-use super::{Reading, Row, image::Shard};
+use super::{Reading, image::Shard, manifest::Listed};
 use crate::error::{Error, Result};
 
 mod brace;
@@ -54,9 +54,9 @@ impl Kind {
 
 /// Rows of all shards that `path` stands for, in the order of their names and members.
 ///
-/// Refuses, naming shard and member: an empty range, a shard that is missing, cut short or no tar,
-/// and a sample that is not whole.
-pub(super) fn rows(path: &Path, kind: Kind, reading: &Reading) -> Result<Vec<Row>> {
+/// Refuses, naming shard and member: an empty range, a shard that is missing, cut short or no tar.
+/// Skips a sample that is not whole.
+pub(super) fn rows(path: &Path, kind: Kind, reading: &Reading) -> Result<Vec<Listed>> {
     let paths = names(path)?;
     for path in &paths {
         fs::metadata(path).map_err(|source| Error::Read { path: path.clone(), source })?;
@@ -68,10 +68,16 @@ pub(super) fn rows(path: &Path, kind: Kind, reading: &Reading) -> Result<Vec<Row
         };
         samples::rows(&Arc::new(Shard { path: path.clone(), tar }), reading)
     };
-    let opened: Vec<Result<Vec<Row>>> = paths.par_iter().map(open).collect();
+    let opened: Vec<Result<Vec<Listed>>> = paths.par_iter().map(open).collect();
     let mut rows = Vec::new();
     for opened in opened {
-        rows.extend(opened?);
+        let before = rows.len() as u32;
+        rows.extend(opened?.into_iter().map(|row| {
+            row.map_err(|mut skipped| {
+                skipped.row += before;
+                skipped
+            })
+        }));
     }
     Ok(rows)
 }

@@ -7,11 +7,12 @@ use serde_json::{Map, Value};
 use super::walk::{Found, walk};
 use crate::{
     data::{
-        ImageSource, Reading, Row,
+        ImageSource, Reading, Row, Skipped,
         image::{Member, Shard},
+        manifest::Listed,
         row,
     },
-    error::Result,
+    error::{Error, Result},
 };
 
 /// Bytes of a member with a caption or a class as text.
@@ -47,29 +48,34 @@ struct Sample {
     text: Option<Member>,
     json: Option<Member>,
     class: Option<Member>,
+    /// The first that was found wrong with a member.
+    problem: Option<Box<Error>>,
 }
 
 impl Sample {
-    fn add(&mut self, part: Part, member: Member) -> Result<()> {
+    fn add(&mut self, part: Part, Found { member, is_file }: Found) {
         let place = match part {
             Part::Image => &mut self.image,
             Part::Text => &mut self.text,
             Part::Json => &mut self.json,
             Part::Class => &mut self.class,
         };
-        match place {
-            Some(first) => {
-                Err(member.refuse(format!("the same sample has `{}` already", first.name)))
-            }
+        let problem = match place {
+            _ if !is_file => member.refuse("it is a folder or a link, expected a file"),
+            Some(first) => member.refuse(format!("the same sample has `{}` already", first.name)),
             None => {
                 *place = Some(member);
-                Ok(())
+                return;
             }
-        }
+        };
+        self.problem.get_or_insert_with(|| problem.into());
     }
 
     fn row(self, reading: &Reading) -> Result<Row> {
-        let Self { image, text, json, class } = self;
+        let Self { image, text, json, class, problem } = self;
+        if let Some(problem) = problem {
+            return Err(*problem);
+        }
         let Some(image) = image else {
             let any = text.or(json).or(class).expect("a sample begins with a member");
             return Err(any.refuse("there is no picture beside it (.jpg, .jpeg, .png, .webp)"));
@@ -98,26 +104,39 @@ impl Sample {
     }
 }
 
-/// A row for each sample, in the order of their first members. Members of a sample may lie apart.
-pub(super) fn rows(shard: &Arc<Shard>, reading: &Reading) -> Result<Vec<Row>> {
+/// A row for each sample, in the order of their first members, numbered from 0. Members of a sample
+/// may lie apart.
+pub(super) fn rows(shard: &Arc<Shard>, reading: &Reading) -> Result<Vec<Listed>> {
     let mut samples: Vec<Sample> = Vec::new();
     let mut numbers: HashMap<Box<str>, usize> = HashMap::new();
-    walk(shard, |Found { member, is_file }| {
-        let Some((key, ending)) = key(&member.name) else { return Ok(()) };
-        let Some(part) = Part::of(ending) else { return Ok(()) };
-        if !is_file {
-            return Err(member.refuse("it is a folder or a link, expected a file"));
-        }
+    walk(shard, |found| {
+        let Some((key, ending)) = key(&found.member.name) else { return };
+        let Some(part) = Part::of(ending) else { return };
         let number = *numbers.entry(key.into()).or_insert(samples.len());
         if number == samples.len() {
             samples.push(Sample::default());
         }
-        samples[number].add(part, member)
+        samples[number].add(part, found);
     })?;
     if samples.is_empty() {
         return Err(shard.refuse("there are no samples in it"));
     }
-    samples.into_iter().map(|sample| sample.row(reading)).collect()
+    let rows = (0..).zip(samples).map(|(row, sample)| match sample.row(reading) {
+        Ok(row) => Ok(Ok(row)),
+        Err(problem) => skip(row, problem).map(|skipped| Err(skipped.into())),
+    });
+    rows.collect()
+}
+
+/// A sample that cannot be used; an error if it is the shard that cannot be read.
+fn skip(row: u32, problem: Error) -> Result<Skipped> {
+    match &problem {
+        Error::Shard { shard, member: Some(member), .. } => {
+            let (file, path) = (shard.clone(), format!("{}/{member}", shard.display()));
+            Ok(Skipped { row, file, path, rows: 1, problem })
+        }
+        _ => Err(problem),
+    }
 }
 
 /// A name up to the first dot of its last part, and what follows; `None` for a hidden file.

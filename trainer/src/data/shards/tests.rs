@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use crate::{
     Result,
-    data::{Classes, Keys, Manifest, Reading, Row},
+    data::{Classes, Keys, Listing, Manifest, Reading, Row, Skipped},
 };
 
 type Tar = Builder<Vec<u8>>;
@@ -198,6 +198,63 @@ fn each_bad_shard_is_one_clear_error() {
         b"[1",
         "it is no JSON object: invalid type: sequence, expected a map at line 1 column 0",
     );
+}
+
+#[test]
+fn each_bad_sample_is_skipped_and_the_others_keep_their_numbers() -> Result<()> {
+    let place = Place::new();
+    let image = picture(0);
+    place.write("a-0.tar", &two(0));
+    let members: [(&str, &[u8]); 20] = [
+        ("0.png", &image),
+        ("1.txt", b"a"),
+        ("2.png", &image),
+        ("2.txt", b"good"),
+        ("3.png", &image),
+        ("3.json", b"{"),
+        ("4.png", &image),
+        ("4.txt", b"\xff"),
+        ("5.png", &image),
+        ("5.txt", b" "),
+        ("6.png", &image),
+        ("6.txt", b"a"),
+        ("6.jpg", &image),
+        ("7.png", &image),
+        ("7.json", b"{}"),
+        ("8.png", &image),
+        ("8.txt", &[b'a'; 10_001]),
+        ("9.png", &image),
+        ("9.txt", b"good"),
+        ("9.txt", b"again"),
+    ];
+    let shard = place.write("a-1.tar", &tar(&members));
+    place.write("a-2.tar", &two(2));
+    let listing = Listing::open(&place.path("a-{0..2}.tar"), &Reading::default())?;
+    assert_eq!((listing.all(), listing.usable()), (14, 5));
+    let mut found = Vec::new();
+    let start = format!("`{}`, member ", shard.display());
+    for (number, row) in (0..).zip(&listing.rows) {
+        let Err(skipped) = row else { continue };
+        let Skipped { row, file, path, rows, .. } = &**skipped;
+        assert_eq!((*row, file, *rows), (number, &shard, 1));
+        let text = skipped.to_string();
+        let member = path.strip_prefix(&format!("{}/", shard.display())).expect("SHARD/MEMBER");
+        assert!(text.starts_with(&format!("row {number}: {start}`{member}`: ")), "{text}");
+        found.push(text.replace(&start, ""));
+    }
+    let expected = [
+        "row 2: `0.png`: there is no caption beside it (.txt, .json)",
+        "row 3: `1.txt`: there is no picture beside it (.jpg, .jpeg, .png, .webp)",
+        "row 5: `3.json`: it is no JSON object: EOF while parsing an object at line 1 column 1",
+        "row 6: `4.txt`: it is not UTF-8",
+        "row 7: `5.txt`: the caption is empty",
+        "row 8: `6.jpg`: the same sample has `6.png` already",
+        "row 9: `7.json`: it has no text `caption`, and there is no .txt",
+        "row 10: `8.txt`: the caption has 10001 bytes, the limit is 10000",
+        "row 11: `9.txt`: the same sample has `9.txt` already",
+    ];
+    assert_eq!(found, expected);
+    Ok(())
 }
 
 #[test]

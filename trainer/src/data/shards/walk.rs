@@ -31,7 +31,7 @@ pub(super) struct Found {
 
 /// Tells `each` of all members in their order. Refuses a file that is no tar, one that is cut short
 /// (its end mark counts), and whatever is over a limit.
-pub(super) fn walk(shard: &Arc<Shard>, mut each: impl FnMut(Found) -> Result<()>) -> Result<()> {
+pub(super) fn walk(shard: &Arc<Shard>, mut each: impl FnMut(Found)) -> Result<()> {
     let unreadable = |source| Error::Read { path: shard.path.clone(), source };
     let file = File::open(&shard.tar).map_err(unreadable)?;
     let length = file.metadata().map_err(unreadable)?.len();
@@ -59,7 +59,7 @@ pub(super) fn walk(shard: &Arc<Shard>, mut each: impl FnMut(Found) -> Result<()>
                 let is_file = matches!(kind, EntryType::Regular | EntryType::Continuous);
                 let (shard, length) = (shard.clone(), entry.size());
                 let member = Member { shard, name: own.as_str().into(), offset, length };
-                each(Found { member, is_file })?;
+                each(Found { member, is_file });
                 name = Some(own);
             }
         }
