@@ -65,7 +65,7 @@ fn by_kind(doubted: &[usize], rows: usize, ledger: Option<&Ledger>) -> BTreeMap<
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::input::Rows, *};
     use crate::poison::{PoisonKind, PoisonRecord, SCHEMA};
 
     #[test]
@@ -94,5 +94,16 @@ mod tests {
             [("backdoor", 2, 2), ("clean", 1, 4), ("label-consistent", 0, 1), ("targeted", 1, 1)];
         assert_eq!(found, expected);
         assert_eq!(by_kind(&[3], 4, None)[CLEAN], Doubt { doubted: 1, rows: 4 });
+    }
+
+    #[test]
+    fn a_row_that_a_run_skips_is_no_obstacle() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let manifest = folder.path().join("train.csv");
+        std::fs::write(&manifest, "path,caption\na,b\nc,\nd,e\n").expect("writable");
+        std::fs::write(folder.path().join(doubted::FILE), "row\n2\n").expect("writable");
+        let found = count(folder.path(), &manifest, None).expect("counted").expect("doubts");
+        assert_eq!(found[CLEAN], Doubt { doubted: 1, rows: 3 });
+        assert_eq!(Rows::default().of(&manifest).expect("read"), 2);
     }
 }
