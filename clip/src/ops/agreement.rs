@@ -24,11 +24,11 @@ pub struct PairRows<'a> {
 /// The mean over both directions of ln softmax of the pair's own cosine, times exp(`logit_scale`),
 /// among those of its image with the captions of the references, and of its caption with their
 /// images: the InfoNCE of one pair, negated, against a sample that is the same for all. A reference
-/// with the pair's own caption, such as the pair itself, is no rival, and the others count for it: a
-/// frequent caption makes no pair agree better. With no rival at all the answer is 0. The same for any
-/// number of threads.
+/// with the pair's own caption, such as the pair itself, is no rival, and the others count for it:
+/// a frequent caption makes no pair agree better. A pair whose term is the mean of its rivals' has
+/// -ln(1 + R); with no rival at all the answer is 0. The same for any number of threads.
 pub fn agreement(pairs: &PairRows<'_>, references: &PairRows<'_>, logit_scale: f32) -> Vec<f32> {
-    let (dim, count, factor) = (pairs.image.dim(), references.captions.len(), logit_scale.exp());
+    let (dim, count, scale) = (pairs.image.dim(), references.captions.len(), logit_scale.exp());
     for rows in [pairs, references] {
         assert_eq!((rows.image.dim(), rows.text.dim()), (dim, dim), "rows of one space");
         let sizes = (rows.image.count(), rows.text.count());
@@ -38,14 +38,14 @@ pub fn agreement(pairs: &PairRows<'_>, references: &PairRows<'_>, logit_scale: f
     let blocks = image.par_chunks(PAIRS * dim).zip(text.par_chunks(PAIRS * dim));
     let blocks = blocks.zip(pairs.captions.par_chunks(PAIRS)).map(|((image, text), captions)| {
         let own = image.chunks_exact(dim).zip(text.chunks_exact(dim));
-        let own: Vec<f32> = own.map(|(image, text)| factor * cosine(image, text)).collect();
+        let own: Vec<f32> = own.map(|(image, text)| scale * cosine(image, text)).collect();
         let mut logits = vec![0.0; own.len() * count];
         let mut sums = vec![0.0; own.len()];
         for (queries, keys) in [(image, references.text), (text, references.image)] {
             let target = MatrixMut::new(&mut logits, own.len(), count);
             let (queries, keys) =
                 (Matrix::new(queries, own.len(), dim), Matrix::new(keys.values(), count, dim));
-            matmul(target, queries, keys.t(), factor, false, Threads::One);
+            matmul(target, queries, keys.t(), scale, false, Threads::One);
             for (at, sum) in sums.iter_mut().enumerate() {
                 let logits = logits[at * count..][..count].iter().zip(references.captions);
                 let rivals = logits.filter(|(_, caption)| **caption != captions[at]);
@@ -57,7 +57,8 @@ pub fn agreement(pairs: &PairRows<'_>, references: &PairRows<'_>, logit_scale: f
     blocks.flatten_iter().collect()
 }
 
-/// ln softmax of `own` among itself and its rivals, each of which counts as `count` by their number.
+/// ln softmax of `own` among itself and its rivals, each of which counts as `count` by their
+/// number.
 fn ln_share(own: f32, rivals: impl Iterator<Item = f32> + Clone, count: usize) -> f32 {
     let greatest = rivals.clone().fold(own, f32::max);
     let term = |logit: f32| f64::from((logit - greatest).exp());
@@ -80,10 +81,10 @@ mod tests {
     }
 
     /// The formula, a pair at a time in f64.
-    fn one_by_one(pairs: &PairRows<'_>, references: &PairRows<'_>, scale: f64) -> Vec<f64> {
+    fn one_by_one(pairs: &PairRows<'_>, references: &PairRows<'_>, logit_scale: f64) -> Vec<f64> {
         let logit = |a: &[f32], b: &[f32]| {
             let products = a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b));
-            scale.exp() * products.sum::<f64>()
+            logit_scale.exp() * products.sum::<f64>()
         };
         let of_pair = |at: usize| {
             let (image, text) = (pairs.image.row(at), pairs.text.row(at));
@@ -115,6 +116,18 @@ mod tests {
             for (found, expected) in found.iter().zip(&expected) {
                 assert!(*found < 0.0 && (f64::from(*found) - expected).abs() < 1e-5);
             }
+        }
+    }
+
+    /// All pairs are alike, but for their captions' numbers.
+    #[test]
+    fn who_agrees_as_much_with_all_has_the_share_of_one_among_the_references() {
+        let all = UnitRows::normalize([0.6, 0.8].repeat(9), 2);
+        let pairs = PairRows { image: &all, text: &all, captions: &[0, 1, 2, 3, 4, 5, 6, 7, 8] };
+        let some = UnitRows::normalize([0.6, 0.8].repeat(4), 2);
+        let references = PairRows { image: &some, text: &some, captions: &[2, 8, 1, 2] };
+        for found in agreement(&pairs, &references, 2.0) {
+            assert!((found + 5f32.ln()).abs() < 1e-6, "{found}");
         }
     }
 

@@ -9,10 +9,10 @@ use crate::UnitRows;
 const QUERIES: usize = if cfg!(test) { 3 } else { 16 };
 
 /// For each of Q queries as many of K `keys` as it has `chances`: Q C numbers from 0 up to but not
-/// 1, by which they are drawn with replacement. The probability of a key is its share in the softmax
-/// of the dot products of the query with all keys; `queries` are `[Q, D]`, row-major. Q C numbers
-/// below K, all of a query one after the other. The same for any number of threads, each of which
-/// holds K numbers for each of a few queries.
+/// 1, by which they are drawn with replacement. The probability of a key is its share in the
+/// softmax of the dot products of the query with all keys; `queries` are `[Q, D]`, row-major. Q C
+/// numbers below K, all of a query one after the other. The same for any number of threads, each of
+/// which holds K numbers for each of a few queries.
 ///
 /// Panics unless there are keys and as many chances for each query.
 pub fn draw(queries: &[f32], keys: &UnitRows, chances: &[f64]) -> Vec<u32> {
@@ -63,8 +63,8 @@ mod tests {
         let times = 10_000;
         let chances: Vec<f64> =
             (0..4).flat_map(|_| (0..times).map(|at| at as f64 / times as f64)).collect();
-        for factor in [0.0, 1.0, 100.0] {
-            let queries: Vec<f32> = queries.values().iter().map(|value| factor * value).collect();
+        for scale in [0.0, 1.0, 100.0] {
+            let queries: Vec<f32> = queries.values().iter().map(|value| scale * value).collect();
             let drawn = |threads| {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
                 pool.expect("threads").install(|| draw(&queries, &keys, &chances))
@@ -74,13 +74,13 @@ mod tests {
             for (query, found) in queries.chunks(2).zip(found.chunks(times)) {
                 let weight = |key: &[f32]| {
                     let logit = query.iter().zip(key).map(|(x, y)| f64::from(x * y)).sum::<f64>();
-                    (logit - f64::from(factor)).exp()
+                    (logit - f64::from(scale)).exp()
                 };
                 let all: f64 = keys.rows().map(weight).sum();
                 for (number, key) in keys.rows().enumerate() {
                     let count = found.iter().filter(|found| **found as usize == number).count();
                     let expected = weight(key) / all * times as f64;
-                    assert!((count as f64 - expected).abs() <= 2.0, "{factor} {number} {count}");
+                    assert!((count as f64 - expected).abs() <= 2.0, "{scale} {number} {count}");
                 }
             }
         }

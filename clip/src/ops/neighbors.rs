@@ -10,9 +10,9 @@ const QUERIES: usize = if cfg!(test) { 3 } else { 16 };
 /// Keys whose products are in memory at one time.
 const KEYS: usize = if cfg!(test) { 5 } else { 512 };
 
-/// For each of Q queries the `count` of K keys with the greatest cosines, the nearest first: Q times
-/// `count` numbers below K. `own` holds, for each query, the number of a key that is passed over:
-/// the query itself. Of equal cosines the first counts. The same for any number of threads.
+/// For each of Q queries the `count` of K keys with the greatest cosines, the nearest first: Q
+/// times `count` numbers below K. `own` holds, for each query, the number of a key that is passed
+/// over: the query itself. Of equal cosines the first counts. The same for any number of threads.
 ///
 /// Panics unless there are more keys than `count`.
 pub fn neighbors(
@@ -83,7 +83,12 @@ mod tests {
     use crate::embedding::cosine;
 
     /// All keys sorted.
-    fn one_by_one(queries: &UnitRows, keys: &UnitRows, own: &[Option<u32>], n: usize) -> Vec<u32> {
+    fn one_by_one(
+        queries: &UnitRows,
+        keys: &UnitRows,
+        own: &[Option<u32>],
+        count: usize,
+    ) -> Vec<u32> {
         let of_query = |(query, own): (&[f32], &Option<u32>)| -> Vec<u32> {
             let mut all: Vec<u32> =
                 (0..keys.count() as u32).filter(|key| Some(*key) != *own).collect();
@@ -91,7 +96,7 @@ mod tests {
                 let of = |key: u32| cosine(query, keys.row(key as usize));
                 of(b).total_cmp(&of(a))
             });
-            all.truncate(n);
+            all.truncate(count);
             all
         };
         queries.rows().zip(own).flat_map(of_query).collect()
