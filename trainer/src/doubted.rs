@@ -40,3 +40,38 @@ pub fn to_csv(store: &Store, mut doubted: Vec<Doubted>) -> Vec<u8> {
     }
     writer.into_inner().expect("memory can always be flushed")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::{Manifest, Row};
+
+    #[test]
+    fn the_worst_pair_comes_first_and_equal_ones_as_they_are_in_the_data() {
+        let row = |at: usize| Row {
+            image: format!("{at}.png").into(),
+            caption: if at == 3 { "a \"hat\", red".to_owned() } else { format!("thing {at}") },
+            class: None,
+        };
+        let manifest = Manifest { path: "train.csv".into(), rows: (0..5).map(row).collect() };
+        // The pictures are not there: nobody looks at them.
+        let store = Store::open(manifest, 8, 0, 1.0, || ()).expect("all rows may be unreadable");
+        let pair =
+            |row, agreement, company, recaptioned| Doubted { row, agreement, company, recaptioned };
+        let doubted = vec![
+            pair(0, -1.0, Some(0.5), false),
+            pair(1, -7.25, None, false),
+            pair(3, -9.0, Some(1.0), true),
+            pair(4, -7.25, Some(0.0), false),
+        ];
+        let csv = String::from_utf8(to_csv(&store, doubted)).expect("text");
+        assert_eq!(
+            csv,
+            "row,agreement,company,recaptioned,path,caption\n\
+             3,-9.000,1.00,yes,3.png,\"a \"\"hat\"\", red\"\n\
+             1,-7.250,,no,1.png,thing 1\n\
+             4,-7.250,0.00,no,4.png,thing 4\n\
+             0,-1.000,0.50,no,0.png,thing 0\n"
+        );
+    }
+}
