@@ -30,17 +30,20 @@ pub struct Sieve {
     pub references: usize,
     /// Greatest share of the earlier scores in a pair's score, 0 to 1; at 1 it is the mean of all
     pub smoothing: f64,
-    /// Which pairs are kept: the upper group of a `mixture`, or as many as may be (`share`)
+    /// Which scores are in the lower group: those of a `mixture` of two, or all but the best that
+    /// `kept_first` and `kept_last` let in (`share`)
     pub split: Split,
-    /// Greatest share of the pairs that the first sieved epoch keeps, 0.5 to 1
+    /// Greatest share of the pairs that the first sieved epoch keeps, rounded down but for ties,
+    /// 0.5 to 1. With a mixture and a believer it does not say who is in doubt by itself
     pub kept_first: f64,
     /// Greatest share of the pairs that the last epoch keeps, or, with a scout, the model, 0.5 to
     /// 1; between the two it changes evenly
     pub kept_last: f64,
-    /// What becomes of the pairs in doubt: `left-out`; `recaptioned`, so that in the first half of its
-    /// epochs (rounded down) the model learns the pictures with most neighbors in doubt with captions
-    /// that, to the scout, they say more than their own, and not the others; or `matched` with the
-    /// captions of a pool. Unless given, with a believer and a scout `recaptioned`, else `left-out`
+    /// What becomes of the pairs in doubt: `left-out`; `recaptioned`, so that in the first half of
+    /// its epochs (rounded down) the model learns the pictures with most neighbors in doubt with
+    /// captions that, to the scout, they say more than their own, and not the others; or `matched`
+    /// with the captions of a pool. Unless given, with a believer and a scout `recaptioned`, else
+    /// `left-out`
     pub doubted: Option<Fate>,
 }
 
@@ -54,11 +57,11 @@ choice! {
     }
 }
 choice! {
-    /// Which pairs are kept, of those that may be.
+    /// Which scores are in the lower group.
     Split {
-        /// Those of the upper group of a mixture of two
+        /// Those of the lower group of a mixture of two
         Mixture,
-        /// All
+        /// All but the best that may be kept
         Share,
     }
 }
@@ -68,7 +71,7 @@ choice! {
         /// They are not trained on
         LeftOut,
         /// They are not trained on, but for pictures with most neighbors in doubt, which the model
-        /// learns for half of its epochs with other captions
+        /// learns for the first half of its epochs with other captions
         Recaptioned,
         /// Their images are pulled to the nearest pooled captions, as RoCLIP's are
         Matched,

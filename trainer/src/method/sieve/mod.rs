@@ -15,7 +15,7 @@ use candle_core::{Device, Tensor};
 use clip::ops::Equals;
 
 use self::{
-    ask::ask,
+    ask::{ask, chance},
     kept::{kept, kept_in_company},
     neighbors::Neighbors,
     recaption::Recaptions,
@@ -38,7 +38,7 @@ pub struct Sieve {
     settings: config::Sieve,
     fate: Fate,
     /// Pairs of the data set.
-    count: usize,
+    rows: usize,
     parts: Parts,
     seed: u64,
     /// Smoothed agreement of each pair, in nats or, with a pool, as a cosine; no number where
@@ -61,7 +61,7 @@ pub struct Sieve {
 impl Sieve {
     /// For a data set and embeddings of these sizes.
     pub fn new(config: &Config, sizes: Sizes, device: &Device) -> Result<Self> {
-        let Sizes { rows: count, epoch_rows, dim } = sizes;
+        let Sizes { rows, epoch_rows, dim } = sizes;
         let settings = config.method.sieve();
         let pool = || -> Result<Pool> {
             let capacity =
@@ -73,7 +73,7 @@ impl Sieve {
             parts: config.parts(),
             fate: settings.fate(config.optim.epochs),
             settings,
-            count,
+            rows,
             seed: config.seed,
             agreement: Vec::new(),
             neighbors: Neighbors::default(),
@@ -139,23 +139,23 @@ impl Sieve {
     /// of what the user may not have meant.
     fn sift(&mut self, epoch: u32, rows: &[u32]) -> Option<String> {
         let (split, share) = (self.settings.split, self.share(epoch));
-        let chance = -((1 + self.settings.references.min(self.count)) as f32).ln();
+        let chance = chance(self.settings.references, self.rows);
         let (kept, company) = match self.neighbors.is_empty() {
             true => (kept(&self.agreement, split, share), Vec::new()),
             false => kept_in_company(&self.agreement, &self.neighbors, chance, split, share),
         };
         self.company = company;
-        let doubted = self.count - kept.len();
+        let doubted = self.rows - kept.len();
         self.kept = Some(kept.into_iter().map(|pair| rows[pair]).collect());
         if epoch < self.parts.verdict() {
             return None;
         }
         self.neighbors = Neighbors::default(); // nobody asks again
-        (2 * doubted + 1 >= self.count).then(|| {
+        (2 * doubted + 1 >= self.rows).then(|| {
             format!(
-                "{:.0}% of all pairs are in doubt to the end: the towers do not know enough to tell \
-                 (more epochs or pairs help)",
-                100.0 * doubted as f64 / self.count as f64
+                "{:.0}% of all pairs are in doubt to the end: the towers do not know enough to \
+                 tell (more epochs or pairs help), or most pairs are wrong",
+                100.0 * doubted as f64 / self.rows as f64
             )
         })
     }
@@ -167,11 +167,11 @@ impl Sieve {
     }
 
     /// The loss of a batch that holds all kinds of pairs.
-    fn loss_of_all(&self, pairs: &Pairs, pool: &Pool, scale: &Tensor) -> Result<Tensor> {
+    fn loss_of_all(&self, pairs: &Pairs, pool: &Pool, logit_scale: &Tensor) -> Result<Tensor> {
         let (image, text) = (&pairs.image, &pairs.text);
         Ok(match (self.trusts(pairs), self.fate) {
-            (None, _) => pairs.engine.info_nce(image, text, scale, Equals::Negatives)?,
-            (Some(kept), Fate::Matched) => pooled::matched(pool, pairs, &kept, scale)?,
+            (None, _) => pairs.engine.info_nce(image, text, logit_scale, Equals::Negatives)?,
+            (Some(kept), Fate::Matched) => pooled::matched(pool, pairs, &kept, logit_scale)?,
             (Some(kept), Fate::LeftOut | Fate::Recaptioned) => {
                 let mut kept: Vec<u32> =
                     (0..).zip(kept).filter_map(|(at, is_kept)| is_kept.then_some(at)).collect();
@@ -180,7 +180,7 @@ impl Sieve {
                 }
                 let kept = &Tensor::new(kept, image.device())?;
                 let (image, text) = (image.index_select(kept, 0)?, text.index_select(kept, 0)?);
-                pairs.engine.info_nce(&image, &text, scale, Equals::Negatives)?
+                pairs.engine.info_nce(&image, &text, logit_scale, Equals::Negatives)?
             }
         })
     }
@@ -255,11 +255,14 @@ impl Method for Sieve {
     }
 
     fn loss(&mut self, pairs: &Pairs, logit_scale: &Tensor) -> Result<MethodLoss> {
-        let phase = match &self.kept {
-            _ if pairs.epoch <= self.parts.believer => Phase::Believer,
-            _ if pairs.epoch <= self.parts.given_up() => Phase::Scout,
-            Some(_) => Phase::Sieve,
-            None => Phase::Warmup,
+        let phase = if pairs.epoch <= self.parts.believer {
+            Phase::Believer
+        } else if pairs.epoch <= self.parts.given_up() {
+            Phase::Scout
+        } else if self.kept.is_some() {
+            Phase::Sieve
+        } else {
+            Phase::Warmup
         };
         let kept = self.kept.as_ref().map(|kept| kept.len());
         let recaptioned = Some(self.other_captions(pairs.epoch).len()).filter(|&count| count > 0);
@@ -289,44 +292,49 @@ impl Method for Sieve {
 
     fn state(&self) -> Result<State> {
         let mut state = State::default();
-        let scores = [(AGREEMENT, &self.agreement), (FRESH, &self.fresh), (COMPANY, &self.company)];
+        let scores = [
+            (AGREEMENT_KEY, &self.agreement),
+            (FRESH_KEY, &self.fresh),
+            (COMPANY_KEY, &self.company),
+        ];
         for (name, scores) in scores.into_iter().filter(|(_, scores)| !scores.is_empty()) {
             state.floats(name, &[scores.len()], scores.clone());
         }
         if let Some(kept) = &self.kept {
-            state.numbers(KEPT_ROWS, kept.to_vec());
+            state.numbers(KEPT_KEY, kept.to_vec());
         }
         if !self.neighbors.is_empty() {
-            state.numbers(NEIGHBORS, self.neighbors.places().to_vec());
+            state.numbers(NEIGHBORS_KEY, self.neighbors.places().to_vec());
         }
         if !self.recaptions.pictures().is_empty() {
-            state.numbers(RECAPTIONED, self.recaptions.pictures().to_vec());
-            state.numbers(CAPTIONS, self.recaptions.captions().to_vec());
+            state.numbers(RECAPTIONED_KEY, self.recaptions.pictures().to_vec());
+            state.numbers(CAPTIONS_KEY, self.recaptions.captions().to_vec());
         }
         if let Some(pool) = &self.pool {
-            pool.keep(POOL, &mut state)?;
+            pool.keep(POOL_KEY, &mut state)?;
         }
         Ok(state)
     }
 
     fn restore(&mut self, mut state: State) -> bool {
         let mut scores = |name| state.take_floats(name).map(|scores| scores.values);
-        let (agreement, fresh, company) = (scores(AGREEMENT), scores(FRESH), scores(COMPANY));
-        let kept = state.take_numbers(KEPT_ROWS);
-        let neighbors = state.take_numbers(NEIGHBORS).unwrap_or_default();
-        let Some(neighbors) = Neighbors::restore(neighbors, self.count) else { return false };
+        let (agreement, fresh, company) =
+            (scores(AGREEMENT_KEY), scores(FRESH_KEY), scores(COMPANY_KEY));
+        let kept = state.take_numbers(KEPT_KEY);
+        let neighbors = state.take_numbers(NEIGHBORS_KEY).unwrap_or_default();
+        let Some(neighbors) = Neighbors::restore(neighbors, self.rows) else { return false };
         let mut numbers = |name| state.take_numbers(name).unwrap_or_default();
-        let (pictures, captions) = (numbers(RECAPTIONED), numbers(CAPTIONS));
+        let (pictures, captions) = (numbers(RECAPTIONED_KEY), numbers(CAPTIONS_KEY));
         let (all, epochs) = (kept.as_deref().unwrap_or_default(), self.recaptioned_epochs());
         let recaptions = Recaptions::restore(pictures, captions, all, epochs);
         let Some(recaptions) = recaptions else { return false };
-        let sound = agreement.as_ref().is_none_or(|scores| scores.len() == self.count)
+        let sound = agreement.as_ref().is_none_or(|scores| scores.len() == self.rows)
             && (agreement.is_some() || kept.is_none())
             && (fresh.is_none() || self.settings.score == Score::Pool)
-            && company.as_ref().is_none_or(|shares| shares.len() == self.count)
-            && (company.is_some() || kept.is_none() || self.parts.believer == 0 || self.count == 1)
+            && company.as_ref().is_none_or(|shares| shares.len() == self.rows)
+            && (company.is_some() || kept.is_none() || self.parts.believer == 0 || self.rows == 1)
             && kept.as_ref().is_none_or(|kept| !kept.is_empty() && kept.is_sorted_by(|a, b| a < b));
-        if !sound || self.pool.as_mut().is_some_and(|pool| !pool.restore(POOL, &mut state)) {
+        if !sound || self.pool.as_mut().is_some_and(|pool| !pool.restore(POOL_KEY, &mut state)) {
             return false;
         }
         (self.agreement, self.fresh) = (agreement.unwrap_or_default(), fresh.unwrap_or_default());
@@ -336,14 +344,14 @@ impl Method for Sieve {
     }
 }
 
-const AGREEMENT: &str = "sieve/agreement";
-const CAPTIONS: &str = "sieve/captions";
-const COMPANY: &str = "sieve/company";
-const FRESH: &str = "sieve/fresh";
-const KEPT_ROWS: &str = "sieve/kept";
-const NEIGHBORS: &str = "sieve/neighbors";
-const POOL: &str = "pool";
-const RECAPTIONED: &str = "sieve/recaptioned";
+const AGREEMENT_KEY: &str = "sieve/agreement";
+const CAPTIONS_KEY: &str = "sieve/captions";
+const COMPANY_KEY: &str = "sieve/company";
+const FRESH_KEY: &str = "sieve/fresh";
+const KEPT_KEY: &str = "sieve/kept";
+const NEIGHBORS_KEY: &str = "sieve/neighbors";
+const POOL_KEY: &str = "pool";
+const RECAPTIONED_KEY: &str = "sieve/recaptioned";
 
 #[cfg(test)]
 mod tests;

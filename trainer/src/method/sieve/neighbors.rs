@@ -7,24 +7,24 @@ use clip::{UnitRows, model::Features, ops};
 use super::sample;
 use crate::{error::Result, survey::Survey};
 
-/// Neighbors of each pair.
-const NEIGHBORS: usize = 32;
+/// Neighbors of each pair, unless there are fewer others.
+const NEIGHBORS_MAX: usize = 32;
 /// Pairs among which neighbors are looked for: so many features are in memory.
-const CANDIDATES: usize = 1 << 14;
+const CANDIDATES_MAX: usize = 1 << 14;
 
-/// For each pair, in the order of the data set, the places in that order of the pairs whose pictures
-/// are the most alike to it.
+/// For each pair, in the order of the data set, the places in that order of the pairs whose
+/// pictures are the most alike to it.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Neighbors {
     places: Vec<u32>,
 }
 
 impl Neighbors {
-    /// Of all pairs, among candidates drawn by `seed` if there are more than [`CANDIDATES`].
+    /// Of all pairs, among candidates drawn by `seed` if there are more than [`CANDIDATES_MAX`].
     pub(super) fn find(seed: u64, survey: &Survey<'_>) -> Result<Self> {
         let rows = survey.rows();
-        let mut rng = sample::rng(seed, sample::CANDIDATES);
-        let sample = sample::at_most(CANDIDATES, rows, &mut rng);
+        let mut rng = sample::rng(seed, sample::CANDIDATES_STREAM);
+        let sample = sample::at_most(CANDIDATES_MAX, rows, &mut rng);
         let place = |row: &u32| rows.binary_search(row).expect("a row of the data set") as u32;
         let (mut places, mut seen) = (Vec::new(), Features::default());
         for batch in survey.batches(&sample) {
@@ -32,14 +32,14 @@ impl Neighbors {
             places.extend(batch.iter().map(place));
         }
         let candidates = Candidates::new(places, &seen);
-        let count = NEIGHBORS.min(sample.len() - 1);
+        let count = NEIGHBORS_MAX.min(sample.len() - 1);
         let mut found = vec![0; rows.len() * count];
         if sample.len() == rows.len() {
             candidates.near(&candidates.places, &candidates.rows, count, &mut found);
             return Ok(Self { places: found });
         }
         for batch in survey.batches(rows) {
-            let queries = candidates.scale.unit_rows(&survey.features(&batch)?);
+            let queries = candidates.standards.unit_rows(&survey.features(&batch)?);
             let places: Vec<u32> = batch.iter().map(place).collect();
             candidates.near(&places, &queries, count, &mut found);
         }
@@ -65,10 +65,10 @@ impl Neighbors {
         &self.places
     }
 
-    /// Out of a checkpoint; `None` if they are not of `count` pairs.
-    pub(super) fn restore(places: Vec<u32>, count: usize) -> Option<Self> {
-        let fit = places.len().is_multiple_of(count.max(1));
-        let known = places.iter().all(|&at| (at as usize) < count);
+    /// Out of a checkpoint; `None` if they are not of a data set of so many `rows`.
+    pub(super) fn restore(places: Vec<u32>, rows: usize) -> Option<Self> {
+        let fit = places.len().is_multiple_of(rows.max(1));
+        let known = places.iter().all(|&at| (at as usize) < rows);
         (fit && known).then_some(Self { places })
     }
 }
@@ -82,15 +82,15 @@ struct Candidates {
     number: HashMap<u32, u32>,
     /// `[K, D + 2 C]`
     rows: UnitRows,
-    scale: Scale,
+    standards: Standards,
 }
 
 impl Candidates {
     /// At these places, with what is seen in their pictures.
     fn new(places: Vec<u32>, seen: &Features) -> Self {
-        let scale = Scale::of(seen, places.len());
+        let standards = Standards::of(seen, places.len());
         let number = places.iter().copied().zip(0..).collect();
-        Self { rows: scale.unit_rows(seen), places, number, scale }
+        Self { rows: standards.unit_rows(seen), places, number, standards }
     }
 
     /// Writes the places of the `count` nearest of each query, which are not itself, to where the
@@ -106,10 +106,10 @@ impl Candidates {
     }
 }
 
-/// What makes features comparable: each with mean 0 and deviation 1, the embedding and the middle of
-/// the tower with one weight.
+/// What makes features comparable: each with mean 0 and deviation 1 over the candidates, the
+/// embedding and the middle of the tower with one weight.
 #[derive(Debug)]
-struct Scale {
+struct Standards {
     embedding: Vec<Standard>,
     middle: Vec<Standard>,
 }
@@ -124,7 +124,8 @@ struct Standard {
 /// Keeps a feature that is the same in all pictures finite.
 const DEVIATION_MIN: f64 = 1e-6;
 
-impl Scale {
+impl Standards {
+    /// Of so many pictures.
     fn of(seen: &Features, count: usize) -> Self {
         let standards = |values: &[f32]| {
             let width = values.len() / count;
@@ -159,12 +160,12 @@ mod tests {
 
     #[test]
     fn a_feature_counts_for_how_far_it_is_from_usual() {
-        // Embeddings are noise on a great scale. Two pictures have a little of what no other has.
+        // Embeddings are noise of great size. Two pictures have a little of what no other has.
         let noise = [3.0, -1.0, -2.0, -2.5, 0.5, -3.0, 1.0, 1.5];
         let embedding = noise.iter().flat_map(|at| [5e4 + 1e4 * at, 1.0]).collect();
         let middle = (0..8).flat_map(|at| [1e-3 * f32::from(at == 2 || at == 3), 1.0]).collect();
         let seen = Features { embedding, middle };
-        let rows = Scale::of(&seen, 8).unit_rows(&seen);
+        let rows = Standards::of(&seen, 8).unit_rows(&seen);
         assert_eq!((rows.count(), rows.dim()), (8, 4));
         let own: Vec<_> = (0..8).map(Some).collect();
         let nearest = ops::neighbors(&rows, &rows, &own, 1);
@@ -184,7 +185,7 @@ mod tests {
         let candidates = Candidates::new(vec![8, 2, 5], &seen(&[8, 2, 5]));
         let mut found = vec![99; 2 * 9];
         for places in [[7, 0, 5], [1, 8, 4], [2, 3, 6]] {
-            let queries = candidates.scale.unit_rows(&seen(&places));
+            let queries = candidates.standards.unit_rows(&seen(&places));
             candidates.near(&places, &queries, 2, &mut found);
         }
         let nearest = |place: usize| found[2 * place];

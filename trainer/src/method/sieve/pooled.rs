@@ -9,8 +9,8 @@ use crate::{error::Result, pool::Pool};
 /// Captions that speak for an image.
 const NEAREST: usize = 8;
 
-/// How far each pair's caption is what the pool says of its image: the cosine of it with the mean of
-/// the nearest captions to the image, its own text left out. `None` while the pool is not full.
+/// How far each pair's caption is what the pool says of its image: the cosine of it with the mean
+/// of the nearest captions to the image, its own text left out. `None` while the pool is not full.
 pub(super) fn agreement(pool: &Pool, pairs: &Pairs) -> Result<Option<Vec<f32>>> {
     if pool.filled() < pool.capacity() {
         return Ok(None);

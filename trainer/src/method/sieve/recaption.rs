@@ -3,14 +3,11 @@
 use clip::{UnitRows, ops};
 use rand::Rng;
 
-use super::sample;
+use super::{kept::WORST_COMPANY, sample};
 use crate::{augment::View, error::Result, survey::Survey};
 
 /// Pairs among whose captions is drawn: so many embeddings are in memory.
-const CAPTIONS: usize = 1 << 14;
-/// Share of a pair's neighbors in doubt above which its picture is learned with other captions: it
-/// is likely to bear what makes them alike.
-const COMPANY_MIN: f32 = 0.5;
+const OFFERED_MAX: usize = 1 << 14;
 
 /// Which captions some pictures come with, instead of their own, in the first epochs of a model.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -23,10 +20,10 @@ pub(super) struct Recaptions {
 
 impl Recaptions {
     /// Draws captions of `kept` pairs for `pictures`, for each of so many epochs; both are rows of
-    /// the data set in rising order. With z the unit row of a picture, t that of its own caption, t_j
-    /// those of others and σ the learned factor, the chance of a caption is its share in the softmax
-    /// of σ (z - t)·t_j: how much more likely the picture makes it than the own caption does. `views`
-    /// of each picture are asked, if they differ.
+    /// the data set in rising order. With z the unit row of a picture, t that of its own caption,
+    /// t_j those of others and σ the learned factor, the chance of a caption is its share in the
+    /// softmax of σ (z - t)·t_j: how much more likely the picture makes it than the own caption
+    /// does. `views` of each picture are asked, if they differ.
     pub(super) fn draw(
         pictures: Vec<u32>,
         kept: &[u32],
@@ -35,39 +32,28 @@ impl Recaptions {
         views: u32,
         survey: &mut Survey<'_>,
     ) -> Result<Self> {
-        let (count, epochs) = (pictures.len(), epochs as usize);
-        if count * epochs == 0 {
+        let mut layout = Layout::new(pictures, epochs as usize);
+        if layout.captions.is_empty() {
             return Ok(Self::default());
         }
-        let mut rng = sample::rng(seed, sample::CAPTIONS);
-        let sample = sample::at_most(CAPTIONS, kept, &mut rng);
-        let chances: Vec<f64> = (0..count * epochs).map(|_| rng.random()).collect();
-        let offered = survey.captions(&sample)?;
-        let mut captions = vec![0; count * epochs];
+        let mut rng = sample::rng(seed, sample::CAPTIONS_STREAM);
+        let offered = sample::at_most(OFFERED_MAX, kept, &mut rng);
+        let chances: Vec<f64> = layout.captions.iter().map(|_| rng.random()).collect();
+        let keys = survey.captions(&offered)?;
         for batch in survey.batches(survey.rows()) {
-            let place = |&row: &u32| pictures.binary_search(&row).ok();
-            let (at, places): (Vec<usize>, Vec<usize>) = batch
-                .iter()
-                .enumerate()
-                .filter_map(|(at, row)| place(row).map(|place| (at, place)))
-                .unzip();
+            let (at, places) = layout.places_in(&batch);
             if places.is_empty() {
                 continue;
             }
             // With all others of the batch, so that it is one like those of training.
             let seen = seen(&batch, views, survey)?.select(&at);
-            let rows: Vec<u32> = places.iter().map(|&place| pictures[place]).collect();
+            let rows: Vec<u32> = places.iter().map(|&place| layout.pictures[place]).collect();
             let said = survey.captions(&rows)?;
             let queries = queries(&seen, &said, survey.logit_scale());
-            let chances = places.iter().flat_map(|place| &chances[place * epochs..][..epochs]);
-            let drawn = ops::draw(&queries, &offered, &chances.copied().collect::<Vec<_>>());
-            for (place, drawn) in places.into_iter().zip(drawn.chunks_exact(epochs)) {
-                for (epoch, &key) in drawn.iter().enumerate() {
-                    captions[epoch * count + place] = sample[key as usize];
-                }
-            }
+            let drawn = ops::draw(&queries, &keys, &layout.of_places(&places, &chances));
+            layout.fill(&places, drawn.into_iter().map(|key| offered[key as usize]));
         }
-        Ok(Self { pictures, captions })
+        Ok(Self { pictures: layout.pictures, captions: layout.captions })
     }
 
     /// Data-set rows of the pictures, in rising order.
@@ -87,8 +73,8 @@ impl Recaptions {
         epochs.nth(epoch as usize).unwrap_or_default()
     }
 
-    /// Out of a checkpoint; `None` if there is not a caption of a `kept` pair for each picture, which
-    /// is none of these, in each of so many epochs.
+    /// Out of a checkpoint; `None` if there is not a caption of a `kept` pair for each picture,
+    /// which is none of these, in each of so many epochs.
     pub(super) fn restore(
         pictures: Vec<u32>,
         captions: Vec<u32>,
@@ -104,11 +90,50 @@ impl Recaptions {
     }
 }
 
-/// Those of all `rows` that are not `kept` and of whose neighbors most are in doubt.
+/// Where what is drawn stands: it is drawn picture by picture, and used epoch by epoch.
+#[derive(Debug)]
+struct Layout {
+    /// Data-set rows of M pictures, in rising order
+    pictures: Vec<u32>,
+    /// Captions that each is given
+    epochs: usize,
+    /// `[epochs, M]`
+    captions: Vec<u32>,
+}
+
+impl Layout {
+    fn new(pictures: Vec<u32>, epochs: usize) -> Self {
+        Self { captions: vec![0; pictures.len() * epochs], pictures, epochs }
+    }
+
+    /// Which of the pictures are in a batch: at which places of it, and at which of all pictures.
+    fn places_in(&self, batch: &[u32]) -> (Vec<usize>, Vec<usize>) {
+        let place = |row: &u32| self.pictures.binary_search(row).ok();
+        let all = batch.iter().enumerate();
+        all.filter_map(|(at, row)| place(row).map(|place| (at, place))).unzip()
+    }
+
+    /// Of `[M, epochs]` values those of the pictures at `places`, one picture after the other.
+    fn of_places(&self, places: &[usize], values: &[f64]) -> Vec<f64> {
+        let of_place = |&place: &usize| &values[place * self.epochs..][..self.epochs];
+        places.iter().flat_map(of_place).copied().collect()
+    }
+
+    /// Gives captions to the pictures at `places`, one picture after the other.
+    fn fill(&mut self, places: &[usize], drawn: impl IntoIterator<Item = u32>) {
+        let (pictures, epochs) = (self.pictures.len(), self.epochs);
+        let each = places.iter().flat_map(|place| (0..epochs).map(move |epoch| (place, epoch)));
+        for ((place, epoch), caption) in each.zip(drawn) {
+            self.captions[epoch * pictures + place] = caption;
+        }
+    }
+}
+
+/// Those of all `rows` that are not `kept` and of whose neighbors most are in doubt by themselves.
 pub(super) fn in_worst_company(rows: &[u32], kept: &[u32], company: &[f32]) -> Vec<u32> {
     let all = rows.iter().zip(company);
     let worst =
-        all.filter(|&(row, &company)| company > COMPANY_MIN && kept.binary_search(row).is_err());
+        all.filter(|&(row, &company)| company > WORST_COMPANY && kept.binary_search(row).is_err());
     worst.map(|(&row, _)| row).collect()
 }
 
@@ -123,10 +148,11 @@ fn seen(batch: &[u32], views: u32, survey: &Survey<'_>) -> Result<UnitRows> {
     Ok(UnitRows::normalize(both.map(|(first, second)| first + second).collect(), first.dim()))
 }
 
-/// `[B, D]`, whose dot products with captions are logits: what pictures say more than their captions.
+/// `[B, D]`, whose dot products with captions are logits: what pictures say more than their
+/// captions.
 fn queries(seen: &UnitRows, said: &UnitRows, logit_scale: f32) -> Vec<f32> {
-    let (factor, both) = (logit_scale.exp(), seen.values().iter().zip(said.values()));
-    both.map(|(seen, said)| factor * (seen - said)).collect()
+    let (scale, both) = (logit_scale.exp(), seen.values().iter().zip(said.values()));
+    both.map(|(seen, said)| scale * (seen - said)).collect()
 }
 
 #[cfg(test)]
@@ -148,6 +174,25 @@ mod tests {
         assert_eq!(restore(&[9, 4], &[1, 2], 1), None, "not in order");
         assert_eq!(restore(&[4, 9], &[1, 4], 1), None, "a caption of a pair in doubt");
         assert_eq!(restore(&[4, 7], &[1, 2], 1), None, "a picture that is kept");
+    }
+
+    /// Pictures 3, 5 and 9, two captions each, in batches that come in any order.
+    #[test]
+    fn what_is_drawn_picture_by_picture_is_used_epoch_by_epoch() {
+        let mut layout = Layout::new(vec![3, 5, 9], 2);
+        let drawn = [30.0, 31.0, 50.0, 51.0, 90.0, 91.0];
+        for batch in [[9, 4, 3], [2, 8, 7], [6, 5, 1]] {
+            let (at, places) = layout.places_in(&batch);
+            assert!(
+                at.iter().zip(&places).all(|(&at, &place)| batch[at] == layout.pictures[place])
+            );
+            let drawn = layout.of_places(&places, &drawn);
+            layout.fill(&places, drawn.into_iter().map(|number| number as u32));
+        }
+        assert_eq!(layout.captions, [30, 50, 90, 31, 51, 91]);
+        let Layout { pictures, captions, .. } = layout;
+        let drawn = Recaptions { pictures, captions };
+        assert_eq!([drawn.captions_in(0), drawn.captions_in(1)], [[30, 50, 90], [31, 51, 91]]);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use clip::ops::Engine;
 use super::*;
 use crate::config::MethodName;
 
-fn sieve(settings: config::Sieve, count: usize) -> Result<Sieve> {
+fn sieve(settings: config::Sieve, rows: usize) -> Result<Sieve> {
     let usual = |epochs: Option<u32>| epochs.or(Some(0));
     let (believer_epochs, scout_epochs) =
         (usual(settings.believer_epochs), usual(settings.scout_epochs));
@@ -13,7 +13,7 @@ fn sieve(settings: config::Sieve, count: usize) -> Result<Sieve> {
     let mut config = Config::default();
     (config.data.batch_size, config.optim.epochs, config.seed) = (2, 10, 1);
     (config.method.name, config.method.sieve) = (MethodName::Sieve, Some(settings));
-    Sieve::new(&config, Sizes::whole(count, 2), &Device::Cpu)
+    Sieve::new(&config, Sizes::whole(rows, 2), &Device::Cpu)
 }
 
 /// Two images that point to the right and up, and the captions of row `first` and the next.
@@ -36,7 +36,7 @@ const UP: [f32; 2] = [0.0, 1.0];
 
 #[test]
 fn scores_are_smoothed_and_come_back_from_a_checkpoint() -> Result<()> {
-    let new = |count| sieve(config::Sieve { smoothing: 0.5, ..Default::default() }, count);
+    let new = |rows| sieve(config::Sieve { smoothing: 0.5, ..Default::default() }, rows);
     let mut one = new(2)?;
     assert!(one.state()?.is_empty());
     one.remember(vec![-4.0, -2.0], 1);
@@ -52,7 +52,7 @@ fn scores_are_smoothed_and_come_back_from_a_checkpoint() -> Result<()> {
         Some(vec![Doubted { row: 2, agreement: -3.0, company: None, recaptioned: false }])
     );
     let mut half = one.state()?;
-    half.take_floats(AGREEMENT);
+    half.take_floats(AGREEMENT_KEY);
     assert!(!other.restore(half));
     assert!(!new(3)?.restore(one.state()?), "scores of other data");
     Ok(())
@@ -95,15 +95,15 @@ fn the_share_that_may_be_kept_rises_to_all() -> Result<()> {
 
 #[test]
 fn a_pair_in_doubt_has_no_part_in_the_loss_or_takes_a_pooled_caption() -> Result<()> {
-    let scale = Tensor::new(0f32, &Device::Cpu)?;
+    let logit_scale = Tensor::new(0f32, &Device::Cpu)?;
     let loss = |doubted, score, kept: &[u32]| -> Result<f32> {
         let mut sieve =
             sieve(config::Sieve { doubted: Some(doubted), score, ..Default::default() }, 8)?;
-        sieve.loss(&pairs([RIGHT, UP], 0)?, &scale)?; // into the pool, which holds four
-        sieve.loss(&pairs([RIGHT, UP], 2)?, &scale)?;
+        sieve.loss(&pairs([RIGHT, UP], 0)?, &logit_scale)?; // into the pool, which holds four
+        sieve.loss(&pairs([RIGHT, UP], 2)?, &logit_scale)?;
         sieve.kept = Some(kept.into());
         assert_eq!(sieve.selected(1), Selection::default(), "all are in the batches");
-        let MethodLoss { loss, report, .. } = sieve.loss(&pairs([UP, UP], 4)?, &scale)?;
+        let MethodLoss { loss, report, .. } = sieve.loss(&pairs([UP, UP], 4)?, &logit_scale)?;
         assert_eq!((report.phase, report.pool_filled), (Phase::Sieve, Some(4)));
         Ok(loss.to_scalar::<f32>()?)
     };
@@ -124,14 +124,14 @@ fn a_pair_in_doubt_has_no_part_in_the_loss_or_takes_a_pooled_caption() -> Result
 
 #[test]
 fn a_pool_says_how_well_pairs_agree() -> Result<()> {
-    let scale = Tensor::new(0f32, &Device::Cpu)?;
+    let logit_scale = Tensor::new(0f32, &Device::Cpu)?;
     let settings = config::Sieve { score: Score::Pool, ..Default::default() };
     let mut one = sieve(settings.clone(), 8)?;
     one.fresh = vec![f32::NAN; 8];
-    one.loss(&pairs([RIGHT, UP], 0)?, &scale)?;
-    one.loss(&pairs([RIGHT, RIGHT], 2)?, &scale)?;
+    one.loss(&pairs([RIGHT, UP], 0)?, &logit_scale)?;
+    one.loss(&pairs([RIGHT, RIGHT], 2)?, &logit_scale)?;
     assert!(one.fresh.iter().all(|score| score.is_nan()), "the pool was not full");
-    one.loss(&pairs([RIGHT, UP], 4)?, &scale)?;
+    one.loss(&pairs([RIGHT, UP], 4)?, &logit_scale)?;
     // All four captions speak for both images: three to the right, one up.
     let length = 10f32.sqrt();
     assert!(
@@ -191,7 +191,7 @@ fn the_model_learns_pictures_in_doubt_with_other_captions() -> Result<()> {
     let doubted: Vec<_> = doubted.into_iter().map(|pair| (pair.row, pair.recaptioned)).collect();
     assert_eq!(doubted, [(1, true), (2, false), (5, true)]);
     let mut without = one.state()?;
-    without.take_numbers(CAPTIONS);
+    without.take_numbers(CAPTIONS_KEY);
     assert!(!new()?.restore(without), "pictures without captions");
     Ok(())
 }
@@ -213,7 +213,7 @@ fn what_the_believer_said_comes_back_from_a_checkpoint() -> Result<()> {
     let other = restored(&one)?;
     assert_eq!((&other.company, &other.kept), (&one.company, &one.kept));
     let mut without = one.state()?;
-    without.take_floats(COMPANY);
+    without.take_floats(COMPANY_KEY);
     assert!(!sieve(settings, 2)?.restore(without), "kept without the company that decided");
     Ok(())
 }
