@@ -2,25 +2,29 @@
 
 use std::path::PathBuf;
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
+use clip::folder;
 
 const CODES: &str = "Exit codes: 0 exported, 1 the ONNX towers give other embeddings, \
                      2 could not be done as asked.";
 
 /// Exports a trained model folder for other software
 ///
-/// Writes the layout of Hugging Face's Hub: both towers as ONNX beside the weights, the
-/// configuration and the tokenizer. The ONNX towers must give candle's embeddings before the
+/// Writes a folder as Hugging Face's Hub holds them: both towers as ONNX beside the weights, the
+/// configuration and the tokenizer, for `transformers` or for open_clip. The ONNX towers must give candle's embeddings before the
 /// folder gets its name; if they do not, nothing is written.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "roclip-export", version, after_help = CODES)]
 pub struct Options {
-    /// Model folder that the trainer wrote
+    /// Model folder that the trainer, `transformers` or open_clip wrote
     #[arg(long, value_name = "FOLDER")]
     pub model: PathBuf,
     /// Folder to write; an earlier export there is replaced
     #[arg(long, value_name = "FOLDER")]
     pub out: PathBuf,
+    /// Who is to load the weights
+    #[arg(long, value_enum, value_name = "WHOSE", default_value = "hugging-face")]
+    pub layout: Layout,
     /// Greatest difference of an embedding's value between candle and ONNX Runtime
     #[arg(long, value_name = "NUMBER", default_value = "1e-4", value_parser = tolerance)]
     pub tolerance: f32,
@@ -30,6 +34,24 @@ pub struct Options {
     /// Print one JSON document and nothing else
     #[arg(long)]
     pub json: bool,
+}
+
+/// Whose names the files and the parameters get; this project's programs read either.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum Layout {
+    /// `transformers` loads a ViT, open_clip a ResNet
+    HuggingFace,
+    /// open_clip loads both
+    OpenClip,
+}
+
+impl From<Layout> for folder::Layout {
+    fn from(layout: Layout) -> Self {
+        match layout {
+            Layout::HuggingFace => Self::HuggingFace,
+            Layout::OpenClip => Self::OpenClip,
+        }
+    }
 }
 
 fn tolerance(text: &str) -> Result<f32, String> {

@@ -8,7 +8,8 @@ use std::{
 use candle_onnx::onnx::ModelProto;
 use clip::{
     atomic_write::{atomic_folder, atomic_write},
-    folder::{self, ModelFolder, names},
+    config::ImageTower,
+    folder::{self, Layout, ModelFolder, names},
 };
 use prost::Message;
 use serde_json::{Value, json};
@@ -21,11 +22,11 @@ use crate::{
 /// What was written, and how well it agrees.
 #[derive(Debug)]
 pub struct Exported {
-    /// The trained folder.
+    /// The folder that was read.
     pub model: PathBuf,
     /// The exported folder.
     pub out: PathBuf,
-    /// SHA-256 of `model.safetensors`.
+    /// SHA-256 of the weights.
     pub sha256: String,
     /// candle against ONNX Runtime.
     pub parity: Parity,
@@ -45,17 +46,19 @@ impl Exported {
 ///
 /// Refuses a broken folder, an output that would lose foreign files, and a model whose ONNX towers
 /// differ from candle's by more than `tolerance` anywhere; then nothing is left behind.
-pub fn export(model: &Path, out: &Path, tolerance: f32) -> Result<Exported> {
+pub fn export(model: &Path, out: &Path, layout: Layout, tolerance: f32) -> Result<Exported> {
     let folder = ModelFolder::open(model)?;
     let weights = folder.weights()?;
     refuse_foreign_files(out)?;
     let mut measured = None;
     atomic_folder(out, |partial| -> Result<()> {
-        folder::write(partial, &folder.config, &folder.tokenizer, &weights)?;
-        if let Some(form) = folder::open_clip_config(&folder.config) {
+        let config = &folder.config;
+        folder::write_as(layout, partial, config, &folder.tokenizer, &weights)?;
+        // The weights of a ModifiedResNet have OpenAI's names in either layout.
+        if layout == Layout::HuggingFace && matches!(config.image, ImageTower::Resnet(_)) {
+            let form = folder::open_clip_config(config);
             folder::write_json(&partial.join(names::OPEN_CLIP_CONFIG), &form)?;
         }
-        let config = &folder.config;
         write_onnx(&partial.join(names::VISION_ONNX), &graph::vision_model(config, &weights)?)?;
         write_onnx(&partial.join(names::TEXT_ONNX), &graph::text_model(config, &weights)?)?;
         let written = ModelFolder::open(partial)?; // what is compared is what was written
@@ -76,7 +79,7 @@ fn write_onnx(path: &Path, model: &ModelProto) -> Result<()> {
 
 /// A mistyped `--out` must not cost somebody a folder.
 fn refuse_foreign_files(out: &Path) -> Result<()> {
-    const OURS: [&str; 10] = [
+    const OURS: [&str; 11] = [
         names::CONFIG,
         names::PREPROCESSOR,
         names::TOKENIZER,
@@ -84,6 +87,7 @@ fn refuse_foreign_files(out: &Path) -> Result<()> {
         names::SPECIAL_TOKENS,
         names::WEIGHTS,
         names::OPEN_CLIP_CONFIG,
+        names::OPEN_CLIP_WEIGHTS,
         names::VISION_ONNX,
         names::TEXT_ONNX,
         "onnx",

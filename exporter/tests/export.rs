@@ -10,7 +10,7 @@ use candle_core::Device;
 use clip::{
     ClipConfig, Encoder, UnitRows,
     config::{Activation, ImageTower},
-    folder::{self, ModelFolder, names},
+    folder::{self, Layout, ModelFolder, names},
     image::PixelBatch,
     model,
     onnx::{OnnxEncoder, load_runtime},
@@ -120,6 +120,37 @@ fn both_families_and_both_activations_export_within_tolerance() {
     }
 }
 
+/// From here to open_clip's files and back; the weights are the same, wherever they lie.
+#[test]
+fn either_layout_is_read_and_replaces_the_other() {
+    runtime();
+    for preset in ["rn-micro", "vit-micro"] {
+        let place = Place::new();
+        write_model(&place.model(), config(preset));
+        let first = ModelFolder::open(place.model()).expect("whole");
+        export(&place.model(), &place.out(), Layout::HuggingFace, 1e-5).expect("agrees");
+        let output = place.run(&["--layout", "open-clip"]);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{preset}: {stderr}");
+        for (name, there) in [
+            (names::OPEN_CLIP_CONFIG, true),
+            (names::OPEN_CLIP_WEIGHTS, true),
+            (names::CONFIG, false),
+            (names::WEIGHTS, false),
+        ] {
+            assert_eq!(place.out().join(name).exists(), there, "{preset}: {name}");
+        }
+        let opened = ModelFolder::open(place.out()).expect("whole");
+        assert_eq!(opened.config, first.config);
+        assert_eq!(opened.weights().expect("all"), first.weights().expect("all"));
+        OnnxEncoder::open(&opened, 1).expect("the server opens it");
+        let back = place.0.path().join("back");
+        export(&place.out(), &back, Layout::HuggingFace, 1e-5).expect("agrees");
+        let back = ModelFolder::open(back).expect("whole");
+        assert_eq!(back.sha256().expect("weights"), first.sha256().expect("weights"));
+    }
+}
+
 #[test]
 fn larger_shapes_than_the_presets_agree() {
     let place = Place::new();
@@ -128,7 +159,7 @@ fn larger_shapes_than_the_presets_agree() {
     (tower.image_size, tower.layers, tower.heads) = (64, [2, 1, 2, 1], 16);
     write_model(&place.model(), config);
     runtime();
-    let exported = export(&place.model(), &place.out(), 1e-5).expect("agrees");
+    let exported = export(&place.model(), &place.out(), Layout::HuggingFace, 1e-5).expect("agrees");
     assert!(exported.parity.passed() && exported.parity.images == 10);
 }
 
@@ -155,7 +186,7 @@ fn the_gate_sees_one_wrong_weight() {
         let place = Place::new();
         write_model(&place.model(), config(preset));
         runtime();
-        export(&place.model(), &place.out(), 1e-5).expect("agrees");
+        export(&place.model(), &place.out(), Layout::HuggingFace, 1e-5).expect("agrees");
         let folder = ModelFolder::open(place.out()).expect("whole");
         let mut weights = folder.weights().expect("whole");
         weights.get_mut(name).expect(name).values[0] += 0.5;
@@ -214,12 +245,15 @@ fn a_folder_of_other_things_is_not_replaced() {
     fs::create_dir(place.out()).expect("writable");
     fs::write(place.out().join("thesis.tex"), "years of work").expect("writable");
     runtime();
-    let error = export(&place.model(), &place.out(), 1e-4).expect_err("occupied");
+    let error =
+        export(&place.model(), &place.out(), Layout::HuggingFace, 1e-4).expect_err("occupied");
     assert!(matches!(error, Error::Occupied { ref entry, .. } if entry == "thesis.tex"));
     assert!(place.out().join("thesis.tex").exists());
     fs::remove_file(place.out().join("thesis.tex")).expect("there");
-    export(&place.model(), &place.out(), 1e-4).expect("an empty folder is free");
-    export(&place.model(), &place.out(), 1e-4).expect("an earlier export is replaced");
+    export(&place.model(), &place.out(), Layout::HuggingFace, 1e-4)
+        .expect("an empty folder is free");
+    export(&place.model(), &place.out(), Layout::HuggingFace, 1e-4)
+        .expect("an earlier export is replaced");
     assert_eq!(place.entries(), 2);
 }
 
@@ -241,7 +275,7 @@ fn the_runtime_refuses_what_does_not_fit() {
     let place = Place::new();
     write_model(&place.model(), config("vit-micro"));
     runtime();
-    export(&place.model(), &place.out(), 1e-4).expect("agrees");
+    export(&place.model(), &place.out(), Layout::HuggingFace, 1e-4).expect("agrees");
     let folder = ModelFolder::open(place.out()).expect("whole");
     let mut encoder = OnnxEncoder::open(&folder, 1).expect("whole");
     let none = encoder.embed_images(&PixelBatch::from_values(Vec::new(), 32)).expect("no image");
@@ -255,7 +289,7 @@ fn the_runtime_refuses_what_does_not_fit() {
     assert!(refused(encoder.embed_texts(&unknown)).starts_with("token 100000 of a vocabulary"));
 
     let check = |expected: &str, damage: &dyn Fn(&Path, &Path)| {
-        export(&place.model(), &place.out(), 1e-4).expect("agrees");
+        export(&place.model(), &place.out(), Layout::HuggingFace, 1e-4).expect("agrees");
         damage(&place.out().join(names::VISION_ONNX), &place.out().join(names::TEXT_ONNX));
         let error = OnnxEncoder::open(&folder, 1).expect_err(expected).to_string();
         assert!(error.contains("_model.onnx`") && error.contains(expected), "{error}");

@@ -2,7 +2,7 @@
 
 use clip::{
     ClipConfig,
-    folder::{self, names},
+    folder::{self, weights_path},
     model,
     weights::{self, Weights},
 };
@@ -12,7 +12,7 @@ use crate::{config::Config, error::Result};
 /// The first weights of towers of these sizes: those of `model.pretrained`, or new ones.
 pub fn weights(config: &Config, clip: &ClipConfig) -> Result<Weights> {
     Ok(match &config.model.pretrained {
-        Some(folder) => weights::read(&folder.join(names::WEIGHTS), clip)?,
+        Some(folder) => weights::read(&weights_path(folder), clip)?,
         None => model::init(clip, config.seed)?,
     })
 }
@@ -20,6 +20,6 @@ pub fn weights(config: &Config, clip: &ClipConfig) -> Result<Weights> {
 /// SHA-256 of the weights of `model.pretrained`, lower-case hex. `None` without one, and where the
 /// weights are gone: a run that goes on does not need them.
 pub fn sha256(config: &Config) -> Result<Option<String>> {
-    let path = config.model.pretrained.as_ref().map(|folder| folder.join(names::WEIGHTS));
+    let path = config.model.pretrained.as_ref().map(|folder| weights_path(folder));
     Ok(path.filter(|path| path.exists()).map(|path| folder::sha256(&path)).transpose()?)
 }

@@ -2,10 +2,12 @@
 //!
 //! A ViT's `config.json` is that of `transformers.CLIPModel`. Transformers has no ModifiedResNet:
 //! its folder has the same layout under a model type of its own, which other software refuses
-//! instead of loading half of it; open_clip reads it through `open_clip_config.json`.
+//! instead of loading half of it; open_clip reads it through `open_clip_config.json`
+//! ([`super::open_clip`]).
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
+use super::section::{EPSILON, Section};
 use crate::{
     ClipConfig,
     config::{Activation, ImageTower, Resnet, TextTower, Vit},
@@ -13,12 +15,8 @@ use crate::{
 
 /// Model type of a ModifiedResNet's `config.json`, of the whole and of its `vision_config`.
 const RESNET_TYPE: &str = "clip_modified_resnet";
-/// Blocks of a tower or of a stage that a `config.json` may ask for.
-const LAYERS_MAX: usize = 1024;
 /// PIL's number for bicubic.
 const BICUBIC: u32 = 3;
-/// Epsilon of every LayerNorm and BatchNorm.
-const EPSILON: f64 = 1e-5;
 /// The logarithm of CLIP's first factor, 1 / 0.07.
 const LOGIT_SCALE_INIT: f64 = 2.6592;
 
@@ -124,41 +122,6 @@ pub fn special_tokens_to_json() -> Value {
     })
 }
 
-/// `open_clip_config.json`: `open_clip.create_model_from_pretrained("local-dir:FOLDER")` reads it
-/// and finds OpenAI's names in `model.safetensors`. `None` for a ViT, whose names are those of
-/// transformers.
-pub fn open_clip_config(config: &ClipConfig) -> Option<Value> {
-    let ImageTower::Resnet(tower) = &config.image else { return None };
-    Some(json!({
-        "model_cfg": {
-            "embed_dim": config.dim,
-            "quick_gelu": config.activation == Activation::QuickGelu,
-            "vision_cfg": {
-                "image_size": tower.image_size,
-                "layers": tower.layers,
-                "width": tower.width,
-                "head_width": tower.channels() / tower.heads,
-                "patch_size": null,
-            },
-            "text_cfg": {
-                "context_length": config.text.context_length,
-                "vocab_size": config.text.vocab_size,
-                "width": config.text.width,
-                "heads": config.text.heads,
-                "layers": config.text.layers,
-                // Any name: of a local folder, open_clip takes the tokenizer that lies there.
-                "hf_tokenizer_name": "tokenizer.json",
-            },
-        },
-        "preprocess_cfg": {
-            "mean": config.mean.map(decimal),
-            "std": config.std.map(decimal),
-            "interpolation": "bicubic",
-            "resize_mode": "shortest",
-        },
-    }))
-}
-
 /// Reads `config.json` and `preprocessor_config.json`; where a key is absent, the default of
 /// transformers holds, as published folders rely on it.
 ///
@@ -219,16 +182,9 @@ fn vit(vision: &Section<'_>) -> Result<Vit, String> {
 
 fn resnet(vision: &Section<'_>) -> Result<Resnet, String> {
     let required = |key| vision.size(key, 0);
-    let layers: Option<Vec<usize>> = vision.values.get("layers").and_then(|value| {
-        value.as_array()?.iter().map(|count| Some(count.as_u64()? as usize)).collect()
-    });
-    let layers = layers
-        .filter(|layers| layers.iter().all(|&count| count <= LAYERS_MAX))
-        .and_then(|layers| layers.try_into().ok())
-        .ok_or(format!("`vision_config.layers` is not four numbers up to {LAYERS_MAX}"))?;
     Ok(Resnet {
         image_size: required("image_size")?,
-        layers,
+        layers: vision.stages("layers")?,
         width: required("width")?,
         heads: required("heads")?,
     })
@@ -251,14 +207,6 @@ fn activation_name(activation: Activation) -> &'static str {
 
 /// Mean and standard deviation, once the other steps are known to be ours.
 fn pixel_statistics(form: &Section<'_>, side: usize) -> Result<([f32; 3], [f32; 3]), String> {
-    let three = |key: &str, default: [f32; 3]| -> Result<[f32; 3], String> {
-        let Some(value) = form.values.get(key) else { return Ok(default) };
-        let numbers: Option<Vec<f32>> = value
-            .as_array()
-            .and_then(|list| list.iter().map(|value| Some(value.as_f64()? as f32)).collect());
-        let numbers = numbers.and_then(|numbers| numbers.try_into().ok());
-        numbers.ok_or(format!("`{key}` is not a list of three numbers"))
-    };
     let sides = |key: &str, names: [&str; 2]| -> Result<(), String> {
         let fits = |value: &Value| value.as_u64() == Some(side as u64);
         match form.values.get(key) {
@@ -281,69 +229,11 @@ fn pixel_statistics(form: &Section<'_>, side: usize) -> Result<([f32; 3], [f32; 
         }
     }
     let (mean, std) = (crate::config::OPENAI_MEAN, crate::config::OPENAI_STD);
-    Ok((three("image_mean", mean)?, three("image_std", std)?))
-}
-
-/// A JSON object that knows where it stands.
-struct Section<'a> {
-    prefix: String,
-    values: &'a Map<String, Value>,
-}
-
-impl<'a> Section<'a> {
-    fn of(prefix: &str, value: &'a Value) -> Result<Self, String> {
-        let values = value.as_object().ok_or(format!("`{prefix}` is not a JSON object"))?;
-        Ok(Self { prefix: prefix.to_owned(), values })
-    }
-
-    fn section(&self, key: &str) -> Result<Self, String> {
-        let value = self.values.get(key).ok_or(format!("`{key}` is missing"))?;
-        Self::of(&format!("{key}."), value)
-    }
-
-    fn text(&self, key: &str, default: &'static str) -> Result<&'a str, String> {
-        let Some(value) = self.values.get(key) else { return Ok(default) };
-        value.as_str().ok_or(format!("`{}{key}` is `{value}`, expected a text", self.prefix))
-    }
-
-    /// A whole number; a `default` of 0 means that the key must be there.
-    fn size(&self, key: &str, default: usize) -> Result<usize, String> {
-        match self.values.get(key) {
-            None if default > 0 => Ok(default),
-            None => Err(format!("`{}{key}` is missing", self.prefix)),
-            Some(value) => {
-                let number = value.as_u64().and_then(|number| usize::try_from(number).ok());
-                number.ok_or(format!("`{}{key}` is `{value}`, expected a size", self.prefix))
-            }
-        }
-    }
-
-    fn layers(&self, key: &str, default: usize) -> Result<usize, String> {
-        let layers = self.size(key, default)?;
-        match layers {
-            1..=LAYERS_MAX => Ok(layers),
-            _ => Err(format!("`{}{key}`: {layers} is not 1 to {LAYERS_MAX}", self.prefix)),
-        }
-    }
-
-    /// A size that our towers cannot choose.
-    fn fixed(&self, key: &str, expected: usize, default: usize) -> Result<(), String> {
-        match self.size(key, default)? {
-            found if found == expected => Ok(()),
-            found => Err(format!("`{}{key}` is {found}, expected {expected}", self.prefix)),
-        }
-    }
-
-    fn epsilon(&self) -> Result<(), String> {
-        match self.values.get("layer_norm_eps").map_or(Some(EPSILON), Value::as_f64) {
-            Some(epsilon) if (epsilon - EPSILON).abs() < 1e-9 => Ok(()),
-            _ => Err(format!("`{}layer_norm_eps` is not {EPSILON}", self.prefix)),
-        }
-    }
+    Ok((form.three("image_mean", mean)?, form.three("image_std", std)?))
 }
 
 /// The f64 whose digits are the shortest that name this f32: JSON says 0.48, not 0.47999998.
-fn decimal(value: f32) -> f64 {
+pub(super) fn decimal(value: f32) -> f64 {
     value.to_string().parse().expect("a number printed is a number")
 }
 

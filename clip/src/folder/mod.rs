@@ -1,7 +1,10 @@
 //! The model folder: one form for what the trainer writes, the exporter completes and the server
-//! and the audit open. It is the layout of Hugging Face's Hub, so other software opens it too.
+//! and the audit open. It is the layout of Hugging Face's Hub, so other software opens it too; a
+//! folder as open_clip saves it is opened as well, and written for those who ask ([`Layout`]).
 
 mod layout;
+mod open_clip;
+mod section;
 
 use std::{
     fs::{self, File},
@@ -13,14 +16,15 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 pub use layout::{
-    config_from_json, config_to_json, open_clip_config, preprocessor_to_json,
-    special_tokens_to_json, tokenizer_config_to_json,
+    config_from_json, config_to_json, preprocessor_to_json, special_tokens_to_json,
+    tokenizer_config_to_json,
 };
+pub use open_clip::{config_from_open_clip, open_clip_config};
 
 use crate::{
     ClipConfig, Error, Result,
     atomic_write::atomic_write,
-    text::Tokenizer,
+    text::{Cleaning, Tokenizer},
     weights::{self, Weights},
 };
 
@@ -44,8 +48,24 @@ pub mod names {
     pub const VISION_ONNX: &str = "onnx/vision_model.onnx";
     /// The text tower as ONNX: `input_ids` [B, T] -> `text_embeds` [B, D].
     pub const TEXT_ONNX: &str = "onnx/text_model.onnx";
-    /// For open_clip.
+    /// Sizes and preprocessing, for open_clip.
     pub const OPEN_CLIP_CONFIG: &str = "open_clip_config.json";
+    /// All parameters, where open_clip saves them.
+    pub const OPEN_CLIP_WEIGHTS: &str = "open_clip_model.safetensors";
+    /// Likewise, of its earlier versions; we read it and never write it.
+    pub const OPEN_CLIP_WEIGHTS_EARLIER: &str = "open_clip_pytorch_model.safetensors";
+    /// Likewise, as a pickle, which we do not read.
+    pub const OPEN_CLIP_PICKLE: &str = "open_clip_pytorch_model.bin";
+}
+
+/// Whose files a model folder has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    /// `config.json` and `model.safetensors`: the ecosystem's form of the architecture, that of
+    /// `transformers.CLIPModel` for a ViT.
+    HuggingFace,
+    /// `open_clip_config.json` and `open_clip_model.safetensors`.
+    OpenClip,
 }
 
 /// Bytes that a JSON file of sizes may have.
@@ -68,40 +88,94 @@ impl ModelFolder {
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         fs::read_dir(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
-        let (config_path, steps_path) = (path.join(names::CONFIG), path.join(names::PREPROCESSOR));
         let inner = path.join("model");
-        if !config_path.exists() && inner.join(names::CONFIG).exists() {
+        let layout = layout_of(path);
+        if layout.is_none() && inner.join(names::CONFIG).exists() {
             let problem = format!("it is a run's folder, its model is `{}`", inner.display());
             return Err(Error::File { path: path.to_owned(), problem });
         }
-        let processor = path.join(names::PROCESSOR);
-        let (form, steps) = match processor.exists() && !steps_path.exists() {
-            true => (read_json(&config_path)?, read_json(&processor)?["image_processor"].take()),
-            false => (read_json(&config_path)?, read_json(&steps_path)?),
+        let layout = layout.unwrap_or(Layout::HuggingFace);
+        let config = match layout {
+            Layout::HuggingFace => read_config(path)?,
+            Layout::OpenClip => read_open_clip_config(path)?,
         };
-        let config = config_from_json(&form, &steps).map_err(|problem| {
-            // A problem of the second file alone disappears when it says nothing.
-            let first = config_from_json(&form, &Value::Object(Default::default())).is_err();
-            Error::File { path: if first { config_path } else { steps_path }, problem }
-        })?;
         let path_of_tokenizer = path.join(names::TOKENIZER);
-        let tokenizer = Tokenizer::open(&path_of_tokenizer)?;
+        let is_openai = layout == Layout::OpenClip && !path_of_tokenizer.exists();
+        let (tokenizer, named) = match is_openai {
+            true => (Tokenizer::openai(Cleaning::OpenAi)?, path.join(names::OPEN_CLIP_CONFIG)),
+            false => (Tokenizer::open(&path_of_tokenizer)?, path_of_tokenizer),
+        };
         // The table of positions decides; published tokenizers often name no length.
         let tokenizer = tokenizer.with_context_length(config.text.context_length)?;
-        check_tokenizer(&tokenizer, &config)
-            .map_err(|problem| Error::File { path: path_of_tokenizer, problem })?;
+        let checked = check_tokenizer(&tokenizer, &config, layout);
+        checked.map_err(|problem| Error::File {
+            path: named,
+            problem: match is_openai {
+                true => format!("without `{}` OpenAI's is taken, but {problem}", names::TOKENIZER),
+                false => problem,
+            },
+        })?;
         Ok(Self { path: path.to_owned(), config, tokenizer })
     }
 
     /// All parameters, in our dialect, checked.
     pub fn weights(&self) -> Result<Weights> {
-        weights::read(&self.path.join(names::WEIGHTS), &self.config)
+        weights::read(&weights_path(&self.path), &self.config)
     }
 
-    /// SHA-256 of `model.safetensors`, lower-case hex: the identity of the model.
+    /// SHA-256 of the file of the weights, lower-case hex: the identity of the model.
     pub fn sha256(&self) -> Result<String> {
-        sha256(&self.path.join(names::WEIGHTS))
+        sha256(&weights_path(&self.path))
     }
+}
+
+/// Where a model folder has its weights: the first of the layout's names that is there, or, where
+/// none is, the name that is missing.
+pub fn weights_path(folder: &Path) -> PathBuf {
+    let names = match layout_of(folder) {
+        // The order in which open_clip looks.
+        Some(Layout::OpenClip) => {
+            [names::OPEN_CLIP_WEIGHTS, names::OPEN_CLIP_WEIGHTS_EARLIER, names::WEIGHTS]
+        }
+        _ => [names::WEIGHTS, names::OPEN_CLIP_WEIGHTS, names::OPEN_CLIP_WEIGHTS_EARLIER],
+    };
+    let paths = names.map(|name| folder.join(name));
+    paths.iter().find(|path| path.exists()).unwrap_or(&paths[0]).clone()
+}
+
+/// By the configuration that is there; `config.json` comes first.
+fn layout_of(folder: &Path) -> Option<Layout> {
+    let is_there = |name: &str| folder.join(name).exists();
+    match is_there(names::CONFIG) {
+        true => Some(Layout::HuggingFace),
+        false => is_there(names::OPEN_CLIP_CONFIG).then_some(Layout::OpenClip),
+    }
+}
+
+fn read_config(folder: &Path) -> Result<ClipConfig> {
+    let (config_path, steps_path) = (folder.join(names::CONFIG), folder.join(names::PREPROCESSOR));
+    let processor = folder.join(names::PROCESSOR);
+    let (form, steps) = match processor.exists() && !steps_path.exists() {
+        true => (read_json(&config_path)?, read_json(&processor)?["image_processor"].take()),
+        false => (read_json(&config_path)?, read_json(&steps_path)?),
+    };
+    config_from_json(&form, &steps).map_err(|problem| {
+        // A problem of the second file alone disappears when it says nothing.
+        let first = config_from_json(&form, &Value::Object(Default::default())).is_err();
+        Error::File { path: if first { config_path } else { steps_path }, problem }
+    })
+}
+
+fn read_open_clip_config(folder: &Path) -> Result<ClipConfig> {
+    let path = folder.join(names::OPEN_CLIP_CONFIG);
+    let config = config_from_open_clip(&read_json(&path)?)
+        .map_err(|problem| Error::File { path, problem })?;
+    let pickle = folder.join(names::OPEN_CLIP_PICKLE);
+    if pickle.exists() && !weights_path(folder).exists() {
+        let problem = "is a pickle; only weights that were saved as safetensors are read".into();
+        return Err(Error::File { path: pickle, problem });
+    }
+    Ok(config)
 }
 
 /// SHA-256 of a file, lower-case hex.
@@ -122,15 +196,38 @@ pub fn write(
     tokenizer: &Tokenizer,
     weights: &Weights,
 ) -> Result<()> {
+    write_as(Layout::HuggingFace, path, config, tokenizer, weights)
+}
+
+/// [`write()`] in a layout that is chosen.
+pub fn write_as(
+    layout: Layout,
+    path: &Path,
+    config: &ClipConfig,
+    tokenizer: &Tokenizer,
+    weights: &Weights,
+) -> Result<()> {
     config.check()?;
-    check_tokenizer(tokenizer, config)
+    check_tokenizer(tokenizer, config, layout)
         .map_err(|problem| Error::File { path: path.join(names::TOKENIZER), problem })?;
-    write_json(&path.join(names::CONFIG), &config_to_json(config))?;
-    write_json(&path.join(names::PREPROCESSOR), &preprocessor_to_json(config))?;
+    match layout {
+        Layout::HuggingFace => {
+            write_json(&path.join(names::CONFIG), &config_to_json(config))?;
+            write_json(&path.join(names::PREPROCESSOR), &preprocessor_to_json(config))?;
+        }
+        Layout::OpenClip => {
+            write_json(&path.join(names::OPEN_CLIP_CONFIG), &open_clip_config(config))?;
+        }
+    }
     atomic_write(&path.join(names::TOKENIZER), &tokenizer.to_json()?)?;
     write_json(&path.join(names::TOKENIZER_CONFIG), &tokenizer_config_to_json(config))?;
     write_json(&path.join(names::SPECIAL_TOKENS), &special_tokens_to_json())?;
-    weights::write(&path.join(names::WEIGHTS), weights, config)
+    match layout {
+        Layout::HuggingFace => weights::write(&path.join(names::WEIGHTS), weights, config),
+        Layout::OpenClip => {
+            weights::write_open_clip(&path.join(names::OPEN_CLIP_WEIGHTS), weights, config)
+        }
+    }
 }
 
 /// Writes `value`, indented, with a final newline, atomically.
@@ -138,10 +235,18 @@ pub fn write_json(path: &Path, value: &Value) -> Result<()> {
     atomic_write(path, format!("{value:#}\n").as_bytes())
 }
 
-fn check_tokenizer(tokenizer: &Tokenizer, config: &ClipConfig) -> Result<(), String> {
+fn check_tokenizer(
+    tokenizer: &Tokenizer,
+    config: &ClipConfig,
+    layout: Layout,
+) -> Result<(), String> {
+    let file = match layout {
+        Layout::HuggingFace => names::CONFIG,
+        Layout::OpenClip => names::OPEN_CLIP_CONFIG,
+    };
     let expect = |what: &str, found: usize, expected: usize| match found == expected {
         true => Ok(()),
-        false => Err(format!("its {what} is {found}, `{}` says {expected}", names::CONFIG)),
+        false => Err(format!("its {what} is {found}, `{file}` says {expected}")),
     };
     expect("vocabulary", tokenizer.vocab_size(), config.text.vocab_size)?;
     expect("context length", tokenizer.context_length(), config.text.context_length)
@@ -165,79 +270,4 @@ pub fn hex(bytes: &[u8]) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::weights::{Array, expected};
-
-    const CAPTIONS: [&str; 4] =
-        ["a red circle", "a red square", "a blue circle on a field", "a blue square"];
-
-    /// A folder of a small ViT whose parameters are all 0.5.
-    fn folder() -> (tempfile::TempDir, ClipConfig) {
-        let mut config = ClipConfig::preset("vit-micro").expect("a preset");
-        let captions = CAPTIONS.iter().cycle().take(40).copied();
-        let tokenizer = Tokenizer::train(captions, 600, config.text.context_length).expect("words");
-        config.text.vocab_size = tokenizer.vocab_size();
-        let half = |shape: Vec<usize>| {
-            let values = vec![0.5; shape.iter().product()];
-            Array { shape, values }
-        };
-        let weights = expected(&config).into_iter().map(|(name, shape)| (name, half(shape)));
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        write(folder.path(), &config, &tokenizer, &weights.collect()).expect("writable");
-        (folder, config)
-    }
-
-    #[test]
-    fn a_written_folder_opens_with_what_was_written() -> Result<()> {
-        let (folder, config) = folder();
-        let opened = ModelFolder::open(folder.path())?;
-        assert_eq!(opened.config, config);
-        assert_eq!(opened.weights()?["logit_scale"].values, [0.5]);
-        assert_eq!(opened.sha256()?.len(), 64);
-        let ids = opened.tokenizer.encode(&["a red circle"])?;
-        assert_eq!(ids.ids()[0], config.text.start());
-        Ok(())
-    }
-
-    #[test]
-    fn a_folder_that_contradicts_itself_is_refused_by_file() {
-        let check = |file: &str, from: &str, to: &str, expected: &str| {
-            let (folder, _) = folder();
-            let path = folder.path().join(file);
-            let text = fs::read_to_string(&path).expect("just written");
-            assert!(text.contains(from), "{text}");
-            fs::write(&path, text.replace(from, to)).expect("writable");
-            let error = ModelFolder::open(folder.path()).expect_err(expected).to_string();
-            assert!(error.contains(file) && error.contains(expected), "{error}");
-        };
-        check("config.json", "{\n", "{{\n", "not valid JSON");
-        check("tokenizer.json", "<|endoftext|>", "<|end|>", "not a CLIP tokenizer");
-        check("tokenizer.json", "{", "[", "not a tokenizer");
-        check("preprocessor_config.json", "\"resample\": 3", "\"resample\": 2", "`resample` is 2");
-    }
-
-    #[test]
-    fn preprocessing_is_found_where_transformers_5_writes_it() -> Result<()> {
-        let (folder, config) = folder();
-        let [old, new] =
-            [names::PREPROCESSOR, names::PROCESSOR].map(|name| folder.path().join(name));
-        let mut steps = read_json(&old)?;
-        steps["image_mean"] = serde_json::json!([0.5, 0.5, 0.5]);
-        write_json(&new, &serde_json::json!({ "image_processor": steps }))?;
-        assert_eq!(ModelFolder::open(folder.path())?.config, config, "ours comes first");
-        fs::remove_file(old).expect("there");
-        assert_eq!(ModelFolder::open(folder.path())?.config.mean, [0.5; 3]);
-        Ok(())
-    }
-
-    #[test]
-    fn a_missing_folder_or_file_is_named() {
-        let missing = ModelFolder::open("no/such/folder").expect_err("missing").to_string();
-        assert_eq!(missing, "cannot read `no/such/folder`");
-        let (folder, _) = folder();
-        fs::remove_file(folder.path().join(names::TOKENIZER)).expect("there");
-        let error = ModelFolder::open(folder.path()).expect_err("incomplete").to_string();
-        assert!(error.contains(names::TOKENIZER), "{error}");
-    }
-}
+mod tests;

@@ -14,7 +14,7 @@ mod session;
 use crate::{
     ClipConfig, Encoder, Error, Result,
     embedding::UnitRows,
-    folder::{ModelFolder, names},
+    folder::{ModelFolder, names, weights_path},
     image::PixelBatch,
     text::TokenBatch,
     weights,
@@ -46,7 +46,7 @@ impl OnnxEncoder {
     /// which sleep while there is nothing to do.
     ///
     /// Refuses when [`load_runtime`] was not called, when a file is missing or broken, and when the
-    /// models are not of the sizes that `config.json` names.
+    /// models are not of the sizes that the configuration names.
     pub fn open(folder: &ModelFolder, threads: usize) -> Result<Self> {
         let config = folder.config.clone();
         let side = config.image.image_size() as i64;
@@ -62,7 +62,7 @@ impl OnnxEncoder {
         let pixels = [-1, 3, side, side];
         let image_tower = open(names::VISION_ONNX, PIXEL_VALUES, &pixels, IMAGE_EMBEDS)?;
         let text_tower = open(names::TEXT_ONNX, INPUT_IDS, &[-1, -1], TEXT_EMBEDS)?;
-        let logit_scale = weights::read_logit_scale(&folder.path.join(names::WEIGHTS))?;
+        let logit_scale = weights::read_logit_scale(&weights_path(&folder.path))?;
         Ok(Self { config, logit_scale, image_tower, text_tower })
     }
 }

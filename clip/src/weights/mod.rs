@@ -1,8 +1,9 @@
 //! The parameters of a model as named arrays, and the safetensors file that holds them.
 //!
 //! Inside roclip a parameter has OpenAI's name (`visual.conv1.weight`, `transformer.resblocks.0.…`,
-//! see [`expected`]). A file may also use the names of Hugging Face's `CLIPModel` ([`hf`]): [`read`]
-//! understands both, [`write()`] chooses the one that the ecosystem expects of the architecture.
+//! see [`expected`]). A file may also use the names of Hugging Face's `CLIPModel` ([`hf`]), or put
+//! the text tower under `text.`, as open_clip's `CustomTextCLIP` does: [`read`] understands all,
+//! [`write()`] chooses the one that the ecosystem expects of the architecture.
 //! Nothing here knows tensors of any framework.
 
 pub mod hf;
@@ -55,6 +56,9 @@ pub(crate) struct Piece {
     pub(crate) name: String,
     pub(crate) form: Form,
 }
+
+/// The tensors of a file that make up a parameter of ours.
+type Names = fn(&str) -> Vec<Piece>;
 
 /// Buffers that other software writes and that hold nothing that we need.
 const IGNORED: [&str; 3] = ["num_batches_tracked", "position_ids", "attn_mask"];
@@ -182,7 +186,7 @@ pub fn check(weights: &Weights, config: &ClipConfig) -> Result<()> {
     }
 }
 
-/// Reads a safetensors file of either dialect (f32, f16 or bf16) into our dialect, and checks
+/// Reads a safetensors file of any dialect (f32, f16 or bf16) into our dialect, and checks
 /// that it holds exactly the parameters of the architecture, all finite.
 ///
 /// A parameter that is missing, too many, misshapen or of another type is named as in the file.
@@ -211,7 +215,7 @@ pub fn read(path: &Path, config: &ClipConfig) -> Result<Weights> {
         file.names().into_iter().filter(|name| !used.contains(*name) && !ignored(name)).collect();
     rest.sort_unstable();
     match rest.first() {
-        Some(name) => Err(refuse(name, "does not belong to the architecture of `config.json`")),
+        Some(name) => Err(refuse(name, "does not belong to the architecture of the folder")),
         None => Ok(weights),
     }
 }
@@ -219,11 +223,20 @@ pub fn read(path: &Path, config: &ClipConfig) -> Result<Weights> {
 /// Writes a safetensors file, atomically: Hugging Face's names for a ViT, so that
 /// `transformers.CLIPModel` loads it, OpenAI's for a ModifiedResNet, so that open_clip does.
 pub fn write(path: &Path, weights: &Weights, config: &ClipConfig) -> Result<()> {
-    check(weights, config)?;
     let dialect = match config.image {
         ImageTower::Vit(_) => hf::pieces,
         ImageTower::Resnet(_) => same,
     };
+    write_in(dialect, path, weights, config)
+}
+
+/// [`write()`] under OpenAI's names for either architecture, as open_clip loads them.
+pub fn write_open_clip(path: &Path, weights: &Weights, config: &ClipConfig) -> Result<()> {
+    write_in(same, path, weights, config)
+}
+
+fn write_in(dialect: Names, path: &Path, weights: &Weights, config: &ClipConfig) -> Result<()> {
+    check(weights, config)?;
     let mut pieces = Vec::new();
     for (name, array) in weights {
         pieces.extend(encode(array, dialect(name)));
@@ -282,10 +295,20 @@ fn same(name: &str) -> Vec<Piece> {
     vec![Piece { name: name.to_owned(), form: Form::Same }]
 }
 
-fn dialect_of(names: Vec<&str>) -> fn(&str) -> Vec<Piece> {
-    match names.iter().any(|name| name.starts_with("vision_model.")) {
-        true => hf::pieces,
-        false => same,
+/// open_clip's `CustomTextCLIP`.
+fn custom_text(name: &str) -> Vec<Piece> {
+    match name == "logit_scale" || name.starts_with("visual.") {
+        true => same(name),
+        false => same(&format!("text.{name}")),
+    }
+}
+
+fn dialect_of(names: Vec<&str>) -> Names {
+    let any = |prefix: &str| names.iter().any(|name| name.starts_with(prefix));
+    match (any("vision_model."), any("text.")) {
+        (true, _) => hf::pieces,
+        (false, true) => custom_text,
+        (false, false) => same,
     }
 }
 

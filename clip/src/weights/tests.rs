@@ -68,6 +68,38 @@ fn both_dialects_give_back_what_was_written() {
 }
 
 #[test]
+fn a_text_tower_of_its_own_is_found_under_its_prefix() {
+    for preset in ["rn-micro", "vit-micro"] {
+        let config = small(preset);
+        let mut tensors = tensors(&config);
+        for (name, ..) in &mut tensors {
+            if name != "logit_scale" && !name.starts_with("visual.") {
+                name.insert_str(0, "text.");
+            }
+        }
+        let file = with_tensors(&tensors);
+        assert_eq!(read(file.path(), &config).expect(preset), numbered(&config), "{preset}");
+        tensors.retain(|(name, ..)| name != "text.ln_final.bias");
+        let error = read(with_tensors(&tensors).path(), &config).expect_err("gone").to_string();
+        assert!(error.starts_with("parameter `text.ln_final.bias`: is missing from"), "{error}");
+    }
+}
+
+#[test]
+fn for_open_clip_a_vit_has_the_names_of_openai() {
+    let config = small("vit-micro");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("open_clip_model.safetensors");
+    write_open_clip(&path, &numbered(&config), &config).expect("writable");
+    let bytes = fs::read(&path).expect("just written");
+    let file = SafeTensors::deserialize(&bytes).expect("whole");
+    assert_eq!(file.tensor("visual.proj").expect("a projection").shape(), [12, 6]);
+    let found = file.names().into_iter().map(str::to_owned);
+    assert_eq!(found.collect::<HashSet<_>>(), expected(&config).into_keys().collect());
+    assert_eq!(read(&path, &config).expect("ours"), numbered(&config));
+}
+
+#[test]
 fn a_vit_has_the_names_of_hugging_face() {
     let config = small("vit-micro");
     let (_folder, path) = written(&config);

@@ -6,6 +6,7 @@ use clip::{
     ClipConfig,
     config::{Activation, ImageTower, Tower},
     folder::{ModelFolder, names},
+    text::Cleaning,
 };
 use serde::{Deserialize, Serialize};
 
@@ -79,8 +80,13 @@ impl Model {
 
     /// The tokenizer that is given; `None` if one is to be learnt.
     pub fn tokenizer_source(&self) -> Option<TokenizerSource> {
-        let file = |folder: &PathBuf| TokenizerSource::File(folder.join(names::TOKENIZER));
-        self.pretrained.as_ref().map(file).or_else(|| self.tokenizer.clone())
+        let Some(folder) = &self.pretrained else { return self.tokenizer.clone() };
+        let file = folder.join(names::TOKENIZER);
+        // `ModelFolder::open` lets a folder of open_clip's alone have none.
+        Some(match file.exists() {
+            true => TokenizerSource::File(file),
+            false => TokenizerSource::OpenAi(Cleaning::OpenAi),
+        })
     }
 
     /// Looks at the folder of `pretrained`, if there is one; names the preset otherwise.
