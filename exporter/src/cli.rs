@@ -11,8 +11,8 @@ const CODES: &str = "Exit codes: 0 exported, 1 the ONNX towers give other embedd
 /// Exports a trained model folder for other software
 ///
 /// Writes a folder as Hugging Face's Hub holds them: both towers as ONNX beside the weights, the
-/// configuration and the tokenizer, for `transformers` or for open_clip. The ONNX towers must give candle's embeddings before the
-/// folder gets its name; if they do not, nothing is written.
+/// configuration and the tokenizer, for `transformers` or for open_clip. The ONNX towers must give
+/// candle's embeddings before the folder gets its name; if they do not, nothing is written.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "roclip-export", version, after_help = CODES)]
 pub struct Options {

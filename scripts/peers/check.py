@@ -1,18 +1,20 @@
-"""Compares our embeddings with those of other software on folders that `roclip-export` wrote, and
-our curves with what TensorBoard reads.
+"""Compares our embeddings with those of other software on folders that `roclip-export` wrote and on
+folders that the others saved, and our curves with what TensorBoard reads.
 
     check.py [--golden FOLDER]
         The whole comparison: makes the small models of the tests, exports them, asks every peer;
-        trains a small run and asks TensorBoard for its curves.
+        reads what the peers save, exports that, asks again; trains a small run and asks
+        TensorBoard for its curves.
         `--golden tests/golden/peers` also keeps torch's answers for `cargo test`.
     check.py --peer NAME --export FOLDER --ours FILE
         One peer, one folder, one `embeddings.json`; what `cargo test` runs.
 
-Prints one line per comparison. Exit 0: all within 1e-3; 1: not; 2: could not compare.
+Prints one line per comparison. Exit 0: all within 1e-4; 1: not; 2: could not compare.
 """
 
 import argparse
 import json
+import logging
 import os
 import platform
 import shutil
@@ -24,14 +26,16 @@ from pathlib import Path
 import numpy as np
 
 import peers
+import saved
 
-TOLERANCE = 1e-3
+TOLERANCE = 1e-4
 ROOT = Path(__file__).resolve().parents[2]
-# Which software opens which folder.
+# Which software opens which folder, as `roclip-export` writes it unless it is told otherwise.
 ROADS = {
     "rn-micro": ("onnxruntime", "open_clip"),
     "vit-micro": ("onnxruntime", "transformers"),
 }
+FOR_OPEN_CLIP = ("--layout", "open-clip")
 # Whose answers are kept.
 GOLDEN = {"rn-micro": "open_clip", "vit-micro": "transformers"}
 
@@ -48,7 +52,7 @@ def compare(name, peer, folder, ours):
     ]
     good = same_ids and all(error <= TOLERANCE for error in errors)  # false for NaN
     print(
-        f"{'ok' if good else 'DIFFERS':8}{name:18}{peer:14}"
+        f"{'ok' if good else 'DIFFERS':8}{name:44}{peer:14}"
         f"images {errors[0]:.1e}  texts {errors[1]:.1e}  ids {'equal' if same_ids else 'DIFFER'}"
     )
     return good, rows
@@ -88,7 +92,7 @@ def fine_tuned(place, built, name):
     """Trains from a model that transformers wrote, or from ours; the export and our embeddings."""
     begun, folder = place / name / "model", place / f"{name}-tuned"
     if "transformers" in ROADS[name]:
-        peers.saved_by_transformers(begun, place / "saved")
+        saved.again_by_transformers(begun, place / "saved")
         begun = place / "saved"
     rows = zip(sorted((place / "pictures").iterdir()), ("a red circle", "noise", "two squares") * 2)
     lines = "".join(f"{picture},{caption}\n" for picture, caption in rows)
@@ -99,9 +103,56 @@ def fine_tuned(place, built, name):
     train = (built / "roclip-train", "run", "--config", place / "run.toml", "--quiet")
     run(*train, *settings, "--out", folder / "run")
     model, out = folder / "run/model", folder / "export"
-    run(built / "tiny-model", "--embed", model, place / "pictures", folder / "embeddings.json")
     run(built / "roclip-export", "--model", model, "--out", out)
-    return out, json.loads((folder / "embeddings.json").read_text())
+    return out, embed(built, model, place / "pictures")
+
+
+def embed(built, model, pictures):
+    """What we make of a model folder, whoever saved it."""
+    with tempfile.NamedTemporaryFile(suffix=".json") as file:
+        run(built / "tiny-model", "--embed", model, pictures, file.name)
+        return json.loads(Path(file.name).read_text())
+
+
+def there_and_back(place, built, name, ours):
+    """What the others save of a model of ours, read by us, and the open_clip layout of either."""
+    model, out = place / name / "model", place / name / "for-open-clip"
+    run(built / "roclip-export", "--model", model, "--out", out, *FOR_OPEN_CLIP)
+    yield f"{name}, for open_clip", "open_clip", out, ours
+    again = place / name / "again-open-clip"
+    saved.again_by_open_clip(out, again)
+    yield f"{name}, saved by open_clip", "open_clip", again, embed(built, again, place / "pictures")
+    if "transformers" in ROADS[name]:
+        exported = place / name / "export"
+        for kind, save in (
+            ("saved", saved.again_by_transformers),
+            ("random", saved.random_by_transformers),
+        ):
+            again = place / name / f"{kind}-transformers"
+            save(exported, again)
+            ours = embed(built, again, place / "pictures")
+            yield f"{name}, {kind} by transformers", "transformers", again, ours
+            out = place / name / f"{kind}-for-open-clip"
+            run(built / "roclip-export", "--model", again, "--out", out, *FOR_OPEN_CLIP)
+            yield f"{name}, {kind} by transformers, exported", "open_clip", out, ours
+
+
+def from_open_clip(place, built):
+    """Models of open_clip's, read by us; exported, read by open_clip and by transformers."""
+    for name in saved.RANDOM:
+        model = place / "open_clip" / name
+        model.parent.mkdir(exist_ok=True)
+        saved.random_by_open_clip(name, model)
+        ours = embed(built, model, place / "pictures")
+        yield f"{name} of open_clip", "open_clip", model, ours
+        for peer, layout in (("open_clip", FOR_OPEN_CLIP), ("transformers", ())):
+            if peer == "transformers" and name.lower().startswith("rn"):
+                continue
+            out = place / "open_clip" / f"{name}-{peer}"
+            run(built / "roclip-export", "--model", model, "--out", out, *layout)
+            yield f"{name} of open_clip, exported", peer, out, ours
+            shutil.rmtree(out)
+        shutil.rmtree(model)
 
 
 def whole(golden):
@@ -125,7 +176,17 @@ def whole(golden):
             for peer in asked:
                 fine, _ = compare(f"{name}, tuned", peer, out, ours)
                 good = good and fine
+        for case in others(place, built):
+            fine, _ = compare(*case)
+            good = good and fine
         return curves(built / "roclip-train", place) and good
+
+
+def others(place, built):
+    for name in ROADS:
+        ours = json.loads((place / name / "embeddings.json").read_text())
+        yield from there_and_back(place, built, name, ours)
+    yield from from_open_clip(place, built)
 
 
 def curves(trainer, place):
@@ -157,6 +218,7 @@ def main():
 if __name__ == "__main__":
     # Nothing may be fetched: the folder is all that a peer gets.
     os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
+    logging.disable(logging.WARNING)  # that models are random, which they shall be
     try:
         sys.exit(main())
     except (OSError, RuntimeError, ValueError, KeyError) as error:

@@ -106,7 +106,7 @@ def transformers(folder, paths, texts):
 
 
 def open_clip(folder, paths, texts):
-    """`create_model_from_pretrained("local-dir:…")`; for folders of a ModifiedResNet."""
+    """`create_model_from_pretrained("local-dir:…")`; for folders with `open_clip_config.json`."""
     import open_clip as library
     import torch
 
@@ -121,14 +121,6 @@ def open_clip(folder, paths, texts):
     ids = [until_end(row, model.vocab_size - 1) for row in tokens]
     versions = {"open_clip": library.__version__, "torch": torch.__version__}
     return Rows(unit(images), unit(rows), ids, versions)
-
-
-def saved_by_transformers(folder, out):
-    """The folder as transformers writes it, from what it has read of ours."""
-    import transformers as library
-
-    library.CLIPModel.from_pretrained(folder).save_pretrained(out)
-    library.CLIPProcessor.from_pretrained(folder).save_pretrained(out)
 
 
 PEERS = {"onnxruntime": onnxruntime, "transformers": transformers, "open_clip": open_clip}

@@ -3,7 +3,9 @@
 use std::{fs, path::PathBuf, process::Command};
 
 use clip::{
-    folder::{ModelFolder, names},
+    folder::{self, Layout, ModelFolder, names},
+    model,
+    text::{Cleaning, Tokenizer},
     weights::Weights,
 };
 use tempfile::TempDir;
@@ -109,6 +111,37 @@ fn a_run_begins_with_a_model_and_goes_on_without_it() {
         write_model_folder(&place.path(preset), preset, 2).expect("another model");
         place.refuses(&out, &resume, "was made with other weights in `model.pretrained`");
         place.refuses(&out, "--resume", "another configuration: `model.preset` was unset");
+    }
+}
+
+/// Weights that are the same under other names train to the same bits; a folder without a
+/// tokenizer has OpenAI's.
+#[test]
+fn a_run_begins_with_a_folder_of_open_clip() {
+    let place = Place::new();
+    for preset in ["vit-micro", "rn-micro"] {
+        let ours = place.model(preset);
+        let name = format!("{preset}-open-clip");
+        let folder = place.path(&name);
+        fs::create_dir(&folder).expect("a folder");
+        let weights = ours.weights().expect("weights");
+        folder::write_as(Layout::OpenClip, &folder, &ours.config, &ours.tokenizer, &weights)
+            .expect("writable");
+        let first = place.trains(&format!("{preset}-first"), &format!("model.pretrained={preset}"));
+        let second = place.trains(&format!("{preset}-second"), &format!("model.pretrained={name}"));
+        assert_eq!(second.weights().expect("weights"), first.weights().expect("weights"));
+
+        let mut config = ours.config;
+        config.text.vocab_size = 49_408;
+        let tokenizer = Tokenizer::openai(Cleaning::OpenAi)
+            .and_then(|tokenizer| tokenizer.with_context_length(config.text.context_length));
+        let (tokenizer, weights) = (tokenizer.expect("OpenAI's"), model::init(&config, 1));
+        let weights = weights.expect("sizes that fit");
+        folder::write_as(Layout::OpenClip, &folder, &config, &tokenizer, &weights)
+            .expect("writable");
+        fs::remove_file(folder.join(names::TOKENIZER)).expect("there");
+        let third = place.trains(&format!("{preset}-third"), &format!("model.pretrained={name}"));
+        assert_eq!(third.config, config);
     }
 }
 

@@ -14,7 +14,7 @@ use serde_json::Value;
 use tests::{program::program, tiny_model};
 
 /// Greatest difference of a value of a unit row.
-const TOLERANCE: f64 = 1e-3;
+const TOLERANCE: f64 = 1e-4;
 
 fn golden_folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/peers")
