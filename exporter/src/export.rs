@@ -56,7 +56,7 @@ pub fn export(model: &Path, out: &Path, layout: Layout, tolerance: f32) -> Resul
         folder::write_as(layout, partial, config, &folder.tokenizer, &weights)?;
         // The weights of a ModifiedResNet have OpenAI's names in either layout.
         if layout == Layout::HuggingFace && matches!(config.image, ImageTower::Resnet(_)) {
-            let form = folder::open_clip_config(config);
+            let form = folder::open_clip_config(config, &folder.tokenizer);
             folder::write_json(&partial.join(names::OPEN_CLIP_CONFIG), &form)?;
         }
         write_onnx(&partial.join(names::VISION_ONNX), &graph::vision_model(config, &weights)?)?;

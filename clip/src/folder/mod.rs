@@ -216,7 +216,7 @@ pub fn write_as(
             write_json(&path.join(names::PREPROCESSOR), &preprocessor_to_json(config))?;
         }
         Layout::OpenClip => {
-            write_json(&path.join(names::OPEN_CLIP_CONFIG), &open_clip_config(config))?;
+            write_json(&path.join(names::OPEN_CLIP_CONFIG), &open_clip_config(config, tokenizer))?;
         }
     }
     atomic_write(&path.join(names::TOKENIZER), &tokenizer.to_json()?)?;

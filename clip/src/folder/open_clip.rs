@@ -5,10 +5,11 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{layout::decimal, section::Section};
+use super::{layout::decimal, names, section::Section};
 use crate::{
     ClipConfig,
     config::{Activation, ImageTower, OPENAI_MEAN, OPENAI_STD, Resnet, TextTower, Vit},
+    text::Tokenizer,
 };
 
 /// Keys of `model_cfg` that we read, or that change no embedding.
@@ -53,7 +54,11 @@ const BLOCK: [&str; 6] =
     ["qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner", "scale_attn", "scale_fc"];
 
 /// `open_clip_config.json`: `open_clip.create_model_from_pretrained("local-dir:FOLDER")` reads it.
-pub fn open_clip_config(config: &ClipConfig) -> Value {
+///
+/// open_clip takes its own tokenizer unless one is named, and any name stands for the one that lies
+/// in the folder. Its own is ours of OpenAI's, whose cleaning a `tokenizer.json` says in part only.
+pub fn open_clip_config(config: &ClipConfig, tokenizer: &Tokenizer) -> Value {
+    let tokenizer_name = (!tokenizer.is_openai()).then_some(names::TOKENIZER);
     let vision_cfg = match &config.image {
         ImageTower::Resnet(tower) => json!({
             "image_size": tower.image_size,
@@ -81,8 +86,7 @@ pub fn open_clip_config(config: &ClipConfig) -> Value {
                 "width": config.text.width,
                 "heads": config.text.heads,
                 "layers": config.text.layers,
-                // Any name: of a local folder, open_clip takes the tokenizer that lies there.
-                "hf_tokenizer_name": "tokenizer.json",
+                "hf_tokenizer_name": tokenizer_name,
             },
         },
         "preprocess_cfg": {

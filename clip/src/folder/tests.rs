@@ -72,13 +72,16 @@ fn a_missing_folder_or_file_is_named() {
     assert!(error.contains(names::TOKENIZER), "{error}");
 }
 
-/// What open_clip saves of a model with OpenAI's vocabulary: no tokenizer, the text tower under
-/// `text.` where it is a `CustomTextCLIP`.
+fn openai() -> Tokenizer {
+    Tokenizer::openai(Cleaning::OpenAi).expect("OpenAI's")
+}
+
+/// What open_clip saves of a model with OpenAI's vocabulary, but the weights: no tokenizer.
 fn saved_by_open_clip(vocab_size: usize) -> (tempfile::TempDir, ClipConfig) {
     let mut config = ClipConfig::preset("rn-micro").expect("a preset");
     (config.text.vocab_size, config.text.width) = (vocab_size, 8);
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let form = open_clip_config(&config);
+    let form = open_clip_config(&config, &openai());
     write_json(&folder.path().join(names::OPEN_CLIP_CONFIG), &form).expect("writable");
     (folder, config)
 }
@@ -121,7 +124,7 @@ fn what_a_folder_of_open_clip_lacks_is_named() {
 #[test]
 fn config_json_comes_before_the_file_of_open_clip() -> Result<()> {
     let (folder, config) = folder();
-    let other = open_clip_config(&ClipConfig::preset("RN50").expect("a preset"));
+    let other = open_clip_config(&ClipConfig::preset("RN50").expect("a preset"), &openai());
     write_json(&folder.path().join(names::OPEN_CLIP_CONFIG), &other)?;
     let opened = ModelFolder::open(folder.path())?;
     assert_eq!(opened.config, config);

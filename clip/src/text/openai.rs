@@ -11,6 +11,9 @@ use super::{
 /// apply; `clip/assets/README.md` says where they come from.
 const MERGES: &[u8] = include_bytes!("../../assets/openai_merges.bin");
 
+/// Tokens of OpenAI's vocabulary, both marks included.
+pub(super) const VOCABULARY: usize = 49_408;
+
 /// What is done to a caption before OpenAI's merges spell its words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cleaning {

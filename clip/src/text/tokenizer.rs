@@ -138,6 +138,11 @@ impl Tokenizer {
         Ok(serialize(&json)?)
     }
 
+    /// Whether it is OpenAI's vocabulary with OpenAI's cleaning, as open_clip has it built in.
+    pub fn is_openai(&self) -> bool {
+        self.is_cleaned && self.vocab_size() == openai::VOCABULARY
+    }
+
     /// Tokens of the vocabulary, both marks included.
     pub fn vocab_size(&self) -> usize {
         self.end as usize + 1

@@ -1,4 +1,5 @@
 use super::*;
+use crate::text::Cleaning;
 
 /// `ViT-B-32` and `RN50` of open_clip's `model_configs`.
 fn published(name: &str) -> Value {
@@ -20,15 +21,30 @@ fn published(name: &str) -> Value {
 
 #[test]
 fn every_preset_comes_back_from_its_file() {
+    let tokenizer = Tokenizer::openai(Cleaning::OpenAi).expect("OpenAI's");
     for name in ClipConfig::PRESETS {
         for activation in [Activation::Gelu, Activation::QuickGelu] {
             let mut config = ClipConfig::preset(name).expect(name);
             (config.activation, config.mean[1]) = (activation, 0.1);
-            let text = open_clip_config(&config).to_string();
+            let text = open_clip_config(&config, &tokenizer).to_string();
             let form = serde_json::from_str(&text).expect("JSON");
             assert_eq!(config_from_open_clip(&form).expect(name), config);
         }
     }
+}
+
+/// open_clip's own cleans captions as ours of OpenAI's does; a file cannot say all of it.
+#[test]
+fn open_clip_takes_its_own_tokenizer_for_that_of_openai_alone() {
+    let config = ClipConfig::preset("vit-micro").expect("a preset");
+    let check = |tokenizer: crate::Result<Tokenizer>, expected: Value| {
+        let form = open_clip_config(&config, &tokenizer.expect("a tokenizer"));
+        assert_eq!(form["model_cfg"]["text_cfg"]["hf_tokenizer_name"], expected);
+    };
+    let learnt = Tokenizer::train(["a red circle"; 40].into_iter(), 600, 32);
+    check(learnt, json!("tokenizer.json"));
+    check(Tokenizer::openai(Cleaning::HuggingFace), json!("tokenizer.json"));
+    check(Tokenizer::openai(Cleaning::OpenAi), Value::Null);
 }
 
 #[test]
