@@ -360,8 +360,8 @@ pub enum Error {
     },
     /// Too many rows cannot be used.
     #[error(
-        "{count} of {all} rows are unreadable, the limit is {:.1}% (`data.bad_rows_max`); the first: \
-         {first}",
+        "{count} of {all} rows are unreadable, the limit is {:.1}% (`data.bad_rows_max`); \
+         the first: {first}",
         100.0 * max
     )]
     BadRows {

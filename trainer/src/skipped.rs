@@ -28,7 +28,7 @@ fn told(problem: &Error) -> String {
         Error::Manifest { at: Place::Row { line: Some(line), .. }, problem, .. } => {
             format!("line {line}: {problem}")
         }
-        Error::Manifest { problem, .. } => problem.clone(),
+        Error::Manifest { problem, .. } | Error::Shard { problem, .. } => problem.clone(),
         other => one_line(other),
     }
 }

@@ -343,10 +343,10 @@ impl<'a> Run<'a> {
                 let tally = alarms.as_ref().map(Alarms::tally).unwrap_or(&none);
                 checkpoint::write(config, origin, *place, tally, trainer)?;
             }
-            watch.advance(1);
             pairs += rows.len();
             let rate = pairs as f64 / began.elapsed().as_secs_f64();
             watch.status(format!("{rate:.0} images/s, loss {:.3}", report.loss));
+            watch.advance(1);
             last = Instant::now();
             Ok(())
         })?;

@@ -24,7 +24,7 @@ Only patches that are fixed in place, towards the labels given and from the imag
 seen: triggers that fire only for some classes, only together with a text, or only where an \
 unusual object is shown; blends, filters and warps unless a patch stands in for them; triggers \
 made for one image each; targeted poisoning of single images; targets that are not among the \
-labels. What was searched is `model.safetensors`: an `onnx` folder beside it may hold another \
+labels. What was searched are the folder's weights: an `onnx` folder beside them may hold another \
 model.";
 
 /// Audits a model folder.

@@ -99,11 +99,11 @@ impl ModelFolder {
             Layout::HuggingFace => read_config(path)?,
             Layout::OpenClip => read_open_clip_config(path)?,
         };
-        let path_of_tokenizer = path.join(names::TOKENIZER);
-        let is_openai = layout == Layout::OpenClip && !path_of_tokenizer.exists();
-        let (tokenizer, named) = match is_openai {
-            true => (Tokenizer::openai(Cleaning::OpenAi)?, path.join(names::OPEN_CLIP_CONFIG)),
-            false => (Tokenizer::open(&path_of_tokenizer)?, path_of_tokenizer),
+        let (tokenizer, named, is_openai) = match tokenizer_path(path)? {
+            Some(file) => (Tokenizer::open(&file)?, file, false),
+            None => {
+                (Tokenizer::openai(Cleaning::OpenAi)?, path.join(names::OPEN_CLIP_CONFIG), true)
+            }
         };
         // The table of positions decides; published tokenizers often name no length.
         let tokenizer = tokenizer.with_context_length(config.text.context_length)?;
@@ -111,7 +111,7 @@ impl ModelFolder {
         checked.map_err(|problem| Error::File {
             path: named,
             problem: match is_openai {
-                true => format!("without `{}` OpenAI's is taken, but {problem}", names::TOKENIZER),
+                true => format!("without `{HF_TOKENIZER}` OpenAI's is taken, but {problem}"),
                 false => problem,
             },
         })?;
@@ -129,11 +129,25 @@ impl ModelFolder {
     }
 }
 
+/// Key under `model_cfg.text_cfg` of an `open_clip_config.json` that names a tokenizer.
+const HF_TOKENIZER: &str = "hf_tokenizer_name";
+
+/// Where a model folder has its tokenizer; `None` for OpenAI's. As open_clip does it: its own unless
+/// one is named, and any name stands for the file in the folder.
+pub fn tokenizer_path(folder: &Path) -> Result<Option<PathBuf>> {
+    if layout_of(folder) == Some(Layout::OpenClip) {
+        let config = read_json(&folder.join(names::OPEN_CLIP_CONFIG))?;
+        if config["model_cfg"]["text_cfg"][HF_TOKENIZER].is_null() {
+            return Ok(None);
+        }
+    }
+    Ok(Some(folder.join(names::TOKENIZER)))
+}
+
 /// Where a model folder has its weights: the first of the layout's names that is there, or, where
 /// none is, the name that is missing.
 pub fn weights_path(folder: &Path) -> PathBuf {
     let names = match layout_of(folder) {
-        // The order in which open_clip looks.
         Some(Layout::OpenClip) => {
             [names::OPEN_CLIP_WEIGHTS, names::OPEN_CLIP_WEIGHTS_EARLIER, names::WEIGHTS]
         }
@@ -143,12 +157,18 @@ pub fn weights_path(folder: &Path) -> PathBuf {
     paths.iter().find(|path| path.exists()).unwrap_or(&paths[0]).clone()
 }
 
-/// By the configuration that is there; `config.json` comes first.
+/// By the configuration that is there; `config.json` comes first, unless it is timm's, of the image
+/// tower alone.
 fn layout_of(folder: &Path) -> Option<Layout> {
     let is_there = |name: &str| folder.join(name).exists();
-    match is_there(names::CONFIG) {
-        true => Some(Layout::HuggingFace),
-        false => is_there(names::OPEN_CLIP_CONFIG).then_some(Layout::OpenClip),
+    let is_timms = || {
+        let config = read_json(&folder.join(names::CONFIG)).unwrap_or_default();
+        config.get("architecture").is_some() && config.get("text_config").is_none()
+    };
+    match (is_there(names::CONFIG), is_there(names::OPEN_CLIP_CONFIG)) {
+        (true, true) if is_timms() => Some(Layout::OpenClip),
+        (true, _) => Some(Layout::HuggingFace),
+        (false, is_there) => is_there.then_some(Layout::OpenClip),
     }
 }
 
@@ -171,7 +191,8 @@ fn read_open_clip_config(folder: &Path) -> Result<ClipConfig> {
     let config = config_from_open_clip(&read_json(&path)?)
         .map_err(|problem| Error::File { path, problem })?;
     let pickle = folder.join(names::OPEN_CLIP_PICKLE);
-    if pickle.exists() && !weights_path(folder).exists() {
+    let safe = [names::OPEN_CLIP_WEIGHTS, names::OPEN_CLIP_WEIGHTS_EARLIER];
+    if pickle.exists() && !safe.iter().any(|name| folder.join(name).exists()) {
         let problem = "is a pickle; only weights that were saved as safetensors are read".into();
         return Err(Error::File { path: pickle, problem });
     }

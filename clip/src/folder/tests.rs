@@ -97,6 +97,34 @@ fn a_folder_of_open_clip_opens_without_a_tokenizer() -> Result<()> {
     Ok(())
 }
 
+/// open_clip takes the file in the folder if any name is given, and otherwise its own.
+#[test]
+fn a_tokenizer_beside_counts_if_open_clip_would_take_it() -> Result<()> {
+    let (folder, _) = saved_by_open_clip(49_408);
+    let file = folder.path().join(names::TOKENIZER);
+    fs::write(&file, "no tokenizer").expect("writable");
+    assert_eq!(tokenizer_path(folder.path())?, None);
+    ModelFolder::open(folder.path())?;
+    let path = folder.path().join(names::OPEN_CLIP_CONFIG);
+    let mut form = read_json(&path)?;
+    form["model_cfg"]["text_cfg"][HF_TOKENIZER] = "any".into();
+    write_json(&path, &form)?;
+    assert_eq!(tokenizer_path(folder.path())?, Some(file));
+    let error = ModelFolder::open(folder.path()).expect_err("it is none").to_string();
+    assert!(error.contains("tokenizer.json`: not a tokenizer"), "{error}");
+    Ok(())
+}
+
+/// timm describes the image tower alone, under the name that transformers uses for the whole.
+#[test]
+fn the_config_json_of_timm_is_passed_over() -> Result<()> {
+    let (folder, config) = saved_by_open_clip(49_408);
+    let timms = serde_json::json!({ "architecture": "vit_base_patch32_clip_224" });
+    write_json(&folder.path().join(names::CONFIG), &timms)?;
+    assert_eq!(ModelFolder::open(folder.path())?.config, config);
+    Ok(())
+}
+
 #[test]
 fn what_a_folder_of_open_clip_lacks_is_named() {
     let check = |folder: &Path, expected: &str| {
@@ -104,7 +132,10 @@ fn what_a_folder_of_open_clip_lacks_is_named() {
         assert!(error.contains(expected), "{error}");
     };
     let (folder, _) = saved_by_open_clip(600);
-    check(folder.path(), "without `tokenizer.json` OpenAI's is taken, but its vocabulary is 49408");
+    check(
+        folder.path(),
+        "without `hf_tokenizer_name` OpenAI's is taken, but its vocabulary is 49408",
+    );
     let (folder, _) = saved_by_open_clip(49_408);
     let missing = ModelFolder::open(folder.path()).and_then(|folder| folder.weights());
     let missing = missing.expect_err("no weights").to_string();

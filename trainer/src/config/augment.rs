@@ -196,16 +196,24 @@ fn is_half(share: &f64) -> bool {
 }
 
 impl Augment {
-    /// As it was published, unless `given`, out of which this was read, says how anything is varied.
-    pub(super) fn published_unless_said(self, given: Option<&toml::Value>) -> Self {
-        const WHEN: [&str; 4] = ["image", "text", "from_epoch", "epochs"];
-        let mut keys =
-            given.and_then(toml::Value::as_table).into_iter().flat_map(toml::Table::keys);
-        if !keys.all(|key| WHEN.contains(&&**key)) {
+    /// As it was published but for what `given`, out of which this was read, has; if that has a
+    /// preset, or all that a resolved file has, nothing is filled in.
+    pub(super) fn published_but(self, given: Option<&toml::Table>) -> Self {
+        const WRITTEN: [&str; 7] = [
+            "crop_area_min",
+            "color",
+            "color_share",
+            "gray_share",
+            "delete_share",
+            "swap_share",
+            "synonym_share",
+        ];
+        let mut given = given.cloned().unwrap_or_default();
+        if given.contains_key("preset") || WRITTEN.iter().all(|key| given.contains_key(*key)) {
             return self;
         }
-        let Self { image, text, from_epoch, epochs, .. } = self;
-        Self { image, text, from_epoch, epochs, ..Preset::Published.values() }
+        given.insert("preset".into(), "published".into());
+        given.try_into().unwrap_or(self) // of the same keys, which were read before
     }
 }
 
@@ -300,7 +308,7 @@ mod tests {
     #[test]
     fn a_run_without_the_later_keys_is_described_as_before() {
         let text = toml::to_string(&Augment::default()).expect("TOML can hold it");
-        for key in ["hue", "blur", "text_form", "text_static", "preset"] {
+        for key in ["flip", "hue", "blur", "text_form", "text_static", "preset"] {
             assert!(!text.contains(key), "{text}");
         }
     }

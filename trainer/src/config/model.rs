@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clip::{
     ClipConfig,
     config::{Activation, ImageTower, Tower},
-    folder::{ModelFolder, names},
+    folder::{ModelFolder, names, tokenizer_path},
     text::Cleaning,
 };
 use serde::{Deserialize, Serialize};
@@ -81,12 +81,10 @@ impl Model {
     /// The tokenizer that is given; `None` if one is to be learnt.
     pub fn tokenizer_source(&self) -> Option<TokenizerSource> {
         let Some(folder) = &self.pretrained else { return self.tokenizer.clone() };
-        let file = folder.join(names::TOKENIZER);
-        // `ModelFolder::open` lets a folder of open_clip's alone have none.
-        Some(match file.exists() {
-            true => TokenizerSource::File(file),
-            false => TokenizerSource::OpenAi(Cleaning::OpenAi),
-        })
+        // A folder that cannot be read is `resolve`'s to refuse.
+        let file = tokenizer_path(folder).unwrap_or_else(|_| Some(folder.join(names::TOKENIZER)));
+        let openai = TokenizerSource::OpenAi(Cleaning::OpenAi);
+        Some(file.map_or(openai, TokenizerSource::File))
     }
 
     /// Looks at the folder of `pretrained`, if there is one; names the preset otherwise.

@@ -168,7 +168,7 @@ fn set(table: &mut toml::Table, setting: &str) -> Result<Config, String> {
 }
 
 /// What `table`, out of which `config` was read, leaves out of `[method.roclip]` is by the method's
-/// name, and so is `[augment]`, if it does not say how anything is varied.
+/// name, and so is what it leaves out of `[augment]`.
 fn fill_in_published(config: &mut Config, table: &toml::Table) {
     if config.method.name != MethodName::RoclipAsPublished {
         return;
@@ -177,8 +177,8 @@ fn fill_in_published(config: &mut Config, table: &toml::Table) {
     if let Some(given) = given {
         config.method.roclip = Roclip::published_but(given);
     }
-    config.augment =
-        std::mem::take(&mut config.augment).published_unless_said(table.get("augment"));
+    let given = table.get("augment").and_then(toml::Value::as_table);
+    config.augment = std::mem::take(&mut config.augment).published_but(given);
 }
 
 /// What toml says of `text`, and where, on one line.
@@ -387,7 +387,9 @@ mod tests {
         let written = toml::to_string(&as_published).expect("TOML");
         assert_eq!(augment(&format!("{name}[augment]\n{written}"))?, as_published);
         let said = augment(&format!("{name}[augment]\nhue = 0.0"))?;
-        assert_eq!((said.crop_area_min, said.hue), (0.6, 0.0));
+        assert_eq!((said.crop_area_min, said.hue), (0.08, 0.0));
+        let mild = augment(&format!("{name}[augment]\npreset = 'mild'"))?;
+        assert_eq!((mild.crop_area_min, mild.hue), (0.6, 0.0));
         check(name, &[], published.clone())?;
         let every = Roclip { match_every_epochs: 3, match_from_epoch: 3, ..published.clone() };
         check(&format!("{name}[method.roclip]\nmatch_every_epochs = 3"), &[], every.clone())?;

@@ -56,7 +56,9 @@ impl Store {
         bad_rows_max: f64,
         done: impl Fn() + Sync,
     ) -> Result<Self> {
-        let Listing { path, rows: listed } = listing.into();
+        let listing = listing.into();
+        check(listing.usable(), listing.skipped(), bad_rows_max)?; // pictures make it no better
+        let Listing { path, rows: listed } = listing;
         let side = side as u32;
         let left = AtomicUsize::new((cache_mib << 20) / (3 * side as usize * side as usize));
         let kept = |picture: RgbImage| {
@@ -100,7 +102,7 @@ impl Store {
             pairs.push(pair);
             pictures.push(picture);
         }
-        check(rows.len(), &skipped, bad_rows_max)?;
+        check(rows.len(), skipped.iter(), bad_rows_max)?;
         let captions = numbered(pairs.iter().map(|pair| pair.as_ref().map(|pair| &pair.caption)));
         let sha256 = hash.finalize().into();
         let epoch_rows = rows.len();
@@ -224,8 +226,12 @@ fn unreadable(manifest: &Path, row: u32, image: &ImageSource, problem: Error) ->
 }
 
 /// Refuses more bad rows than a share of all, of which `good` can be used.
-fn check(good: usize, skipped: &[Skipped], bad_rows_max: f64) -> Result<()> {
-    let count: usize = skipped.iter().map(|bad| bad.rows).sum();
+fn check<'a>(
+    good: usize,
+    skipped: impl Iterator<Item = &'a Skipped> + Clone,
+    bad_rows_max: f64,
+) -> Result<()> {
+    let count: usize = skipped.clone().map(|bad| bad.rows).sum();
     let all = good + count;
     if count as f64 > bad_rows_max * all as f64 {
         let first = Skipped::first(skipped, NAMED_MAX);

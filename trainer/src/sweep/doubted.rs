@@ -45,10 +45,14 @@ pub(super) fn count(
     let ledger = ledger.map(Ledger::open).transpose().map_err(|error| one_line(&error))?;
     let listing = Listing::open(manifest, &Reading::default());
     let listing = listing.map_err(|error| one_line(&error))?;
-    Ok(Some(by_kind(&rows, listing.all(), ledger.as_ref())))
+    Ok(Some(by_kind(&rows, listing.usable_rows(), ledger.as_ref())))
 }
 
-fn by_kind(doubted: &[usize], rows: usize, ledger: Option<&Ledger>) -> BTreeMap<String, Doubt> {
+fn by_kind(
+    doubted: &[usize],
+    rows: impl Iterator<Item = usize>,
+    ledger: Option<&Ledger>,
+) -> BTreeMap<String, Doubt> {
     let poisons = ledger.into_iter().flat_map(|ledger| &ledger.poisons);
     let kinds: BTreeMap<usize, String> = poisons
         .map(|poison| {
@@ -58,7 +62,7 @@ fn by_kind(doubted: &[usize], rows: usize, ledger: Option<&Ledger>) -> BTreeMap<
         .collect();
     let kind = |row: usize| kinds.get(&row).map_or(CLEAN, String::as_str).to_owned();
     let mut counts: BTreeMap<String, Doubt> = BTreeMap::new();
-    (0..rows).for_each(|row| counts.entry(kind(row)).or_default().rows += 1);
+    rows.for_each(|row| counts.entry(kind(row)).or_default().rows += 1);
     doubted.iter().for_each(|&row| counts.entry(kind(row)).or_default().doubted += 1);
     counts
 }
@@ -88,12 +92,12 @@ mod tests {
             image_size: 32,
             path: "ledger.json".into(),
         };
-        let found = by_kind(&[0, 1, 4, 2], 8, Some(&ledger));
+        let found = by_kind(&[0, 1, 4, 2], 0..8, Some(&ledger));
         let found: Vec<_> = found.iter().map(|(kind, d)| (&**kind, d.doubted, d.rows)).collect();
         let expected =
             [("backdoor", 2, 2), ("clean", 1, 4), ("label-consistent", 0, 1), ("targeted", 1, 1)];
         assert_eq!(found, expected);
-        assert_eq!(by_kind(&[3], 4, None)[CLEAN], Doubt { doubted: 1, rows: 4 });
+        assert_eq!(by_kind(&[3], 0..4, None)[CLEAN], Doubt { doubted: 1, rows: 4 });
     }
 
     #[test]
@@ -103,7 +107,7 @@ mod tests {
         std::fs::write(&manifest, "path,caption\na,b\nc,\nd,e\n").expect("writable");
         std::fs::write(folder.path().join(doubted::FILE), "row\n2\n").expect("writable");
         let found = count(folder.path(), &manifest, None).expect("counted").expect("doubts");
-        assert_eq!(found[CLEAN], Doubt { doubted: 1, rows: 3 });
+        assert_eq!(found[CLEAN], Doubt { doubted: 1, rows: 2 });
         assert_eq!(Rows::default().of(&manifest).expect("read"), 2);
     }
 }

@@ -11,13 +11,16 @@ use csv::{ByteRecord, ReaderBuilder};
 
 use super::{Columns, Listed, Reading, Skipped};
 use crate::{
-    data::row::Place,
+    data::{
+        CAPTION_BYTES_MAX,
+        row::{self, Place},
+    },
     error::{Error, Result},
 };
 
 /// Refuses, naming file and line, a header without a column that is asked for, and no rows. Skips
-/// a row of another width, text that is not UTF-8, an empty path or caption, a caption above the
-/// limit.
+/// a row of another width, one in which a quote is likely not closed, text that is not UTF-8, an
+/// empty path or caption, a caption above the limit.
 pub(super) fn rows(path: &Path, delimiter: u8, reading: &Reading) -> Result<Vec<Listed>> {
     let mut at = Lines { file: path, line: 1, end: 1, late: 0 };
     let file = File::open(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
@@ -36,14 +39,20 @@ pub(super) fn rows(path: &Path, delimiter: u8, reading: &Reading) -> Result<Vec<
     let folder = path.parent().unwrap_or(Path::new(""));
     let mut rows = Vec::new();
     while at.next(&mut reader, &mut record)? {
-        let row = if record.len() == width {
-            columns.row(|column, name| text(&record, column, name), folder, reading)
-        } else {
-            let problem = format!("the row has {} fields, expected {width}", record.len());
-            Err((String::new(), problem))
-        };
         let number = rows.len() as u32;
-        rows.push(row.map_err(|(path, problem)| at.skip(number, &record, path, problem).into()));
+        let row = if record.len() != width {
+            let problem = format!("the row has {} fields, expected {width}", record.len());
+            Err(at.skip_lines(number, &record, String::new(), problem))
+        } else if let Some(problem) = run_on(&record, columns.caption) {
+            let path = text(&record, columns.image, "path").unwrap_or_default();
+            let path = row::file(path.lines().next().unwrap_or_default(), folder); // others' behind
+            let path = path.map_or_else(|_| String::new(), |image| image.to_string());
+            Err(at.skip_lines(number, &record, path, problem))
+        } else {
+            let row = columns.row(|column, name| text(&record, column, name), folder, reading);
+            row.map_err(|(path, problem)| at.skip(number, path, 1, problem))
+        };
+        rows.push(row.map_err(Box::new));
     }
     match rows.is_empty() {
         true => Err(at.refuse("there are no rows after the header".into())),
@@ -65,6 +74,24 @@ fn text<'a>(record: &'a ByteRecord, column: usize, name: &str) -> Result<Cow<'a,
     let bytes = record.get(column).unwrap_or_default();
     let text = std::str::from_utf8(bytes).map_err(|_| format!("the {name} is not UTF-8"))?;
     Ok(text.into())
+}
+
+/// What is wrong with a record that holds the lines behind a quote that was not closed: a caption
+/// alone may have several lines, and no field is so long.
+fn run_on(record: &ByteRecord, caption: usize) -> Option<String> {
+    record.iter().enumerate().find_map(|(column, field)| {
+        let (name, count) =
+            if column == caption { ("the caption", 0) } else { ("a field", lines(field)) };
+        let (bytes, limit) = (field.len(), CAPTION_BYTES_MAX);
+        match bytes > limit {
+            true => Some(format!("{name} has {bytes} bytes, the limit is {limit}")),
+            false => (count > 1).then(|| format!("{name} that is no caption has {count} lines")),
+        }
+    })
+}
+
+fn lines(field: &[u8]) -> usize {
+    1 + field.iter().filter(|&&byte| byte == b'\n').count()
 }
 
 /// Where reading is, for errors.
@@ -102,11 +129,22 @@ impl Lines<'_> {
         Error::Manifest { file: self.file.to_owned(), at: Place::Line(self.line), problem }
     }
 
-    fn skip(&self, row: u32, record: &ByteRecord, path: String, mut problem: String) -> Skipped {
-        let lines = 1 + record.iter().flatten().filter(|&&byte| byte == b'\n').count();
+    /// A row that counts as the lines that it holds.
+    fn skip_lines(
+        &self,
+        row: u32,
+        record: &ByteRecord,
+        path: String,
+        mut problem: String,
+    ) -> Skipped {
+        let lines = record.iter().map(|field| lines(field) - 1).sum::<usize>() + 1;
         if lines > 1 {
             problem += &format!(" (it has {lines} lines: a quote that is not closed?)");
         }
+        self.skip(row, path, lines, problem)
+    }
+
+    fn skip(&self, row: u32, path: String, lines: usize, problem: String) -> Skipped {
         let file = self.file.to_owned();
         let line = self.line.max(self.end.saturating_sub(lines as u64)); // behind empty ones
         let at = Place::Row { row, line: Some(line) };
@@ -246,11 +284,30 @@ mod tests {
             ];
             assert_eq!(found, expected);
             assert_eq!((listing.all(), listing.usable()), (12, 4));
+            assert_eq!(listing.usable_rows().collect::<Vec<_>>(), [0, 5, 8, 11]);
             listing.rows.retain(Result::is_ok);
             let good = listing.complete()?.rows.into_iter().map(|row| row.caption);
             assert_eq!(good.collect::<Vec<_>>(), ["one", "two", "three", "eight"]);
         }
         Ok(())
+    }
+
+    /// A quote that is not closed in a column that nobody reads, or that closes at a later one.
+    #[test]
+    fn a_row_that_swallows_others_counts_as_them() -> Result<()> {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("train.csv");
+        let check = |text: &str, rows: usize, expected: &str| -> Result<()> {
+            std::fs::write(&path, text).expect("written");
+            let listing = Listing::open(&path, &Reading::default())?;
+            let skipped: Vec<_> = listing.skipped().collect();
+            assert_eq!((listing.usable(), skipped.len(), skipped[0].rows), (1, 1, rows));
+            assert!(skipped[0].to_string().contains(expected), "{}", skipped[0]);
+            Ok(())
+        };
+        let class = "path,caption,class\na,one,red\nb,two,\"blue\nc,three,red\nd,four,red\n";
+        check(class, 4, "a field that is no caption has 4 lines")?;
+        check("caption,path\none,a\ntwo,\"b\nthree,c\n", 3, "(it has 3 lines")
     }
 
     #[test]

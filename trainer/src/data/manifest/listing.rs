@@ -67,9 +67,19 @@ impl Listing {
         self.rows.len()
     }
 
+    /// Those that cannot be used, as far as that is known without their pictures.
+    pub(in crate::data) fn skipped(&self) -> impl Iterator<Item = &Skipped> + Clone {
+        self.rows.iter().filter_map(|row| row.as_deref().err())
+    }
+
     /// How many of them can be used, as far as that is known without their pictures.
     pub fn usable(&self) -> usize {
         self.rows.iter().flatten().count()
+    }
+
+    /// The numbers of those.
+    pub fn usable_rows(&self) -> impl Iterator<Item = usize> {
+        self.rows.iter().enumerate().filter(|(_, row)| row.is_ok()).map(|(number, _)| number)
     }
 }
 
@@ -81,8 +91,8 @@ impl From<Manifest> for Listing {
 
 impl Skipped {
     /// The first of them, at most `max`, in one line.
-    pub(crate) fn first(skipped: &[Self], max: usize) -> String {
-        let first = skipped.iter().take(max).map(ToString::to_string);
+    pub(crate) fn first<'a>(skipped: impl IntoIterator<Item = &'a Self>, max: usize) -> String {
+        let first = skipped.into_iter().take(max).map(ToString::to_string);
         first.collect::<Vec<_>>().join("; ")
     }
 }
