@@ -82,7 +82,7 @@ fn run_on(record: &ByteRecord, caption: usize) -> Option<String> {
     record.iter().enumerate().find_map(|(column, field)| {
         let (name, count) =
             if column == caption { ("the caption", 0) } else { ("a field", lines(field)) };
-        let (bytes, limit) = (field.len(), CAPTION_BYTES_MAX);
+        let (bytes, limit) = (field.trim_ascii().len(), CAPTION_BYTES_MAX);
         match bytes > limit {
             true => Some(format!("{name} has {bytes} bytes, the limit is {limit}")),
             false => (count > 1).then(|| format!("{name} that is no caption has {count} lines")),

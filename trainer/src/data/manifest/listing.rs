@@ -69,7 +69,7 @@ impl Listing {
 
     /// Those that cannot be used, as far as that is known without their pictures.
     pub(in crate::data) fn skipped(&self) -> impl Iterator<Item = &Skipped> + Clone {
-        self.rows.iter().filter_map(|row| row.as_deref().err())
+        self.rows.iter().filter_map(|row| row.as_ref().err().map(|bad| &**bad))
     }
 
     /// How many of them can be used, as far as that is known without their pictures.
