@@ -35,24 +35,24 @@ pub fn run(ort_library: Option<PathBuf>) -> Result<Exit, Report> {
     clip::onnx::load_runtime(library.as_deref())
         .with_context(doing)
         .hint("`cargo xtask setup` brings it to `tools/lib`")?;
-    let exported =
-        match export(&options.model, &options.out, options.layout.into(), options.tolerance) {
-            Err(Error::Parity(parity)) => {
-                let report = Report::new(doing())
-                    .cause(parity.to_string())
-                    .hint("nothing was written; `--tolerance` allows more");
-                say(report.to_string());
-                if options.json {
-                    println_result(format!("{:#}", parity.to_json(&options.model)))?;
-                }
-                return Ok(Exit::Bad);
+    let (out, layout) = (&options.out, options.layout.into());
+    let exported = match export(&options.model, out, layout, options.tolerance) {
+        Err(Error::Parity(parity)) => {
+            let report = Report::new(doing())
+                .cause(parity.to_string())
+                .hint("nothing was written; `--tolerance` allows more");
+            say(report.to_string());
+            if options.json {
+                println_result(format!("{:#}", parity.to_json(&options.model)))?;
             }
-            Err(error @ Error::Occupied { .. }) => {
-                let hint = "choose a folder that does not exist, or an earlier export";
-                return Err(error).with_context(doing).hint(hint);
-            }
-            other => other.with_context(doing)?,
-        };
+            return Ok(Exit::Bad);
+        }
+        Err(error @ Error::Occupied { .. }) => {
+            let hint = "choose a folder that does not exist, or an earlier export";
+            return Err(error).with_context(doing).hint(hint);
+        }
+        other => other.with_context(doing)?,
+    };
     if options.json {
         println_result(format!("{:#}", exported.to_json()))?;
     } else {

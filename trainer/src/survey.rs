@@ -4,7 +4,6 @@
 use candle_core::Tensor;
 use clip::{
     Encoder, UnitRows,
-    image::Pictures,
     model::{Clip, Features, Mode},
     ops::PairRows,
 };
@@ -110,12 +109,8 @@ impl<'a> Survey<'a> {
     fn pixels(&self, rows: &[u32], variation: Option<(u32, View)>) -> Result<Tensor> {
         let loader = self.loader;
         if loader.gpu.is_some() {
-            let each = rows.par_iter().map(|&row| loader.picture(row, variation));
-            let mut pictures = Pictures::with_capacity(&loader.clip, rows.len());
-            for (picture, variation) in each.collect::<Result<Vec<_>>>()? {
-                pictures.push(&picture, variation);
-            }
-            return Ok(self.model.pixels(&pictures)?);
+            let shown = rows.par_iter().map(|&row| loader.picture(row, variation));
+            return Ok(self.model.pixels(&loader.pictures(shown.collect::<Result<_>>()?))?);
         }
         let side = loader.clip.image.image_size();
         let mut pixels = vec![0.0; rows.len() * 3 * side * side];

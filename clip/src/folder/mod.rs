@@ -19,6 +19,7 @@ pub use layout::{
     config_from_json, config_to_json, preprocessor_to_json, special_tokens_to_json,
     tokenizer_config_to_json,
 };
+use open_clip::HF_TOKENIZER;
 pub use open_clip::{config_from_open_clip, open_clip_config};
 
 use crate::{
@@ -129,15 +130,12 @@ impl ModelFolder {
     }
 }
 
-/// Key under `model_cfg.text_cfg` of an `open_clip_config.json` that names a tokenizer.
-const HF_TOKENIZER: &str = "hf_tokenizer_name";
-
 /// Where a model folder has its tokenizer; `None` for OpenAI's. As open_clip does it: its own unless
 /// one is named, and any name stands for the file in the folder.
 pub fn tokenizer_path(folder: &Path) -> Result<Option<PathBuf>> {
     if layout_of(folder) == Some(Layout::OpenClip) {
-        let config = read_json(&folder.join(names::OPEN_CLIP_CONFIG))?;
-        if config["model_cfg"]["text_cfg"][HF_TOKENIZER].is_null() {
+        let form = read_json(&folder.join(names::OPEN_CLIP_CONFIG))?;
+        if form["model_cfg"]["text_cfg"][HF_TOKENIZER].is_null() {
             return Ok(None);
         }
     }

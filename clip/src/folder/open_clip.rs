@@ -34,6 +34,8 @@ const VISION: [&str; 16] = [
     "timm_drop_path",
     "timm_patch_drop",
 ];
+/// Key of `text_cfg` that names a tokenizer.
+pub(super) const HF_TOKENIZER: &str = "hf_tokenizer_name";
 /// Likewise of `text_cfg`.
 const TEXT: [&str; 12] = [
     "context_length",
@@ -41,7 +43,7 @@ const TEXT: [&str; 12] = [
     "width",
     "heads",
     "layers",
-    "hf_tokenizer_name",
+    HF_TOKENIZER,
     "output_tokens",
     "pad_id",
     "eos_id",
@@ -86,7 +88,7 @@ pub fn open_clip_config(config: &ClipConfig, tokenizer: &Tokenizer) -> Value {
                 "width": config.text.width,
                 "heads": config.text.heads,
                 "layers": config.text.layers,
-                "hf_tokenizer_name": tokenizer_name,
+                HF_TOKENIZER: tokenizer_name,
             },
         },
         "preprocess_cfg": {

@@ -16,7 +16,7 @@ use crate::{
     Error, Result as Engine,
     cli::EvaluateArgs,
     data::{self, Manifest},
-    evaluate::{Classes, Figures, ProbeSet, Questions, TestSet, measure},
+    evaluate::{Classes, EvaluationError, Figures, ProbeSet, Questions, TestSet, measure},
     poison::Ledger,
 };
 
@@ -107,7 +107,7 @@ impl Input {
 }
 
 fn hinted(model: &Path, error: Error) -> Report {
-    let broken = matches!(error, Error::Embeddings { .. });
+    let broken = matches!(error, Error::Evaluation(EvaluationError::Embeddings { .. }));
     match Report::from(error) {
         report if broken => report.hint(format!("the model is `{}`", model.display())),
         report => report,

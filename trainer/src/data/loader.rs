@@ -47,6 +47,9 @@ impl Views {
     }
 }
 
+/// A picture, and how it is varied, if it is.
+pub type Shown<'a> = (Cow<'a, RgbImage>, Option<Variation>);
+
 /// Everything that a batch is made from.
 #[derive(Debug)]
 pub struct Loader {
@@ -148,14 +151,17 @@ impl Loader {
     }
 
     /// The picture of a row, and how it is varied.
-    pub fn picture(
-        &self,
-        row: u32,
-        variation: Option<(u32, View)>,
-    ) -> Result<(Cow<'_, RgbImage>, Option<Variation>)> {
+    pub fn picture(&self, row: u32, variation: Option<(u32, View)>) -> Result<Shown<'_>> {
         let picture = self.store.picture(row)?;
         let variation = self.augment.image(picture.dimensions(), row, variation);
         Ok((picture, variation))
+    }
+
+    /// Pictures that a GPU varies.
+    pub fn pictures(&self, shown: Vec<Shown<'_>>) -> Pictures {
+        let mut pictures = Pictures::with_capacity(&self.clip, shown.len());
+        shown.into_iter().for_each(|(picture, variation)| pictures.push(&picture, variation));
+        pictures
     }
 
     /// The caption that comes with a picture, varied as [`Loader::pixels`] does it.
@@ -189,12 +195,8 @@ impl Loader {
     /// Of rows and how each is varied.
     fn batch_pixels(&self, shown: &[(u32, Option<(u32, View)>)]) -> Result<Pixels> {
         if self.gpu.is_some() {
-            let mut pictures = Pictures::with_capacity(&self.clip, shown.len());
-            for &(row, how) in shown {
-                let (picture, variation) = self.picture(row, how)?;
-                pictures.push(&picture, variation);
-            }
-            return Ok(Pixels::Pictures(pictures));
+            let shown = shown.iter().map(|&(row, how)| self.picture(row, how));
+            return Ok(Pixels::Pictures(self.pictures(shown.collect::<Result<_>>()?)));
         }
         let picture = 3 * self.clip.image.image_size().pow(2);
         let mut values = vec![0.0; shown.len() * picture];

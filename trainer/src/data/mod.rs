@@ -23,7 +23,7 @@ mod store;
 
 pub use batch::{Batch, Pixels};
 pub use image::{ImageSource, Member, Shard};
-pub use loader::{Loader, Views};
+pub use loader::{Loader, Shown, Views};
 pub use manifest::{Keys, Listing, Manifest, Reading, Skipped};
 pub(crate) use row::CAPTION_BYTES_MAX;
 pub use row::{Classes, Place, Row};

@@ -9,7 +9,7 @@
 //! | `attack` | attack success, as the ledger says what was wanted |
 //! | `retrieval` | pictures find their captions, captions their pictures |
 //! | `linear_probe` | two linear classifiers on frozen embeddings |
-//! | `figures` | all that was asked of one model |
+//! | `figures` · `error` | all that was asked of one model · why nothing can be counted |
 
 use clip::{
     Encoder, Rate, UnitRows,
@@ -18,6 +18,7 @@ use clip::{
 use serde::Serialize;
 
 mod attack;
+mod error;
 mod figures;
 #[cfg(test)]
 mod golden;
@@ -29,6 +30,7 @@ mod zero_shot;
 
 use self::zero_shot::{ranks, top};
 pub use self::{
+    error::EvaluationError,
     figures::{Figures, Questions, measure},
     linear_probe::{LinearProbe, ProbeSet},
     retrieval::Retrieval,

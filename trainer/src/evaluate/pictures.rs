@@ -9,8 +9,9 @@ use clip::{
 };
 use rayon::prelude::*;
 
+use super::EvaluationError;
 use crate::{
-    Error, Result,
+    Result,
     data::{ImageSource, Manifest},
 };
 
@@ -39,7 +40,8 @@ impl Pictures {
             let first = manifest.rows[first_rows[picture]].class;
             if row.class != first {
                 let (file, image) = (manifest.path.clone(), Box::new(row.image.clone()));
-                return Err(Error::TwoClasses { file, image, classes: [first, row.class] });
+                let classes = [first, row.class];
+                return Err(EvaluationError::TwoClasses { file, image, classes }.into());
             }
             of_rows.push(picture);
         }
@@ -95,7 +97,7 @@ pub(super) fn check_rows(what: &'static str, rows: &UnitRows) -> Result<()> {
     let all = rows.count();
     match rows.rows().filter(|row| row.iter().all(|&value| value == 0.0)).count() {
         0 => Ok(()),
-        count => Err(Error::Embeddings { what, count, all }),
+        count => Err(EvaluationError::Embeddings { what, count, all }.into()),
     }
 }
 

@@ -5,7 +5,7 @@ use std::{collections::HashSet, path::PathBuf};
 use clip::image::RgbImage;
 use rayon::prelude::*;
 
-use super::pictures::Pictures;
+use super::{EvaluationError, pictures::Pictures};
 use crate::{
     Error, Result,
     data::{ImageSource, Manifest},
@@ -43,7 +43,8 @@ impl TestSet {
         let count = pictures.count();
         let bytes = 3 * u64::from(side) * u64::from(side) * count as u64;
         if bytes > TEST_BYTES_MAX {
-            return Err(Error::TestSetSize { file, count, side, bytes, max: TEST_BYTES_MAX });
+            let max = TEST_BYTES_MAX;
+            return Err(EvaluationError::TestSetSize { file, count, side, bytes, max }.into());
         }
         let open = |source: &ImageSource| {
             let image = source.fitted(side)?;

@@ -74,7 +74,7 @@ impl Listing {
 
     /// How many of them can be used, as far as that is known without their pictures.
     pub fn usable(&self) -> usize {
-        self.rows.iter().flatten().count()
+        self.usable_rows().count()
     }
 
     /// The numbers of those.

@@ -22,9 +22,12 @@ mod lbfgs;
 mod logistic;
 
 use self::head::Inputs;
-use super::pictures::{Pictures, projections};
+use super::{
+    EvaluationError,
+    pictures::{Pictures, projections},
+};
 use crate::{
-    Error, Result,
+    Result,
     data::{ImageSource, Manifest},
 };
 
@@ -68,7 +71,7 @@ impl ProbeSet {
         if let Some(&&first) = both.first() {
             let (train, test) = (manifest.path.clone(), test.path.clone());
             let (count, all, first) = (both.len(), tested.len(), Box::new(first.clone()));
-            return Err(Error::TrainedOnTest { train, test, count, all, first });
+            return Err(EvaluationError::TrainedOnTest { train, test, count, all, first }.into());
         }
         Ok(Self { manifest, pictures })
     }
@@ -84,7 +87,7 @@ impl ProbeSet {
         let bytes = (count * dim * (size_of::<f32>() + size_of::<f64>())) as u64; // both at once
         if bytes > INPUT_BYTES_MAX {
             let (file, max) = (self.manifest.path.clone(), INPUT_BYTES_MAX);
-            return Err(Error::ProbeSize { file, count, dim, bytes, max });
+            return Err(EvaluationError::ProbeSize { file, count, dim, bytes, max }.into());
         }
         let side = model.config().image.image_size() as u32;
         let row = |index: usize| &self.manifest.rows[self.pictures.first_rows[index]];
