@@ -149,6 +149,8 @@ fn decisive(config: &Config) -> Keys {
     add("", serde_json::to_value(config));
     add("model.pretrained", serde_json::to_value(sizes)); // not its path, which decides nothing
     keys.remove("parallel"); // more or fewer ranks may go on
+    // Without crowds a run is described as before there were any.
+    keys.retain(|key, value| key != "method.sieve.crowd_factor" || value != "0.0");
     without_watch(keys)
 }
 
@@ -373,6 +375,17 @@ mod tests {
         let sizes = |now: &mut Config| now.model.sizes = clip::ClipConfig::preset("vit-micro");
         let first = Some("`model.pretrained.activation` was unset, now it is \"quick_gelu\"");
         check(&sizes, first);
+        let sieve = |crowd_factor| config::Sieve { crowd_factor, ..Default::default() };
+        let mut then = Config { method: config::Method::default(), ..Config::default() };
+        then.method.sieve = Some(sieve(None));
+        let with = |factor| {
+            let mut now = then.clone();
+            now.method.sieve = Some(sieve(Some(factor)));
+            difference(&decisive(&then), &decisive(&now))
+        };
+        assert_eq!(with(0.0), None, "a run of before there were crowds goes on without");
+        let crowds = "`method.sieve.crowd_factor` was unset, now it is 3.0";
+        assert_eq!(with(3.0).as_deref(), Some(crowds));
         let epochs = Some("`optim.epochs` was 20, now it is 1");
         check(&|now| (now.seed, now.optim.epochs) = (1, 1), epochs);
     }

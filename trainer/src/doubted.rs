@@ -1,5 +1,7 @@
 //! `doubted.csv`: the pairs that a method does not trust, for people to look at.
 
+use std::collections::HashMap;
+
 use csv::Writer;
 
 use crate::data::Store;
@@ -20,22 +22,31 @@ pub struct Doubted {
     pub recaptioned: bool,
 }
 
-/// `row,agreement,company,recaptioned,path,caption`, rows counted from 0 as in a ledger, the worst
-/// pair first.
+/// `row,agreement,company,copies,recaptioned,path,caption`, rows counted from 0 as in a ledger, the
+/// worst pair first. Copies are the pairs with the same picture, itself among them; nothing where
+/// nobody has looked for them.
 pub fn to_csv(store: &Store, mut doubted: Vec<Doubted>) -> Vec<u8> {
     doubted.sort_by(|a, b| a.agreement.total_cmp(&b.agreement));
+    let pictures = store.picture_numbers();
+    let mut counts: HashMap<u32, usize> = HashMap::new();
+    pictures.into_iter().flatten().for_each(|&one| *counts.entry(one).or_default() += 1);
+    let copies = |row: u32| {
+        let at = store.rows().binary_search(&row).ok()?;
+        Some(counts[&pictures?[at]].to_string())
+    };
     let mut writer = Writer::from_writer(Vec::new());
     let memory = "memory takes every record of the header's width";
     writer
-        .write_record(["row", "agreement", "company", "recaptioned", "path", "caption"])
+        .write_record(["row", "agreement", "company", "copies", "recaptioned", "path", "caption"])
         .expect(memory);
     for Doubted { row, agreement, company, recaptioned } in doubted {
         let (number, agreement) = (row.to_string(), format!("{agreement:.3}"));
         let company = company.map_or_else(String::new, |share| format!("{share:.2}"));
+        let copies = copies(row).unwrap_or_default();
         let recaptioned = if recaptioned { "yes" } else { "no" };
         let (path, caption) = (store.image(row).to_string(), store.caption(row));
         writer
-            .write_record([&number, &agreement, &company, recaptioned, &path, caption])
+            .write_record([&number, &agreement, &company, &copies, recaptioned, &path, caption])
             .expect(memory);
     }
     writer.into_inner().expect("memory can always be flushed")
@@ -43,6 +54,8 @@ pub fn to_csv(store: &Store, mut doubted: Vec<Doubted>) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use clip::image::{RgbImage, encode_png};
+
     use super::*;
     use crate::data::{Manifest, Row};
 
@@ -67,11 +80,35 @@ mod tests {
         let csv = String::from_utf8(to_csv(&store, doubted)).expect("text");
         assert_eq!(
             csv,
-            "row,agreement,company,recaptioned,path,caption\n\
-             3,-9.000,1.00,yes,3.png,\"a \"\"hat\"\", red\"\n\
-             1,-7.250,,no,1.png,thing 1\n\
-             4,-7.250,0.00,no,4.png,thing 4\n\
-             0,-1.000,0.50,no,0.png,thing 0\n"
+            "row,agreement,company,copies,recaptioned,path,caption\n\
+             3,-9.000,1.00,,yes,3.png,\"a \"\"hat\"\", red\"\n\
+             1,-7.250,,,no,1.png,thing 1\n\
+             4,-7.250,0.00,,no,4.png,thing 4\n\
+             0,-1.000,0.50,,no,0.png,thing 0\n"
         );
+    }
+
+    #[test]
+    fn copies_are_counted_where_they_were_looked_for() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let pixel = |x: u32, y: u32, at: u32| [(x * 37 + y * 91 + at * x * y * 13) as u8; 3].into();
+        for at in 0..2 {
+            let picture = encode_png(&RgbImage::from_fn(32, 32, |x, y| pixel(x, y, at)));
+            std::fs::write(folder.path().join(format!("{at}.png")), picture).expect("writable");
+        }
+        let row = |name: &str| Row {
+            image: folder.path().join(name).into(),
+            caption: "thing".to_owned(),
+            class: None,
+        };
+        let rows = ["0.png", "no.png", "1.png", "0.png"].map(row).to_vec();
+        let manifest = Manifest { path: "train.csv".into(), rows };
+        let mut store = Store::open(manifest, 32, 0, 0.5, || ()).expect("three of four rows");
+        store.cap_pictures(1).expect("all can be read");
+        let pair = |row| Doubted { row, agreement: -1.0, company: None, recaptioned: false };
+        let csv = String::from_utf8(to_csv(&store, [0, 2, 3].map(pair).to_vec())).expect("text");
+        let lines = csv.lines().skip(1);
+        let copies: Vec<&str> = lines.filter_map(|line| line.split(',').nth(3)).collect();
+        assert_eq!(copies, ["2", "1", "2"], "{csv}");
     }
 }

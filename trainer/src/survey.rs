@@ -60,6 +60,12 @@ impl<'a> Survey<'a> {
         self.loader.store.rows()
     }
 
+    /// The number of the picture of each of these rows, where copies are capped: pictures that are
+    /// the same, in one file or nearly, have one number.
+    pub fn picture_numbers(&self) -> Option<&'a [u32]> {
+        self.loader.store.picture_numbers()
+    }
+
     /// Width of embeddings (D).
     pub fn dim(&self) -> usize {
         self.loader.clip.dim

@@ -66,14 +66,24 @@ impl Augment {
         self.thesaurus.text()
     }
 
-    /// Whether what is trained on in this epoch is varied.
-    pub fn is_on(&self, epoch: u32) -> bool {
-        let config::Augment { from_epoch, epochs, .. } = self.settings;
-        let first = from_epoch.unwrap_or(1);
+    /// Whether the images that are trained on in this epoch are varied.
+    pub fn varies_images_in(&self, epoch: u32) -> bool {
+        self.varies_images() && self.is_within(epoch, self.settings.epochs)
+    }
+
+    /// Whether the captions are.
+    pub fn varies_captions_in(&self, epoch: u32) -> bool {
+        let config::Augment { text, epochs, text_epochs, .. } = self.settings;
+        text == Some(true) && self.is_within(epoch, text_epochs.or(epochs))
+    }
+
+    /// Whether an epoch is one of so many, of all unless said, from the first with augmentation on.
+    fn is_within(&self, epoch: u32, epochs: Option<u32>) -> bool {
+        let first = self.settings.from_epoch.unwrap_or(1);
         epoch >= first && epochs.is_none_or(|epochs| epoch - first < epochs)
     }
 
-    /// Whether images are varied, in the epochs in which anything is.
+    /// Whether images are varied, in the epochs in which they are.
     pub fn varies_images(&self) -> bool {
         self.settings.image == Some(true)
     }
@@ -154,15 +164,32 @@ mod tests {
 
     #[test]
     fn some_epochs_are_varied() {
-        let varied = |from_epoch, epochs| -> Vec<u32> {
-            let settings = config::Augment { from_epoch, epochs, ..Default::default() };
+        let varied = |from_epoch, epochs, text_epochs, [image, text]: [bool; 2]| {
+            let (image, text) = (Some(image), Some(text));
+            let settings = config::Augment {
+                image,
+                text,
+                from_epoch,
+                epochs,
+                text_epochs,
+                ..Default::default()
+            };
             let augment = Augment::open(&settings, 1).expect("no file to read");
-            (1..=6).filter(|&epoch| augment.is_on(epoch)).collect()
+            let images = (1..=6).filter(|&epoch| augment.varies_images_in(epoch));
+            let captions = (1..=6).filter(|&epoch| augment.varies_captions_in(epoch));
+            [images.collect::<Vec<u32>>(), captions.collect()]
         };
-        assert_eq!(varied(None, None), [1, 2, 3, 4, 5, 6]);
-        assert_eq!(varied(None, Some(2)), [1, 2]);
-        assert_eq!(varied(Some(3), Some(2)), [3, 4]);
-        assert_eq!(varied(Some(5), None), [5, 6]);
+        let check = |from, epochs, expected: &[u32]| {
+            assert_eq!(varied(from, epochs, None, [true; 2]), [expected, expected]);
+        };
+        check(None, None, &[1, 2, 3, 4, 5, 6]);
+        check(None, Some(2), &[1, 2]);
+        check(Some(3), Some(2), &[3, 4]);
+        check(Some(5), None, &[5, 6]);
+        let apart = |switches| varied(Some(2), Some(1), Some(3), switches);
+        assert_eq!(apart([true, true]), [vec![2], vec![2, 3, 4]]);
+        assert_eq!(apart([false, true]), [vec![], vec![2, 3, 4]]);
+        assert_eq!(apart([true, false]), [vec![2], vec![]]);
     }
 
     #[test]

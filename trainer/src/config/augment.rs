@@ -18,9 +18,12 @@ pub struct Augment {
     /// first after the believer's
     #[serde(skip_serializing_if = "is_default")]
     pub from_epoch: Option<u32>,
-    /// Epochs in which they are, from there on; unless given, all, and for `sieve` those of the
-    /// scout or, without one, half of the model's
+    /// Epochs in which they are, from there on: images, and captions unless `text_epochs` is given.
+    /// Unless given, all, and for `sieve` those of the scout or, without one, half of the model's
     pub epochs: Option<u32>,
+    /// Epochs in which captions are, from there on, if not in those
+    #[serde(skip_serializing_if = "is_default")]
+    pub text_epochs: Option<u32>,
     /// Smallest area of a crop, as a share of the image, above 0 and at most 1
     pub crop_area_min: f64,
     /// Share of images whose left and right are exchanged
@@ -93,6 +96,7 @@ impl Preset {
             image: None,
             from_epoch: None,
             epochs: None,
+            text_epochs: None,
             crop_area_min: 0.6,
             flip_share: 0.5,
             color: 0.25,
@@ -134,6 +138,7 @@ struct Given {
     image: Option<bool>,
     from_epoch: Option<u32>,
     epochs: Option<u32>,
+    text_epochs: Option<u32>,
     crop_area_min: Option<f64>,
     flip_share: Option<f64>,
     color: Option<f64>,
@@ -159,6 +164,7 @@ impl From<Given> for Augment {
             image: given.image,
             from_epoch: given.from_epoch,
             epochs: given.epochs,
+            text_epochs: given.text_epochs,
             crop_area_min: given.crop_area_min.unwrap_or(preset.crop_area_min),
             flip_share: given.flip_share.unwrap_or(preset.flip_share),
             color: given.color.unwrap_or(preset.color),
@@ -289,13 +295,15 @@ mod tests {
     fn a_preset_stands_for_what_is_not_given() {
         assert_eq!(augment(""), Augment::default());
         assert_eq!(augment("preset = 'mild'"), Augment::default());
-        let published = augment("preset = 'published'\nhue = 0.0\ncolor_share = 0.5");
+        let published =
+            augment("preset = 'published'\nhue = 0.0\ncolor_share = 0.5\ntext_epochs = 3");
         let expected = Augment {
             crop_area_min: 0.08,
             color: 0.5,
             color_share: 0.5,
             gray_share: 0.2,
             blur_share: Some(1.0),
+            text_epochs: Some(3),
             text_form: TextForm::Eda,
             text_static: true,
             ..Augment::default()
@@ -308,7 +316,7 @@ mod tests {
     #[test]
     fn a_run_without_the_later_keys_is_described_as_before() {
         let text = toml::to_string(&Augment::default()).expect("TOML can hold it");
-        for key in ["flip", "hue", "blur", "text_form", "text_static", "preset"] {
+        for key in ["flip", "hue", "blur", "text_epochs", "text_form", "text_static", "preset"] {
             assert!(!text.contains(key), "{text}");
         }
     }

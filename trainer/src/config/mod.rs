@@ -310,6 +310,17 @@ mod tests {
         for line in ["score = 'pool'", "believer_epochs = 0", "scout_epochs = 0"] {
             check(&format!("doubted = 'recaptioned'\n{line}"), Some(both));
         }
+        for factor in ["0", "1.0", "20.5"] {
+            check(&format!("crowd_factor = {factor}"), None);
+        }
+        for factor in ["0.5", "-1", "nan", "inf"] {
+            check(
+                &format!("crowd_factor = {factor}"),
+                Some("crowd_factor` must be 0, or at least 1"),
+            );
+        }
+        let without = "crowd_factor` must be 0 where `score` is `pool` or `doubted` is `matched`";
+        check("crowd_factor = 3\nscore = 'pool'", Some(without));
         check("views = 1", None);
         check("views = 0", Some("views` must be 1 or 2"));
         check("references = 2", None);

@@ -176,15 +176,16 @@ impl Loader {
     fn batch(&self, rows: &[u32], selected: &Selection, views: Views, epoch: u32) -> Result<Batch> {
         let count = rows.len() / self.ranks;
         let own = &rows[self.rank * count..][..count];
-        let shown: Vec<_> = views
-            .variations()
-            .iter()
-            .map(|view| view.filter(|_| self.augment.is_on(epoch)).map(|view| (epoch, view)))
-            .flat_map(|variation| own.iter().map(move |&row| (row, variation)))
-            .collect();
-        let pixels = self.batch_pixels(&shown)?;
+        let shown = |is_varied: bool| {
+            let views = views.variations().iter().map(move |view| view.filter(|_| is_varied));
+            let variations = views.map(|view| view.map(|view| (epoch, view)));
+            variations.flat_map(|variation| own.iter().map(move |&row| (row, variation)))
+        };
+        let pictures: Vec<_> = shown(self.augment.varies_images_in(epoch)).collect();
+        let pixels = self.batch_pixels(&pictures)?;
         let caption = |row| self.store.caption(selected.caption_of(row));
-        let texts = shown.iter().map(|&(row, variation)| self.text(caption(row), row, variation));
+        let texts = shown(self.augment.varies_captions_in(epoch));
+        let texts = texts.map(|(row, variation)| self.text(caption(row), row, variation));
         let texts: Vec<_> = texts.collect();
         let tokens = self.tokenizer.encode(&texts)?.trimmed(self.clip.text.end());
         let captions = rows.iter().map(|&row| self.store.caption_number(selected.caption_of(row)));
@@ -292,6 +293,22 @@ mod tests {
         let two = views(&two, 2);
         assert!(two[0] == *varied && two[1].0 != varied.0 && two[1].1 != varied.1);
         assert!(two[1].0 != as_it_is.0 && two[1].1 != as_it_is.1);
+        let mut loader = loader(folder.path(), (0, 1), true)?;
+        let (image, text) = (Some(true), Some(true));
+        let settings = config::Augment {
+            image,
+            text,
+            epochs: Some(1),
+            text_epochs: Some(2),
+            ..Default::default()
+        };
+        loader.augment = Augment::open(&settings, 7)?;
+        let batch = |epoch| loader.batch(&ROWS, &Selection::default(), Views::One, epoch);
+        let (first, second, third) = (batch(1)?, batch(2)?, batch(3)?);
+        assert!(views(&first, 1)[0] == *varied);
+        let (second, third) = (&views(&second, 1)[0], &views(&third, 1)[0]);
+        assert!(second.0 == as_it_is.0 && second.1 != as_it_is.1, "captions alone");
+        assert!(third == as_it_is);
         Ok(())
     }
 

@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     ImageSource, Listing, Row, Selection, Skipped,
-    duplicates::{Copies, Look, clusters},
+    duplicates::{Clusters, Copies, Look},
     manifest::Listed,
 };
 use crate::error::{Error, Result};
@@ -36,7 +36,9 @@ pub struct Store {
     rows: Vec<u32>,
     skipped: Vec<Skipped>,
     /// Pictures that are nearly the same, where they were looked for.
-    same_pictures: Option<Copies>,
+    alike_pictures: Option<Copies>,
+    /// The picture of each row that can be read, by number, where those were looked for.
+    picture_numbers: Option<Vec<u32>>,
     /// Captions of the same words, where they were looked for.
     same_captions: Option<Copies>,
     epoch_rows: usize,
@@ -113,7 +115,8 @@ impl Store {
             pictures,
             rows,
             skipped,
-            same_pictures: None,
+            alike_pictures: None,
+            picture_numbers: None,
             same_captions: None,
             epoch_rows,
             captions,
@@ -126,10 +129,12 @@ impl Store {
         let look = |&row: &u32| self.picture(row).map(|picture| Look::of(&picture));
         let looks = self.rows.par_iter().map(look).collect::<Result<Vec<_>>>()?;
         let mut of_rows = vec![u32::MAX; self.pairs.len()];
-        for (&row, cluster) in self.rows.iter().zip(clusters(&looks)) {
+        let Clusters { alike, same } = Clusters::find(&looks);
+        for (&row, cluster) in self.rows.iter().zip(alike) {
             of_rows[row as usize] = cluster;
         }
-        self.same_pictures = Some(Copies::new(of_rows, max));
+        self.picture_numbers = Some(same);
+        self.alike_pictures = Some(Copies::new(of_rows, max));
         self.count_rows();
         Ok(())
     }
@@ -160,13 +165,19 @@ impl Store {
         epoch: u32,
     ) -> Cow<'a, [u32]> {
         let mut rows = Cow::from(selected.rows.as_deref().unwrap_or(&self.rows));
-        if let Some(pictures) = &self.same_pictures {
+        if let Some(pictures) = &self.alike_pictures {
             rows = pictures.capped(&rows, |row| row, seed, epoch).into();
         }
         if let Some(captions) = &self.same_captions {
             rows = captions.capped(&rows, |row| selected.caption_of(row), seed, epoch).into();
         }
         rows
+    }
+
+    /// The number of the picture of each row that can be read: pictures that are the same, in
+    /// one file or nearly, have one number. `None` if nobody has looked.
+    pub fn picture_numbers(&self) -> Option<&[u32]> {
+        self.picture_numbers.as_deref()
     }
 
     /// Rows that can be read, in the order of the manifest.

@@ -42,7 +42,8 @@ pub struct Roclip {
     /// Images that retrieve one caption are not each other's negatives (`masked`), positives
     /// (`soft`), or negatives (`untreated`)
     pub duplicates: Duplicates,
-    /// In matched steps of `text-pool` the text tower `rests`, or momentum and decay go on (`drifts`)
+    /// In matched steps of `text-pool` the text tower `rests`, or momentum and decay go on
+    /// (`drifts`), or it `learns` to put each caption where the nearest pooled caption is
     pub text_tower: TextTower,
 }
 
@@ -106,12 +107,14 @@ choice! {
     }
 }
 choice! {
-    /// What becomes of the text tower in a matched step that has no gradient for it.
+    /// What becomes of the text tower in a matched step, where images have no gradient for it.
     TextTower {
         /// Nothing
         Rests,
         /// A gradient of zero: momentum and weight decay go on
         Drifts,
+        /// Half of the loss pulls each caption to the pooled caption nearest to it
+        Learns,
     }
 }
 
@@ -197,6 +200,8 @@ impl Roclip {
             "left out where `fill` is `gaussian`: noise agrees \
                  with nothing",
         );
+        let learns = self.text_tower != TextTower::Learns || self.retrieval == Retrieval::TextPool;
+        require(learns, "text_tower", "`rests` or `drifts` unless `retrieval` is `text-pool`");
         let last = match self.last_epoch {
             None => true,
             Some(LastEpoch::Plain) => self.match_every_epochs > 1 && self.match_chance.is_none(),

@@ -62,7 +62,13 @@ impl Roclip {
         Ok(match self.settings.retrieval {
             Retrieval::TextPool => {
                 let caption = self.captions.nearest(engine, image, own)?;
-                (engine.info_nce(image, &caption.rows, scale, equals(&caption))?, caption)
+                let mut loss = engine.info_nce(image, &caption.rows, scale, equals(&caption))?;
+                if self.settings.text_tower == TextTower::Learns {
+                    let found = self.captions.nearest(engine, text, own)?;
+                    let of_texts = engine.info_nce(text, &found.rows, scale, equals(&found))?;
+                    loss = ((loss + of_texts)? * 0.5)?;
+                }
+                (loss, caption)
             }
             Retrieval::Both => {
                 let (caption, found) = (
@@ -94,11 +100,16 @@ impl Roclip {
         }
     }
 
-    /// The towers that a matched step moves: pooled rows are constants.
+    /// Whether a matched step has a gradient for the text tower: pooled rows are constants.
+    fn text_learns(&self) -> bool {
+        self.settings.retrieval != Retrieval::TextPool
+            || self.settings.text_tower == TextTower::Learns
+    }
+
+    /// The towers that a matched step moves.
     fn trained(&self) -> Towers {
-        let text = self.settings.retrieval != Retrieval::TextPool
-            || self.settings.text_tower == TextTower::Drifts;
-        Towers { image: true, text }
+        let drifts = self.settings.text_tower == TextTower::Drifts;
+        Towers { image: true, text: drifts || self.text_learns() }
     }
 
     /// The first epoch that may be matched; `None` while matching waits.
@@ -142,13 +153,12 @@ impl Method for Roclip {
             None => Phase::Warmup,
         };
         let mut report = MethodReport::new(phase);
-        let is_text_pool = self.settings.retrieval == Retrieval::TextPool;
-        report.constants_only = phase == Phase::Match && is_text_pool;
+        report.constants_only = phase == Phase::Match && !self.text_learns();
         let (loss, trained) = if phase == Phase::Match {
             let (mut loss, found) = self.matched(pairs, logit_scale)?; // before this batch enters
             report.unique_neighbors = Some(found.kinds.iter().collect::<BTreeSet<_>>().len());
             report.matched = Some(pairs.rows.iter().copied().zip(found.owners).collect());
-            if self.trained().text && self.settings.retrieval == Retrieval::TextPool {
+            if self.trained().text && !self.text_learns() {
                 let nothing = (&pairs.text * pairs.text.zeros_like()?)?.sum_all()?;
                 loss = (loss + nothing)?; // a gradient of zero: momentum and decay go on
             }

@@ -104,6 +104,40 @@ fn a_text_tower_that_drifts_has_a_gradient_of_zero() -> Result<()> {
     Ok(())
 }
 
+/// Images find their own like, whose loss is the least; of the captions, which point to the left,
+/// one meets its own row there and takes the next, and both find the same.
+#[test]
+fn a_text_tower_that_learns_is_pulled_to_the_captions_nearest_to_its_own() -> Result<()> {
+    let settings = config::Roclip {
+        text_tower: TextTower::Learns,
+        duplicates: Duplicates::Untreated,
+        ..Default::default()
+    };
+    let mut method = method(settings)?;
+    let (first, second) = (rows(RIGHT, UP)?, rows(LEFT, DOWN)?);
+    method.loss(&pairs(&first, &first, [0, 1], 1), &scale()?)?;
+    method.loss(&pairs(&second, &second, [2, 3], 1), &scale()?)?;
+    let (image, text) = (rows(RIGHT, UP)?, rows(LEFT, DOWN)?);
+    let matched = method.loss(&pairs(&image, &text, [2, 5], 2), &scale()?)?;
+    assert_eq!(matched.trained, Towers::BOTH);
+    assert!(!matched.report.constants_only);
+    assert_eq!(matched.report.matched, Some(vec![(2, Some(0)), (5, Some(1))]), "the images'");
+    // Row 2 is the pooled caption that points to the left: up and down are as near as each other,
+    // and up comes first. So up and down are found; by rows and by columns the cosines are
+    // [[0, 0], [-1, 1]].
+    let rows = (2f32.ln() + (1.0 + (-2f32).exp()).ln()) / 2.0;
+    let columns = ((1.0 + (-1f32).exp()).ln() + (1.0 + (-1f32).exp()).ln()) / 2.0;
+    let expected = (orthogonal() + (rows + columns) / 2.0) / 2.0;
+    let loss = matched.loss.to_scalar::<f32>()?;
+    assert!((loss - expected).abs() < 1e-6, "{loss} {expected}");
+    let grads = matched.loss.backward()?;
+    for tower in [&image, &text] {
+        let grad = grads.get(tower).expect("both learn").flatten_all()?.to_vec1::<f32>()?;
+        assert!(grad.iter().any(|value| *value != 0.0), "{grad:?}");
+    }
+    Ok(())
+}
+
 /// Both forms find what they look for in the pool, and train both towers.
 #[test]
 fn the_other_forms_train_both_towers() -> Result<()> {

@@ -3,6 +3,7 @@
 //! the definition, and what was measured.
 
 mod ask;
+mod crowds;
 mod kept;
 mod neighbors;
 mod pooled;
@@ -16,6 +17,7 @@ use clip::ops::Equals;
 
 use self::{
     ask::{ask, chance},
+    crowds::crowds,
     kept::{kept, kept_in_company},
     neighbors::Neighbors,
     recaption::Recaptions,
@@ -31,6 +33,9 @@ use crate::{
     state::State,
     survey::Survey,
 };
+
+/// One in so many pairs is left at least, crowds or not.
+const LEFT_MIN: usize = 4;
 
 /// What each pair scored, and which are trained on.
 #[derive(Debug)]
@@ -135,16 +140,23 @@ impl Sieve {
         kept_first + way.min(1.0) * (kept_last - kept_first)
     }
 
-    /// Splits the pairs of all `rows` by what is known of them before `epoch`; the answer is a line
-    /// of what the user may not have meant.
-    fn sift(&mut self, epoch: u32, rows: &[u32]) -> Option<String> {
+    /// Splits the pairs of all `rows`, which show the `pictures` of these numbers, by what is known
+    /// of them before `epoch`; the answer is a line of what the user may not have meant.
+    fn sift(&mut self, epoch: u32, rows: &[u32], pictures: Option<&[u32]>) -> Option<String> {
         let (split, share) = (self.settings.split, self.share(epoch));
         let chance = chance(self.settings.references, self.rows);
-        let (kept, company) = match self.neighbors.is_empty() {
+        let (mut kept, company) = match self.neighbors.is_empty() {
             true => (kept(&self.agreement, split, share), Vec::new()),
             false => kept_in_company(&self.agreement, &self.neighbors, chance, split, share),
         };
         self.company = company;
+        if let Some(pictures) = pictures {
+            let crowds = crowds(pictures, self.settings.crowd_factor());
+            let others: Vec<usize> = kept.iter().copied().filter(|&pair| !crowds[pair]).collect();
+            if LEFT_MIN * others.len() >= self.rows {
+                kept = others;
+            }
+        }
         let doubted = self.rows - kept.len();
         self.kept = Some(kept.into_iter().map(|pair| rows[pair]).collect());
         if epoch < self.parts.verdict() {
@@ -217,7 +229,7 @@ impl Method for Sieve {
         if epoch < self.first() || self.agreement.is_empty() {
             return Ok(None);
         }
-        let warning = self.sift(epoch, rows);
+        let warning = self.sift(epoch, rows, survey.picture_numbers());
         if epoch == self.parts.verdict() && self.fate == Fate::Recaptioned {
             self.recaption(survey)?;
         }
