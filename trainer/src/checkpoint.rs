@@ -375,17 +375,14 @@ mod tests {
         let sizes = |now: &mut Config| now.model.sizes = clip::ClipConfig::preset("vit-micro");
         let first = Some("`model.pretrained.activation` was unset, now it is \"quick_gelu\"");
         check(&sizes, first);
-        let sieve = |crowd_factor| config::Sieve { crowd_factor, ..Default::default() };
-        let mut then = Config { method: config::Method::default(), ..Config::default() };
-        then.method.sieve = Some(sieve(None));
-        let with = |factor| {
-            let mut now = then.clone();
-            now.method.sieve = Some(sieve(Some(factor)));
-            difference(&decisive(&then), &decisive(&now))
+        let with = |crowd_factor| {
+            let mut config = Config::default();
+            config.method.sieve = Some(config::Sieve { crowd_factor, ..Default::default() });
+            decisive(&config)
         };
-        assert_eq!(with(0.0), None, "a run of before there were crowds goes on without");
+        let difference = difference(&with(0.0), &with(3.0));
         let crowds = "`method.sieve.crowd_factor` was unset, now it is 3.0";
-        assert_eq!(with(3.0).as_deref(), Some(crowds));
+        assert_eq!(difference.as_deref(), Some(crowds), "without, as before there were any");
         let epochs = Some("`optim.epochs` was 20, now it is 1");
         check(&|now| (now.seed, now.optim.epochs) = (1, 1), epochs);
     }

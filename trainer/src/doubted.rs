@@ -23,17 +23,13 @@ pub struct Doubted {
 }
 
 /// `row,agreement,company,copies,recaptioned,path,caption`, rows counted from 0 as in a ledger, the
-/// worst pair first. Copies are the pairs with the same picture, itself among them; nothing where
-/// nobody has looked for them.
+/// worst pair first. Copies are the pairs with the same picture, itself among them.
 pub fn to_csv(store: &Store, mut doubted: Vec<Doubted>) -> Vec<u8> {
     doubted.sort_by(|a, b| a.agreement.total_cmp(&b.agreement));
-    let pictures = store.picture_numbers();
-    let mut counts: HashMap<u32, usize> = HashMap::new();
-    pictures.into_iter().flatten().for_each(|&one| *counts.entry(one).or_default() += 1);
-    let copies = |row: u32| {
-        let at = store.rows().binary_search(&row).ok()?;
-        Some(counts[&pictures?[at]].to_string())
-    };
+    let mut copies: HashMap<u32, u32> = HashMap::new();
+    for &row in store.rows() {
+        *copies.entry(store.picture_number(row)).or_default() += 1;
+    }
     let mut writer = Writer::from_writer(Vec::new());
     let memory = "memory takes every record of the header's width";
     writer
@@ -42,7 +38,8 @@ pub fn to_csv(store: &Store, mut doubted: Vec<Doubted>) -> Vec<u8> {
     for Doubted { row, agreement, company, recaptioned } in doubted {
         let (number, agreement) = (row.to_string(), format!("{agreement:.3}"));
         let company = company.map_or_else(String::new, |share| format!("{share:.2}"));
-        let copies = copies(row).unwrap_or_default();
+        let copies =
+            copies.get(&store.picture_number(row)).map_or_else(String::new, u32::to_string);
         let recaptioned = if recaptioned { "yes" } else { "no" };
         let (path, caption) = (store.image(row).to_string(), store.caption(row));
         writer
@@ -89,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn copies_are_counted_where_they_were_looked_for() {
+    fn pairs_with_the_same_picture_are_counted() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let pixel = |x: u32, y: u32, at: u32| [(x * 37 + y * 91 + at * x * y * 13) as u8; 3].into();
         for at in 0..2 {
@@ -103,8 +100,7 @@ mod tests {
         };
         let rows = ["0.png", "no.png", "1.png", "0.png"].map(row).to_vec();
         let manifest = Manifest { path: "train.csv".into(), rows };
-        let mut store = Store::open(manifest, 32, 0, 0.5, || ()).expect("three of four rows");
-        store.cap_pictures(1).expect("all can be read");
+        let store = Store::open(manifest, 32, 0, 0.5, || ()).expect("three of four rows");
         let pair = |row| Doubted { row, agreement: -1.0, company: None, recaptioned: false };
         let csv = String::from_utf8(to_csv(&store, [0, 2, 3].map(pair).to_vec())).expect("text");
         let lines = csv.lines().skip(1);

@@ -60,10 +60,9 @@ impl<'a> Survey<'a> {
         self.loader.store.rows()
     }
 
-    /// The number of the picture of each of these rows, where copies are capped: pictures that are
-    /// the same, in one file or nearly, have one number.
-    pub fn picture_numbers(&self) -> Option<&'a [u32]> {
-        self.loader.store.picture_numbers()
+    /// Number of the picture of each of these rows: equal pixels have equal numbers.
+    pub fn picture_numbers(&self) -> Vec<u32> {
+        self.rows().iter().map(|&row| self.loader.store.picture_number(row)).collect()
     }
 
     /// Width of embeddings (D).

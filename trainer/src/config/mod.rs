@@ -319,8 +319,6 @@ mod tests {
                 Some("crowd_factor` must be 0, or at least 1"),
             );
         }
-        let without = "crowd_factor` must be 0 where `score` is `pool` or `doubted` is `matched`";
-        check("crowd_factor = 3\nscore = 'pool'", Some(without));
         check("views = 1", None);
         check("views = 0", Some("views` must be 1 or 2"));
         check("references = 2", None);

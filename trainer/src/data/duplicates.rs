@@ -13,29 +13,20 @@ const RISE: u16 = 3;
 /// Cells of the grid in a row, one more than bits; and rows.
 const COLUMNS: usize = 17;
 const ROWS: usize = 16;
-/// Bits in which two pictures may differ that count as one, and mean colors by so many levels.
-const ALIKE: Limits = Limits { bits: 7, levels: 12 };
-/// The same of pictures that are one, in the same file or nearly: goods that are always
-/// photographed alike are not.
-const SAME: Limits = Limits { bits: 3, levels: 4 };
+/// Bits in which two pictures may differ that count as one.
+const BITS_OFF_MAX: u32 = 7;
 /// Parts of a hash that are looked up: one more than bits may differ, so that one part is whole.
 const BANDS: usize = 8;
 /// Bits of a band that says something: fewer steps that rise, or that do not, are plain ground or
 /// one slope, which many pictures share.
 const BAND_BITS: std::ops::RangeInclusive<u32> = 4..=28;
 /// Pictures with one band that are compared: strangers must not make it a matter of squares.
-const ONE_BAND_MAX: usize = 64;
-/// Cells along a side whose mean colors are compared.
+const SAME_BAND_MAX: usize = 64;
+/// Cells along a side whose mean colors are compared, and levels by which they may differ.
 const PATCHES: usize = 4;
+const LEVELS_OFF_MAX: u8 = 12;
 /// Random stream of the choice, beside all others.
 const CHOICE: u64 = 7 << 61;
-
-/// How far two looks may be from each other.
-#[derive(Debug, Clone, Copy)]
-struct Limits {
-    bits: u32,
-    levels: u8,
-}
 
 /// What a picture looks like from afar: its mean colors at 4 x 4 places, and for each of 16 x 16
 /// whether the next cell to the right is brighter (a difference hash, after Krawetz 2013). Another
@@ -64,11 +55,11 @@ impl Look {
         look
     }
 
-    /// Whether two pictures differ by no more than that.
-    fn is_within(&self, limits: Limits, other: &Self) -> bool {
+    /// Whether two pictures count as one.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
         let off = self.steps.iter().zip(&other.steps).map(|(a, b)| (a ^ b).count_ones());
         let mut colors = self.colors.iter().zip(&other.colors);
-        off.sum::<u32>() <= limits.bits && colors.all(|(a, b)| a.abs_diff(*b) <= limits.levels)
+        off.sum::<u32>() <= BITS_OFF_MAX && colors.all(|(a, b)| a.abs_diff(*b) <= LEVELS_OFF_MAX)
     }
 }
 
@@ -96,62 +87,42 @@ fn means(
 }
 
 /// The cluster of each picture, numbered in the order of first appearance: pictures that count as
-/// one, and those that are linked by such.
-#[derive(Debug, PartialEq)]
-pub(super) struct Clusters {
-    /// Of pictures that are nearly the same
-    pub(super) alike: Vec<u32>,
-    /// Of these, of pictures that are one, in the same file or nearly
-    pub(super) same: Vec<u32>,
-}
-
-impl Clusters {
-    /// Of plain pictures, and where very many look alike, some may be missed.
-    pub(super) fn find(looks: &[Look]) -> Self {
-        let (mut alike, mut same) = (Links::new(looks.len()), Links::new(looks.len()));
-        let mut bands: [HashMap<u32, Vec<u32>>; BANDS] = Default::default();
-        for (number, look) in (0..).zip(looks) {
-            for (band, known) in look.steps.iter().zip(&mut bands) {
-                if !BAND_BITS.contains(&band.count_ones()) {
-                    continue;
-                }
-                let known = known.entry(*band).or_default();
-                for &other in known.iter() {
-                    if looks[other as usize].is_within(ALIKE, look) {
-                        alike.join(other, number);
-                    }
-                    if looks[other as usize].is_within(SAME, look) {
-                        same.join(other, number);
-                    }
-                }
-                if known.len() < ONE_BAND_MAX {
-                    known.push(number);
+/// one, and those that are linked by such. Of plain pictures, and where very many look alike, some
+/// may be missed.
+pub(super) fn clusters(looks: &[Look]) -> Vec<u32> {
+    let mut links = Links((0..looks.len() as u32).collect());
+    let mut bands: [HashMap<u32, Vec<u32>>; BANDS] = Default::default();
+    for (number, look) in looks.iter().enumerate() {
+        for (band, known) in look.steps.iter().zip(&mut bands) {
+            if !BAND_BITS.contains(&band.count_ones()) {
+                continue;
+            }
+            let known = known.entry(*band).or_default();
+            for &other in known.iter() {
+                if looks[other as usize].is_like(look) {
+                    links.join(other, number as u32);
                 }
             }
+            if known.len() < SAME_BAND_MAX {
+                known.push(number as u32);
+            }
         }
-        Self { alike: alike.sets(), same: same.sets() }
     }
+    let mut numbers: HashMap<u32, u32> = HashMap::new();
+    let roots: Vec<u32> = (0..looks.len() as u32).map(|number| links.root(number)).collect();
+    roots
+        .into_iter()
+        .map(|root| {
+            let next = numbers.len() as u32;
+            *numbers.entry(root).or_insert(next)
+        })
+        .collect()
 }
 
 /// Sets that are joined: the number before each, or itself.
 struct Links(Vec<u32>);
 
 impl Links {
-    fn new(count: usize) -> Self {
-        Self((0..count as u32).collect())
-    }
-
-    /// The number of each one's set.
-    fn sets(mut self) -> Vec<u32> {
-        let mut numbers: HashMap<u32, u32> = HashMap::new();
-        let count = self.0.len() as u32;
-        let set = |number| {
-            let next = numbers.len() as u32;
-            *numbers.entry(self.root(number)).or_insert(next)
-        };
-        (0..count).map(set).collect()
-    }
-
     fn root(&mut self, mut number: u32) -> u32 {
         while self.0[number as usize] != number {
             let before = self.0[number as usize];
@@ -239,8 +210,7 @@ mod tests {
         noisy
     }
 
-    /// The copy of another size always is, the noisy one nine times of ten; others never are. But
-    /// for its encoding the first is the same nine times of ten, and the second is another.
+    /// The copy of another size always is, the noisy one nine times of ten; others never are.
     #[test]
     fn copies_of_another_size_or_with_slight_noise_are_one_picture() {
         let looks = |change: &dyn Fn(u64) -> RgbImage| -> Vec<Look> {
@@ -249,35 +219,30 @@ mod tests {
                 .map(|p| Look::of(&p))
                 .collect()
         };
-        let check = |looks: Vec<Look>, missed: [u32; 2]| {
-            let Clusters { alike, same } = Clusters::find(&looks);
-            for (clusters, missed_max) in [alike, same].iter().zip(missed) {
-                let found = (0..40).filter(|at| clusters[2 * at] == clusters[2 * at + 1]).count();
-                let count = clusters.iter().max().expect("there are some") + 1;
-                assert_eq!(count, 80 - found as u32, "no others are one");
-                assert!(count - 40 <= missed_max, "{count} clusters: {missed:?}");
-            }
+        let check = |looks: Vec<Look>, missed_max: u32| {
+            let clusters = clusters(&looks);
+            let found = (0..40).filter(|at| clusters[2 * at] == clusters[2 * at + 1]).count();
+            let count = clusters.iter().max().expect("there are some") + 1;
+            assert_eq!(count, 80 - found as u32, "no others are one");
+            assert!(count - 40 <= missed_max, "{count} clusters");
         };
-        check(looks(&|seed| clip::image::fit(&picture(seed, 128), 64)), [0, 4]);
-        check(looks(&|seed| noisy(&picture(seed, 64), 1)), [4, 40]);
+        check(looks(&|seed| clip::image::fit(&picture(seed, 128), 64)), 0);
+        check(looks(&|seed| noisy(&picture(seed, 64), 1)), 4);
     }
 
     #[test]
     fn neither_plain_pictures_nor_other_colors_are_copies() {
         let plain = |value: u8| Look::of(&RgbImage::from_pixel(8, 8, [value; 3].into()));
-        assert_eq!(
-            Clusters::find(&[plain(0), Look::of(&picture(1, 32)), plain(255)]).alike,
-            [0, 1, 2]
-        );
+        assert_eq!(clusters(&[plain(0), Look::of(&picture(1, 32)), plain(255)]), [0, 1, 2]);
         let turned = |seed| {
             let mut turned = picture(seed, 32);
             turned.pixels_mut().for_each(|pixel| pixel.0.rotate_left(1));
             Look::of(&turned)
         };
         for seed in 0..20 {
-            assert_eq!(Clusters::find(&[Look::of(&picture(seed, 32)), turned(seed)]).alike, [0, 1]);
+            assert_eq!(clusters(&[Look::of(&picture(seed, 32)), turned(seed)]), [0, 1]);
         }
-        assert_eq!(Clusters::find(&[]).alike, Vec::<u32>::new());
+        assert_eq!(clusters(&[]), Vec::<u32>::new());
     }
 
     #[test]
@@ -287,19 +252,9 @@ mod tests {
             bits.iter().for_each(|bit| look.steps[bit / 32] ^= 1 << (bit % 32));
             look
         };
-        let is_like = |a: &Look, b: &Look| a.is_within(ALIKE, b);
         let (near, far) = (look(&[0, 1, 2, 3, 4]), look(&[0, 1, 2, 3, 4, 40, 41, 42, 43, 44]));
-        assert!(is_like(&look(&[]), &near) && is_like(&near, &far) && !is_like(&look(&[]), &far));
-        assert_eq!(Clusters::find(&[look(&[]), far, near]).alike, [0, 0, 0]);
-        let (three, four) = (look(&[0, 1, 2]), look(&[0, 1, 2, 3]));
-        let darker = |by: u8| Look { colors: [99 - by; 48], ..look(&[]) };
-        let check = |looks: &[Look], alike: &[u32], same: &[u32]| {
-            let (alike, same) = (alike.to_vec(), same.to_vec());
-            assert_eq!(Clusters::find(looks), Clusters { alike, same }, "{looks:?}");
-        };
-        check(&[look(&[]), four, darker(5)], &[0, 0, 0], &[0, 1, 2]);
-        check(&[look(&[]), three, four, darker(4)], &[0; 4], &[0; 4]);
-        check(&[look(&[]), darker(13)], &[0, 1], &[0, 1]);
+        assert!(look(&[]).is_like(&near) && near.is_like(&far) && !look(&[]).is_like(&far));
+        assert_eq!(clusters(&[look(&[]), far, near]), [0, 0, 0]);
     }
 
     #[test]

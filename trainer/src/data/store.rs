@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     ImageSource, Listing, Row, Selection, Skipped,
-    duplicates::{Clusters, Copies, Look},
+    duplicates::{Copies, Look, clusters},
     manifest::Listed,
 };
 use crate::error::{Error, Result};
@@ -37,13 +37,13 @@ pub struct Store {
     skipped: Vec<Skipped>,
     /// Pictures that are nearly the same, where they were looked for.
     alike_pictures: Option<Copies>,
-    /// The picture of each row that can be read, by number, where those were looked for.
-    picture_numbers: Option<Vec<u32>>,
     /// Captions of the same words, where they were looked for.
     same_captions: Option<Copies>,
     epoch_rows: usize,
     /// Number of each row's caption.
     captions: Vec<u32>,
+    /// Number of each row's picture.
+    picture_numbers: Vec<u32>,
     sha256: [u8; 32],
 }
 
@@ -81,31 +81,34 @@ impl Store {
         let opened: Vec<_> = listed.into_par_iter().enumerate().map(open).collect();
         let (mut pairs, mut pictures) = (Vec::new(), Vec::with_capacity(opened.len()));
         let (mut rows, mut skipped) = (Vec::new(), Vec::new());
+        let mut digests = Vec::with_capacity(opened.len());
         let mut hash = Sha256::new();
         for (row, opened) in (0..).zip(opened) {
-            let (pair, picture) = match opened {
+            let (pair, picture, digest) = match opened {
                 Ok((Ok((picture, sha256)), pair)) => {
                     hash.update(u64::from(row).to_le_bytes());
                     hash.update(sha256);
                     hash.update((pair.caption.len() as u64).to_le_bytes());
                     hash.update(&pair.caption);
                     rows.push(row);
-                    (Some(pair), picture)
+                    (Some(pair), picture, Some(sha256))
                 }
                 Ok((Err(bad), pair)) => {
                     skipped.push(*bad);
-                    (Some(pair), None)
+                    (Some(pair), None, None)
                 }
                 Err(bad) => {
                     skipped.push(*bad);
-                    (None, None)
+                    (None, None, None)
                 }
             };
             pairs.push(pair);
             pictures.push(picture);
+            digests.push(digest);
         }
         check(rows.len(), skipped.iter(), bad_rows_max)?;
         let captions = numbered(pairs.iter().map(|pair| pair.as_ref().map(|pair| &pair.caption)));
+        let picture_numbers = numbered(digests.into_iter());
         let sha256 = hash.finalize().into();
         let epoch_rows = rows.len();
         Ok(Self {
@@ -116,10 +119,10 @@ impl Store {
             rows,
             skipped,
             alike_pictures: None,
-            picture_numbers: None,
             same_captions: None,
             epoch_rows,
             captions,
+            picture_numbers,
             sha256,
         })
     }
@@ -129,11 +132,9 @@ impl Store {
         let look = |&row: &u32| self.picture(row).map(|picture| Look::of(&picture));
         let looks = self.rows.par_iter().map(look).collect::<Result<Vec<_>>>()?;
         let mut of_rows = vec![u32::MAX; self.pairs.len()];
-        let Clusters { alike, same } = Clusters::find(&looks);
-        for (&row, cluster) in self.rows.iter().zip(alike) {
+        for (&row, cluster) in self.rows.iter().zip(clusters(&looks)) {
             of_rows[row as usize] = cluster;
         }
-        self.picture_numbers = Some(same);
         self.alike_pictures = Some(Copies::new(of_rows, max));
         self.count_rows();
         Ok(())
@@ -174,12 +175,6 @@ impl Store {
         rows
     }
 
-    /// The number of the picture of each row that can be read: pictures that are the same, in
-    /// one file or nearly, have one number. `None` if nobody has looked.
-    pub fn picture_numbers(&self) -> Option<&[u32]> {
-        self.picture_numbers.as_deref()
-    }
-
     /// Rows that can be read, in the order of the manifest.
     pub fn rows(&self) -> &[u32] {
         &self.rows
@@ -212,6 +207,11 @@ impl Store {
     /// Number of a row's caption: equal texts have equal numbers.
     pub fn caption_number(&self, row: u32) -> u32 {
         self.captions[row as usize]
+    }
+
+    /// Number of a row's picture: equal pixels, at the side of the image tower, have equal numbers.
+    pub fn picture_number(&self, row: u32) -> u32 {
+        self.picture_numbers[row as usize]
     }
 
     /// Picture of a row, square, at the side of the image tower.

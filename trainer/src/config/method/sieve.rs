@@ -40,9 +40,8 @@ pub struct Sieve {
     /// 1; between the two it changes evenly
     pub kept_last: f64,
     /// A picture that more than so many times as many pairs show as show 99% of the pictures at
-    /// most is a crowd, and all these pairs are in doubt: at least 1; 0: none is. Unless given, 3,
-    /// and 0 with a pool
-    pub crowd_factor: Option<f64>,
+    /// most is a crowd, and all these pairs are in doubt: at least 1; 0: none is
+    pub crowd_factor: f64,
     /// What becomes of the pairs in doubt: `left-out`; `recaptioned`, so that in the first half of
     /// its epochs (rounded down) the model learns the pictures with most neighbors in doubt with
     /// captions that, to the scout, they say more than their own, and not the others; or `matched`
@@ -95,7 +94,7 @@ impl Default for Sieve {
             split: Split::Mixture,
             kept_first: 1.0,
             kept_last: 1.0,
-            crowd_factor: None,
+            crowd_factor: 3.0,
             doubted: None,
         }
     }
@@ -122,16 +121,11 @@ impl Sieve {
         self.doubted.unwrap_or(usual)
     }
 
-    /// What makes a picture a crowd; 0 if nothing does.
-    pub fn crowd_factor(&self) -> f64 {
-        self.crowd_factor.unwrap_or(if self.has_pool() { 0.0 } else { 3.0 })
-    }
-
     /// Writes out what depends on the `epochs` of the model.
     pub(super) fn fill_in(&mut self, epochs: u32) {
         let (Parts { believer, scout, .. }, fate) = (self.parts(epochs), self.fate(epochs));
         (self.believer_epochs, self.scout_epochs) = (Some(believer), Some(scout));
-        (self.crowd_factor, self.doubted) = (Some(self.crowd_factor()), Some(fate));
+        self.doubted = Some(fate);
     }
 
     pub(super) fn check(&self, epochs: u32, problems: &mut Problems) {
@@ -168,11 +162,9 @@ impl Sieve {
         for (share, key) in [(self.kept_first, "kept_first"), (self.kept_last, "kept_last")] {
             require((0.5..=1.0).contains(&share), key, "between 0.5 and 1");
         }
-        let factor = self.crowd_factor();
+        let factor = self.crowd_factor;
         let crowds = factor == 0.0 || (factor >= 1.0 && factor.is_finite()); // false for NaN
         require(crowds, "crowd_factor", "0, or at least 1");
-        let limits = "0 where `score` is `pool` or `doubted` is `matched`";
-        require(factor == 0.0 || !self.has_pool(), "crowd_factor", limits);
         let all = self.split == Split::Share && self.kept_first.min(self.kept_last) == 1.0;
         require(!all, "kept_first", "below 1, or `kept_last`, where `split` is `share`");
     }

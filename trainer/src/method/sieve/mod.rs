@@ -142,7 +142,7 @@ impl Sieve {
 
     /// Splits the pairs of all `rows`, which show the `pictures` of these numbers, by what is known
     /// of them before `epoch`; the answer is a line of what the user may not have meant.
-    fn sift(&mut self, epoch: u32, rows: &[u32], pictures: Option<&[u32]>) -> Option<String> {
+    fn sift(&mut self, epoch: u32, rows: &[u32], pictures: &[u32]) -> Option<String> {
         let (split, share) = (self.settings.split, self.share(epoch));
         let chance = chance(self.settings.references, self.rows);
         let (mut kept, company) = match self.neighbors.is_empty() {
@@ -150,12 +150,10 @@ impl Sieve {
             false => kept_in_company(&self.agreement, &self.neighbors, chance, split, share),
         };
         self.company = company;
-        if let Some(pictures) = pictures {
-            let crowds = crowds(pictures, self.settings.crowd_factor());
-            let others: Vec<usize> = kept.iter().copied().filter(|&pair| !crowds[pair]).collect();
-            if LEFT_MIN * others.len() >= self.rows {
-                kept = others;
-            }
+        let crowds = crowds(pictures, self.settings.crowd_factor);
+        let others: Vec<usize> = kept.iter().copied().filter(|&pair| !crowds[pair]).collect();
+        if LEFT_MIN * others.len() >= self.rows {
+            kept = others;
         }
         let doubted = self.rows - kept.len();
         self.kept = Some(kept.into_iter().map(|pair| rows[pair]).collect());
@@ -229,7 +227,7 @@ impl Method for Sieve {
         if epoch < self.first() || self.agreement.is_empty() {
             return Ok(None);
         }
-        let warning = self.sift(epoch, rows, survey.picture_numbers());
+        let warning = self.sift(epoch, rows, &survey.picture_numbers());
         if epoch == self.parts.verdict() && self.fate == Fate::Recaptioned {
             self.recaption(survey)?;
         }

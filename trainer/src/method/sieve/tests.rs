@@ -200,12 +200,12 @@ fn the_model_learns_pictures_in_doubt_with_other_captions() -> Result<()> {
 fn pairs_of_a_crowd_are_in_doubt_however_well_they_agree() -> Result<()> {
     const PAIRS: u32 = 220;
     let kept = |factor, crowd: u32| -> Result<Vec<u32>> {
-        let settings = config::Sieve { crowd_factor: Some(factor), ..Default::default() };
+        let settings = config::Sieve { crowd_factor: factor, ..Default::default() };
         let mut sieve = sieve(settings, PAIRS as usize)?;
         let agreement = |pair: u32| (pair as f32 - PAIRS as f32) * 1e-3;
         sieve.remember((0..PAIRS).map(agreement).collect(), 1);
         let pictures: Vec<u32> = (0..PAIRS).map(|pair| pair.min(crowd)).collect();
-        sieve.sift(2, &(0..PAIRS).collect::<Vec<_>>(), Some(&pictures));
+        sieve.sift(2, &(0..PAIRS).collect::<Vec<_>>(), &pictures);
         Ok(sieve.kept.as_deref().expect("sieved").to_vec())
     };
     let all = kept(0.0, 200)?;
@@ -231,7 +231,7 @@ fn what_the_believer_said_comes_back_from_a_checkpoint() -> Result<()> {
     };
     assert_eq!(restored(&one)?.neighbors, one.neighbors);
     one.remember(vec![-8.0, -1.0], 1);
-    one.sift(11, &[4, 7], None); // the last epoch: the verdict
+    one.sift(11, &[4, 7], &[0, 1]); // the last epoch: the verdict
     assert!(one.neighbors.is_empty());
     let other = restored(&one)?;
     assert_eq!((&other.company, &other.kept), (&one.company, &one.kept));
