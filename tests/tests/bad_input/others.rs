@@ -19,6 +19,39 @@ fn export_refuses() {
 }
 
 #[test]
+fn export_refuses_broken_folders_of_open_clip() {
+    const CONFIG: &str = "open_clip_config.json";
+    const WEIGHTS: &str = "open_clip_model.safetensors";
+    let place = Place::new();
+    place.accepts("roclip-export", "--model model --layout open-clip --out made", 0);
+    let read = |name: &str| fs::read(place.path(&format!("made/{name}"))).expect("just written");
+    let (config, weights) = (String::from_utf8(read(CONFIG)).expect("JSON"), read(WEIGHTS));
+    let check = |kind: &str, config: &str, weights: &[u8], parts: &[&str]| {
+        for name in ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"] {
+            place.write(&format!("{kind}/{name}"), read(name));
+        }
+        place.write(&format!("{kind}/{CONFIG}"), config);
+        place.write(&format!("{kind}/{WEIGHTS}"), weights);
+        place.check("roclip-export", &format!("--model {kind} --out out"), parts);
+    };
+    check("cut", &config[..config.len() / 2], &weights, &["cut/open_clip_config.json"]);
+    check("short", &config, &weights[..weights.len() / 2], &[WEIGHTS, "not a whole"]);
+    let other = |from: &str, to: &str| {
+        assert!(config.contains(from), "{config}");
+        config.replacen(from, to, 1)
+    };
+    let model = other("\"model_cfg\"", "\"model\"");
+    check("headless", &model, &weights, &[CONFIG, "`model_cfg` is missing"]);
+    let pool = other("\"vision_cfg\": {", "\"vision_cfg\": {\"pool_type\": \"avg\", ");
+    check("pooled", &pool, &weights, &[CONFIG, "`vision_cfg.pool_type` is `\"avg\"`"]);
+    let wide = other("\"embed_dim\": ", "\"embed_dim\": 1");
+    check("wide", &wide, &weights, &["`wide`", "`text_projection`", "[64, 128]"]);
+    fs::remove_file(place.path("wide").join(WEIGHTS)).expect("just written");
+    place.check("roclip-export", "--model wide --out out", &[WEIGHTS]);
+    place.accepts("roclip-export", "--model made --out out", 0);
+}
+
+#[test]
 fn serve_refuses_to_start() {
     let place = Place::new();
     let check = |words: &str, parts: &[&str]| place.check("roclip-serve", words, parts);

@@ -104,8 +104,8 @@ fn a_text_tower_that_drifts_has_a_gradient_of_zero() -> Result<()> {
     Ok(())
 }
 
-/// Images find their own like, whose loss is the least; of the captions, which point to the left,
-/// one meets its own row there and takes the next, and both find the same.
+/// Images find their like, and so does the caption that points down. The one that points to the left
+/// would find the caption of its own row, and takes the next.
 #[test]
 fn a_text_tower_that_learns_is_pulled_to_the_captions_nearest_to_its_own() -> Result<()> {
     let settings = config::Roclip {
