@@ -220,14 +220,17 @@ fn processes_that_do_not_find_each_other_are_refused() {
     let place = Place::new(1);
     let ended = place.alone("out", "--set parallel=mpi");
     check_refused(&ended, &["`parallel` is `mpi`, which this build does not have"]);
-    for (variable, part) in [
-        ("WORLD_SIZE", "torchrun would need NCCL"),
-        ("OMPI_COMM_WORLD_SIZE", "`parallel = \"mpi\"`"),
-    ] {
+    for (variable, part) in
+        [("WORLD_SIZE", "`parallel = \"nccl\"`"), ("OMPI_COMM_WORLD_SIZE", "`parallel = \"mpi\"`")]
+    {
         let mut command = Command::new(program("roclip-train"));
         let ended = run(place.words(&mut command, "out", "").env(variable, "2"));
         check_refused(&ended, &[variable, "2 processes", part]);
     }
     assert!(!place.path("out").exists(), "nothing was written");
-    check_refused(&place.alone("out", "--set parallel=nccl"), &["nccl", "single"]);
+    check_refused(&place.alone("out", "--set parallel=gloo"), &["gloo", "single"]);
+    let cpu = place.alone("out", "--set parallel=nccl");
+    check_refused(&cpu, &["`device` must be `cuda` when `parallel` is `nccl`"]);
+    let cuda = place.alone("out", "--set parallel=nccl --set device=cuda");
+    check_refused(&cuda, &["`parallel` is `nccl`, which this build does not have"]);
 }

@@ -162,6 +162,12 @@ pub enum Error {
         /// What is missing.
         problem: &'static str,
     },
+    /// No NCCL, or not what its ranks need to know.
+    #[error("`parallel` is `nccl`, {problem}")]
+    Nccl {
+        /// What is missing.
+        problem: String,
+    },
     /// One of several processes that would each train alone.
     #[error("`{variable}` says that {processes} processes train, and this one is alone: {remedy}")]
     Launch {

@@ -5,18 +5,34 @@ mod built {
     use std::{env, path::PathBuf};
 
     use candle_core::Tensor;
-    use clip::model::{Clip, Gpu, Sent};
+    use clip::{
+        model::{Clip, Gpu, Sent},
+        ops::Seat,
+    };
 
     use crate::error::{Error, Result};
 
-    /// Opens the first GPU; `ROCLIP_CUDA_LIBRARIES` names a folder with CUDA's libraries.
+    /// Opens a GPU, number `number` modulo their count; `ROCLIP_CUDA_LIBRARIES` names a folder with
+    /// CUDA's libraries.
     ///
     /// # Errors
     /// [`Error::Cuda`] says what is missing.
-    pub fn open() -> Result<Gpu> {
+    pub fn open(number: usize) -> Result<Gpu> {
+        Gpu::open(libraries().as_deref(), number, None).map_err(|problem| Error::Cuda { problem })
+    }
+
+    /// The same, joined with those of other processes.
+    ///
+    /// # Errors
+    /// [`Error::Nccl`] says what is missing.
+    pub fn join(number: usize, seat: &Seat) -> Result<Gpu> {
+        let gpu = Gpu::open(libraries().as_deref(), number, Some(seat));
+        gpu.map_err(|problem| Error::Nccl { problem: format!("but {problem}") })
+    }
+
+    fn libraries() -> Option<PathBuf> {
         let folder = env::var_os("ROCLIP_CUDA_LIBRARIES").filter(|folder| !folder.is_empty());
-        let folder = folder.map(PathBuf::from);
-        Gpu::open(folder.as_deref()).map_err(|problem| Error::Cuda { problem })
+        folder.map(PathBuf::from)
     }
 
     /// See [`Clip::receive`].
@@ -96,7 +112,7 @@ mod built {
     ///
     /// # Errors
     /// Always [`Error::Cuda`].
-    pub fn open() -> Result<Gpu> {
+    pub fn open(_: usize) -> Result<Gpu> {
         let problem = "this build knows no GPU: \
                        `cargo build --release -p trainer --features cuda` makes one that does";
         Err(Error::Cuda { problem: problem.into() })
@@ -122,6 +138,8 @@ mod built {
     }
 }
 
+#[cfg(feature = "cuda")]
+pub use built::join;
 #[cfg(not(feature = "cuda"))]
 pub use built::{Gpu, Sent, Timed};
 pub use built::{open, place, receive};

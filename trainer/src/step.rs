@@ -120,7 +120,7 @@ impl Trainer {
         self.gradients.extend(&at_rows)?; // of the logit scale
         text.backward(&at_rows, &mut self.gradients)?; // a tower that rests frees its memory
         image.backward(&at_rows, &mut self.gradients)?;
-        self.collective.sum_gradients(self.model.parameters(), &mut self.gradients);
+        self.collective.sum_gradients(&self.model, &mut self.gradients)?;
         let trained = trained.without(self.model.locked());
         let lr = self.method.lr(&self.schedule, batch.epoch, self.step);
         let grad_norm = self.optimizer.update(&self.model, &self.gradients, trained, lr)?;

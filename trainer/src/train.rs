@@ -101,11 +101,15 @@ fn threads() -> Result<ThreadPool> {
 }
 
 /// The GPU that is asked for: the towers live there.
-fn open_gpu(config: &Config, watch: &dyn Watch) -> Result<Option<Gpu>> {
+fn open_gpu(
+    config: &Config,
+    collective: &dyn Collective,
+    watch: &dyn Watch,
+) -> Result<Option<Gpu>> {
     Ok(match config.device {
         config::Device::Cpu => None,
         config::Device::Cuda => {
-            let gpu = gpu::open()?;
+            let gpu = collective.gpu()?;
             watch.note(format!("the towers are on {}", gpu.name()));
             Some(gpu)
         }
@@ -157,7 +161,7 @@ impl<'a> Run<'a> {
             return Err(Error::UnevenBatch { batch_size, ranks });
         }
         let (folder, device) = (&config.output.folder, &Device::Cpu);
-        let gpu = open_gpu(config, watch)?;
+        let gpu = open_gpu(config, &**collective, watch)?;
         let checkpoint = folder::open_checkpoint(config, resume, watch)?;
         let monitor = if collective.is_first() { Monitor::open(config)? } else { None };
         let mut loader = open_loader(config, &**collective, watch)?;

@@ -1,22 +1,21 @@
 //! Towers on a GPU: their parameters live there; the logit scale does not.
 
+#[cfg(feature = "cuda")]
+mod device;
+
 use std::{
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use candle_core::{Device, Result, Tensor};
 
 use super::{Clip, Image, LOGIT_SCALE, Mode, Parameter, text::Text};
-#[cfg(feature = "cuda")]
-pub use crate::ops::cuda::Timed;
 pub use crate::ops::cuda::Update;
-#[cfg(feature = "cuda")]
-use crate::ops::{self, cuda::Card};
 use crate::{
     image::Pictures,
     ops::{
-        Engine, Graph,
+        Engine, Graph, Peers,
         cuda::{
             CudaTape, CudaValue, Machine, Moments, Precision, Sent as Received, Store, Unvaried,
             floats,
@@ -24,105 +23,10 @@ use crate::{
     },
 };
 
-/// The first NVIDIA GPU.
 #[cfg(feature = "cuda")]
-#[derive(Debug, Clone)]
-pub struct Gpu(Arc<Card>);
-
-#[cfg(feature = "cuda")]
-impl Gpu {
-    /// Opens it, with CUDA's libraries out of `folder` or from where the system finds them.
-    ///
-    /// # Errors
-    /// One line about what is missing.
-    pub fn open(folder: Option<&std::path::Path>) -> crate::Result<Self, String> {
-        Card::open(folder).map(Self)
-    }
-
-    /// As its driver names it.
-    pub fn name(&self) -> &str {
-        self.0.name()
-    }
-
-    /// Floating-point operations per second in products of `[size, size]` matrices of bf16: the
-    /// best of `turns`.
-    ///
-    /// # Errors
-    /// If the GPU fails.
-    pub fn product_rate(&self, size: usize, turns: usize) -> crate::Result<f64> {
-        Ok(ops::cuda::product_rate(&self.0, size, turns)?)
-    }
-
-    /// Sends `[B, 3, H, W]` pixels ahead while it computes; there when this returns. `None` if it
-    /// has no room.
-    ///
-    /// # Errors
-    /// If the GPU fails.
-    pub fn send(&self, pixels: &[f32]) -> crate::Result<Option<Sent>> {
-        let sent = self.0.send(bytemuck::cast_slice(pixels));
-        ahead(sent.map(Received::Pixels))
-    }
-
-    /// The same for pictures, which are varied and normalised there.
-    ///
-    /// # Errors
-    /// If the GPU fails.
-    pub fn send_pictures(&self, pictures: &Pictures) -> crate::Result<Option<Sent>> {
-        ahead(Unvaried::send(&self.0, pictures).map(Received::Unvaried))
-    }
-
-    /// Does `body`, and says how long each kernel and each form of product took meanwhile; what
-    /// the GPU waits for is in none of them.
-    ///
-    /// # Errors
-    /// If the GPU fails.
-    pub fn profile<T>(&self, body: impl FnOnce() -> T) -> crate::Result<(T, Vec<Timed>)> {
-        Ok(self.0.profile(body)?)
-    }
-}
-
-/// Pixels that a GPU has.
-#[cfg(feature = "cuda")]
-#[derive(Debug)]
-pub struct Sent(Received<Card>);
-
-/// What was sent, if there was room for it.
-#[cfg(feature = "cuda")]
-fn ahead(sent: Result<Received<Card>>) -> crate::Result<Option<Sent>> {
-    match sent {
-        Ok(sent) => Ok(Some(Sent(sent))),
-        Err(error) if ops::is_out_of_memory(&error) => Ok(None),
-        Err(error) => Err(error.into()),
-    }
-}
+pub use device::{Gpu, Sent};
 
 impl Clip {
-    /// Takes what was sent ahead to this model's GPU. The tensor `[count, 3, H, W]`, of pictures also
-    /// parts of it along the first axis, stands for that until something else is received; its own
-    /// values are all 0.
-    ///
-    /// # Errors
-    /// Of candle, or if the model lives on no GPU.
-    #[cfg(feature = "cuda")]
-    pub fn receive(&self, sent: Sent, count: usize) -> crate::Result<Tensor> {
-        let Some(gpu) = &self.gpu else {
-            let problem = "pixels were sent ahead for a model that lives on no GPU";
-            return Err(candle_core::Error::Msg(problem.into()).into());
-        };
-        let pixels = self.blank(count)?;
-        gpu.receive(&pixels, Box::new(sent.0));
-        Ok(pixels)
-    }
-
-    /// Copies the parameters of trainable f32 towers to a GPU, where they are from now on: in bf16
-    /// for steps of training, in f32 for evaluation. The logit scale stays.
-    #[cfg(feature = "cuda")]
-    pub fn onto(mut self, gpu: &Gpu) -> crate::Result<Self> {
-        let towers = OnMachine::new(gpu.0.clone(), &self.parameters, Precision::Bf16)?;
-        self.gpu = Some(Arc::new(towers));
-        Ok(self)
-    }
-
     /// The parameters on the GPU, if that is where they live.
     pub fn resident(&self) -> Option<&dyn Resident> {
         self.gpu.as_deref().map(|towers| towers as &dyn Resident)
@@ -140,6 +44,13 @@ pub trait Resident: fmt::Debug + Send + Sync {
     /// Whether a parameter got a gradient since [`Resident::rest`]. Whoever asks for the logit scale
     /// asks the wrong one.
     fn is_reached(&self, parameter: &Parameter) -> bool;
+
+    /// Puts in the place of each gradient its sum over all ranks, which have one of the same
+    /// parameters.
+    ///
+    /// # Errors
+    /// If the GPU fails.
+    fn sum_gradients(&self, peers: &dyn Peers) -> Result<()>;
 
     /// The Euclidean norm of the whole gradient.
     ///
@@ -212,6 +123,9 @@ pub(super) trait Towers: Resident {
     /// Rows without a way back.
     fn text_rows(&self, tower: &Text, ids: &Tensor, purpose: Purpose) -> Result<Tensor>;
 
+    /// See [`Clip::join`]; once.
+    fn join(&self, peers: Arc<dyn Peers>);
+
     /// The machine as what computes losses.
     fn engine(&self) -> Engine;
 
@@ -232,6 +146,8 @@ pub(super) struct OnMachine<M: Machine> {
     store: Arc<Store<M>>,
     moments: Mutex<Moments<M>>,
     training: Precision,
+    /// Who else trains them.
+    peers: OnceLock<Arc<dyn Peers>>,
 }
 
 impl<M: Machine> OnMachine<M> {
@@ -246,19 +162,19 @@ impl<M: Machine> OnMachine<M> {
         order.sort_by_key(|parameter| (parameter.is_text(), parameter.decays()));
         let store = Store::new(machine, order.iter().map(|parameter| parameter.var.as_tensor()))?;
         let moments = Mutex::new(Moments::new(&store)?);
-        Ok(Self { store: Arc::new(store), moments, training })
+        Ok(Self { store: Arc::new(store), moments, training, peers: OnceLock::new() })
     }
 
     fn tape(&self) -> CudaTape<M> {
-        CudaTape::new(self.store.clone(), self.training)
+        CudaTape::new(self.store.clone(), self.training).among(self.peers.get().cloned())
     }
 
     fn forgetful(&self, purpose: Purpose) -> CudaTape<M> {
-        let precision = match purpose {
-            Purpose::Training => self.training,
-            Purpose::Evaluation => Precision::F32,
-        };
-        CudaTape::forgetful(self.store.clone(), precision)
+        let tape = |precision| CudaTape::forgetful(self.store.clone(), precision);
+        match purpose {
+            Purpose::Training => tape(self.training).among(self.peers.get().cloned()),
+            Purpose::Evaluation => tape(Precision::F32),
+        }
     }
 
     /// The root of a square on the machine.
@@ -329,6 +245,10 @@ impl<M: Machine> Towers for OnMachine<M> {
         self.download(&tape, &tower.rows(&tape, ids)?)
     }
 
+    fn join(&self, peers: Arc<dyn Peers>) {
+        self.peers.set(peers).expect("towers on a machine are joined once");
+    }
+
     fn engine(&self) -> Engine {
         Engine::on(Arc::new(self.store.machine().clone()))
     }
@@ -357,6 +277,10 @@ impl<M: Machine> Resident for OnMachine<M> {
 
     fn is_reached(&self, parameter: &Parameter) -> bool {
         self.store.is_reached(&parameter.var)
+    }
+
+    fn sum_gradients(&self, peers: &dyn Peers) -> Result<()> {
+        self.store.sum_gradients(peers)
     }
 
     fn norm(&self) -> Result<f64> {

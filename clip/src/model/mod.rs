@@ -39,9 +39,11 @@ use crate::{
 };
 use params::{Running, Source};
 
+#[cfg(feature = "cuda")]
+pub use crate::ops::cuda::Timed;
 pub use features::Features;
 #[cfg(feature = "cuda")]
-pub use gpu::{Gpu, Sent, Timed};
+pub use gpu::{Gpu, Sent};
 #[cfg(any(test, feature = "cuda"))]
 pub use gpu::{Resident, Update};
 pub use init::init;
@@ -240,10 +242,12 @@ impl Clip {
 
     /// From now on [`Clip::image_pass`] computes a part of a batch whose other parts `peers`
     /// compute, each with as many pictures: batch normalisation takes the statistics of all of
-    /// them. For f32 on the CPU.
+    /// them. For f32 on the CPU, or on a GPU, where it is once for all.
     pub fn join(&mut self, peers: Arc<dyn Peers>) {
         #[cfg(any(test, feature = "cuda"))]
-        assert!(self.gpu.is_none(), "peers join models on the CPU");
+        if let Some(gpu) = &self.gpu {
+            gpu.join(peers.clone());
+        }
         self.peers = Some(peers);
     }
 
@@ -286,6 +290,32 @@ impl Clip {
             return Gradients::new([&self.logit_scale]);
         }
         Gradients::new(self.parameters.iter().map(|parameter| parameter.var.as_tensor()))
+    }
+
+    /// Puts in the place of every gradient its sum over all ranks, wherever it is.
+    ///
+    /// The logit scale belongs to no tower: every rank has its whole gradient already, and that of
+    /// the first counts, so that not even processors that round differently move it apart.
+    ///
+    /// # Errors
+    /// If a GPU fails.
+    pub fn sum_gradients(
+        &self,
+        peers: &dyn Peers,
+        is_first: bool,
+        gradients: &mut Gradients,
+    ) -> Result<()> {
+        #[cfg(any(test, feature = "cuda"))]
+        if let Some(gpu) = &self.gpu {
+            gpu.sum_gradients(peers)?;
+            gradients.sum_over(peers, |_| is_first); // of the logit scale alone
+            return Ok(());
+        }
+        gradients.sum_over(peers, |number| {
+            let parameter = &self.parameters[number];
+            parameter.is_image() || parameter.is_text() || is_first
+        });
+        Ok(())
     }
 
     /// All parameters and running statistics under OpenAI's names.

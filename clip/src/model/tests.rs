@@ -2,6 +2,7 @@
 
 mod passes;
 mod pictures;
+mod ranks;
 
 use candle_core::{DType, Device, Tensor};
 use rand::Rng;

@@ -51,7 +51,7 @@ pub(crate) use graph::{BatchStatistics, Columns, ConvNorm, Graph, Linear, ONE, S
 pub use info_nce::{Equals, info_nce, info_nce_one_way};
 pub use nearest::nearest;
 pub use neighbors::neighbors;
-pub use peers::Peers;
+pub use peers::{Peers, Seat};
 pub(crate) use tape::{Arena, Tape, Value};
 
 /// Whether a machine had no memory left for what was asked of it.

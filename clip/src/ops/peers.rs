@@ -12,3 +12,14 @@ pub trait Peers: Debug + Send + Sync {
     /// Puts in the place of each value its sum over all ranks; the same bits on all of them.
     fn sum(&self, values: &mut [f32]);
 }
+
+/// One of several processes, as whoever started them says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seat {
+    /// From 0
+    pub rank: usize,
+    /// Of all
+    pub ranks: usize,
+    /// `host:port` where the first waits for the others; one alone needs none
+    pub meeting: Option<String>,
+}

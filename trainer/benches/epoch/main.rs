@@ -83,7 +83,7 @@ fn main() -> ExitCode {
 
 fn report(cli: &Cli) -> Result<Exit, Report> {
     let config = architecture(cli)?;
-    let gpu = cli.cuda.then(gpu::open).transpose()?;
+    let gpu = cli.cuda.then(|| gpu::open(0)).transpose()?;
     if cli.json {
         println_result(numbers(cli, &config, gpu.as_ref())?)?;
         return Ok(Exit::Done);

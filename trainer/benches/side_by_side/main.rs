@@ -152,7 +152,7 @@ fn main() -> ExitCode {
         Some(Command::Check(asked)) => check(asked),
         Some(Command::Profile(asked)) => profile(asked),
         Some(Command::Ceiling) => {
-            println_result(on_gpu::ceiling(&gpu::open()?)?)?;
+            println_result(on_gpu::ceiling(&gpu::open(0)?)?)?;
             Ok(Exit::Done)
         }
         None => {
@@ -250,7 +250,7 @@ fn open_case(folder: &Path) -> Result<(Case, Pairs), Report> {
 }
 
 fn open_gpu(cuda: bool) -> Result<Option<Gpu>, Report> {
-    Ok(cuda.then(gpu::open).transpose()?)
+    Ok(cuda.then(|| gpu::open(0)).transpose()?)
 }
 
 /// The folder's weights to be trained, and its pairs, over and over until there are `batch`: as a
@@ -285,7 +285,7 @@ fn time(asked: &Time) -> Result<Exit, Report> {
 }
 
 fn profile(asked: &Profile) -> Result<Exit, Report> {
-    let gpu = gpu::open()?;
+    let gpu = gpu::open(0)?;
     let (mut trainer, batch) = open_trainer(&asked.folder, asked.batch, Some(&gpu))?;
     println_result(in_pool(|| on_gpu::profile(&mut trainer, batch, &gpu))?)?;
     Ok(Exit::Done)

@@ -40,7 +40,7 @@ pub struct Config {
     pub seed: u64,
     /// `cpu` or `cuda`
     pub device: Device,
-    /// `single` or `mpi`: whether this process trains alone
+    /// `single`, `mpi` or `nccl`: whether this process trains alone
     pub parallel: Parallel,
     /// What is trained on
     pub data: Data,
@@ -65,7 +65,7 @@ pub enum Device {
     /// The processor
     #[default]
     Cpu,
-    /// The first NVIDIA GPU, in a build with the feature `cuda`
+    /// An NVIDIA GPU, in a build with the feature `cuda`
     Cuda,
 }
 
@@ -76,8 +76,10 @@ pub enum Parallel {
     /// One alone
     #[default]
     Single,
-    /// All of an MPI job, in a build with the feature `mpi`, on processors
+    /// All of an MPI job, in a build with the feature `mpi`
     Mpi,
+    /// All that a launcher has started, with a GPU each, in a build with the feature `cuda`
+    Nccl,
 }
 
 /// `[output]`
@@ -133,8 +135,8 @@ impl Config {
         let limit = CUDA_BATCH_MAX / self.method.views_max();
         let limit = format!("at most {limit} when `device` is `cuda`");
         problems.require(fits, "data.batch_size", &limit);
-        let device = self.parallel == Parallel::Single || self.device == Device::Cpu;
-        problems.require(device, "device", "`cpu` when `parallel` is `mpi`");
+        let device = self.parallel != Parallel::Nccl || self.device == Device::Cuda;
+        problems.require(device, "device", "`cuda` when `parallel` is `nccl`");
         self.model.check(problems);
         self.augment.check(self.clip().map(|clip| clip.image.image_size()), problems);
         self.optim.check(problems);
@@ -190,11 +192,15 @@ mod tests {
     }
 
     #[test]
-    fn ranks_train_on_processors() {
+    fn ranks_that_nccl_joins_need_gpus() {
         let lines = problems("parallel = 'mpi'\n[data]\nmanifest = 'a.csv'");
         assert_eq!(lines, Vec::<String>::new());
-        let lines = problems("parallel = 'mpi'\ndevice = 'cuda'\n[data]\nmanifest = 'a.csv'");
-        assert_eq!(lines, ["`device` must be `cpu` when `parallel` is `mpi`"]);
+        let lines = problems("parallel = 'nccl'\n[data]\nmanifest = 'a.csv'");
+        assert_eq!(lines, ["`device` must be `cuda` when `parallel` is `nccl`"]);
+        for parallel in ["mpi", "nccl"] {
+            let text = format!("parallel = '{parallel}'\ndevice = 'cuda'\n[data]\nmanifest = 'a'");
+            assert_eq!(problems(&text), Vec::<String>::new());
+        }
     }
 
     #[test]

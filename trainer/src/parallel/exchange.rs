@@ -1,7 +1,7 @@
 //! What a step and a run exchange.
 
 use candle_core::{Tensor, Var, backprop::GradStore};
-use clip::{model::Parameter, ops::Gradients};
+use clip::{model::Clip, ops::Gradients};
 
 use super::Collective;
 use crate::error::{Error, Result};
@@ -49,17 +49,12 @@ impl dyn Collective + '_ {
         Ok(())
     }
 
-    /// Sums the gradients of the parameters over all ranks.
-    ///
-    /// The logit scale belongs to no tower: every rank has its whole gradient already, and that of
-    /// the first counts, so that not even processors that round differently move it apart.
-    pub fn sum_gradients(&self, parameters: &[Parameter], gradients: &mut Gradients) {
+    /// Sums the gradients of all parameters over all ranks.
+    pub fn sum_gradients(&self, model: &Clip, gradients: &mut Gradients) -> Result<()> {
         if self.ranks() > 1 {
-            gradients.sum_over(self, |number| {
-                let parameter = &parameters[number];
-                parameter.is_image() || parameter.is_text() || self.is_first()
-            });
+            model.sum_gradients(self, self.is_first(), gradients)?;
         }
+        Ok(())
     }
 
     /// Whether something holds on all ranks: none goes on alone where another one stops.

@@ -1,36 +1,110 @@
 //! What started this process, by its environment.
 
+use clip::ops::Seat;
+
 use crate::error::{Error, Result};
 
-/// Variables in which Open MPI, MPICH, Slurm and torchrun say how many processes they have started.
-const SIZES: [&str; 4] = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS", TORCHRUN];
-const TORCHRUN: &str = "WORLD_SIZE";
+/// A launcher's variables: the number of this process, how many it has started, and the number of
+/// this process among those of its machine.
+struct Launcher {
+    rank: &'static str,
+    ranks: &'static str,
+    local: &'static str,
+    /// What joins its processes.
+    remedy: &'static str,
+}
+
+/// From the innermost to the outermost: Slurm starts `mpirun`, `mpirun` starts torchrun.
+const LAUNCHERS: [Launcher; 4] = [
+    Launcher {
+        rank: "RANK",
+        ranks: "WORLD_SIZE",
+        local: "LOCAL_RANK",
+        remedy: "`parallel = \"nccl\"` joins them, with a GPU each",
+    },
+    Launcher {
+        rank: "OMPI_COMM_WORLD_RANK",
+        ranks: "OMPI_COMM_WORLD_SIZE",
+        local: "OMPI_COMM_WORLD_LOCAL_RANK",
+        remedy: "`parallel = \"mpi\"` joins them",
+    },
+    Launcher {
+        rank: "PMI_RANK",
+        ranks: "PMI_SIZE",
+        local: "MPI_LOCALRANKID",
+        remedy: "`parallel = \"mpi\"` joins them",
+    },
+    Launcher {
+        rank: "SLURM_PROCID",
+        ranks: "SLURM_STEP_NUM_TASKS",
+        local: "SLURM_LOCALID",
+        remedy: "`srun --mpi=pmix` and `parallel = \"mpi\"` join them",
+    },
+];
+
+/// A number of the environment, into which `variable` looks.
+fn number(variable: &impl Fn(&str) -> Option<String>, name: &str) -> Option<usize> {
+    variable(name)?.parse().ok()
+}
+
+/// Who started several processes, and how many.
+fn launched(variable: &impl Fn(&str) -> Option<String>) -> Option<(&'static Launcher, usize)> {
+    let several = |one: &'static Launcher| {
+        let ranks = number(variable, one.ranks).filter(|&ranks| ranks > 1)?;
+        Some((one, ranks))
+    };
+    LAUNCHERS.iter().find_map(several)
+}
 
 /// Refuses to train alone beside others that were started with this process: each of them would
-/// train on all data and write into the same folder. `variable` looks into the environment.
+/// train on all data and write into the same folder.
 pub fn check_launch(ranks: usize, variable: impl Fn(&str) -> Option<String>) -> Result<()> {
-    let size = |name| variable(name).and_then(|text| text.parse::<usize>().ok());
-    let several = |name| Some((name, size(name).filter(|&size| size > 1)?));
-    let found = SIZES.into_iter().find_map(several);
-    let Some((name, processes)) = found.filter(|_| ranks == 1) else { return Ok(()) };
-    let remedy = match name {
-        TORCHRUN => "torchrun would need NCCL, which this program does not have; `mpirun` works",
-        "SLURM_STEP_NUM_TASKS" => "`srun --mpi=pmix` and `parallel = \"mpi\"` join them",
-        _ => "`parallel = \"mpi\"` joins them",
+    match launched(&variable) {
+        Some((Launcher { ranks: name, remedy, .. }, processes)) if ranks == 1 => {
+            Err(Error::Launch { variable: name, processes, remedy })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The number of this process among those that were started with it on its machine.
+pub(super) fn local_rank(variable: impl Fn(&str) -> Option<String>) -> usize {
+    launched(&variable).and_then(|(one, _)| number(&variable, one.local)).unwrap_or(0)
+}
+
+/// Which of the launched processes this is, and where they meet: a port above torchrun's own.
+pub(super) fn seat(variable: impl Fn(&str) -> Option<String>) -> Result<Seat> {
+    let Some((launcher, ranks)) = launched(&variable) else {
+        return Ok(Seat { rank: 0, ranks: 1, meeting: None });
     };
-    Err(Error::Launch { variable: name, processes, remedy })
+    let refuse = |problem| Err(Error::Nccl { problem });
+    let Some(rank) = number(&variable, launcher.rank).filter(|&rank| rank < ranks) else {
+        let Launcher { rank: name, ranks: of, .. } = launcher;
+        return refuse(format!("which needs a number below `{of}`, {ranks}, in `{name}`"));
+    };
+    let port = number(&variable, "MASTER_PORT").filter(|&port| port < usize::from(u16::MAX));
+    let (Some(host), Some(port)) = (variable("MASTER_ADDR"), port) else {
+        let problem = "which needs `MASTER_ADDR`, the machine of rank 0, and `MASTER_PORT`, \
+                       a number below 65535: the port after it must be free there";
+        return refuse(problem.into());
+    };
+    let host = if host.contains(':') { format!("[{host}]") } else { host }; // IPv6
+    Ok(Seat { rank, ranks, meeting: Some(format!("{host}:{}", port + 1)) })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// An environment.
+    fn variables(set: &[(&str, &str)]) -> impl Fn(&str) -> Option<String> {
+        move |name| set.iter().find(|(n, _)| *n == name).map(|(_, value)| (*value).to_owned())
+    }
+
     #[test]
     fn several_processes_do_not_train_alone() {
         let check = |ranks: usize, set: &[(&str, &str)], expected: Option<&str>| {
-            let variable =
-                |name: &str| set.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned());
-            let error = check_launch(ranks, variable).err().map(|error| error.to_string());
+            let error = check_launch(ranks, variables(set)).err().map(|error| error.to_string());
             match (expected, &error) {
                 (None, None) => {}
                 (Some(part), Some(text)) => assert!(text.contains(part), "{text}"),
@@ -39,15 +113,53 @@ mod tests {
         };
         check(1, &[], None);
         check(1, &[("WORLD_SIZE", "1"), ("RANK", "0")], None);
-        check(1, &[("WORLD_SIZE", "2"), ("RANK", "1")], Some("NCCL"));
-        check(
-            1,
-            &[("OMPI_COMM_WORLD_SIZE", "2"), ("WORLD_SIZE", "2")],
-            Some("`parallel = \"mpi\"`"),
-        );
+        check(1, &[("WORLD_SIZE", "2"), ("RANK", "1")], Some("`parallel = \"nccl\"`"));
+        check(1, &[("OMPI_COMM_WORLD_SIZE", "2")], Some("`parallel = \"mpi\"`"));
         check(1, &[("SLURM_STEP_NUM_TASKS", "4")], Some("srun"));
-        check(1, &[("OMPI_COMM_WORLD_SIZE", "1"), ("WORLD_SIZE", "4")], Some("NCCL"));
+        check(1, &[("OMPI_COMM_WORLD_SIZE", "1"), ("WORLD_SIZE", "4")], Some("nccl"));
         check(2, &[("OMPI_COMM_WORLD_SIZE", "2"), ("WORLD_SIZE", "2")], None);
         check(1, &[("WORLD_SIZE", "many")], None);
+    }
+
+    #[test]
+    fn a_process_knows_its_number_on_its_machine() {
+        let check = |set: &[(&str, &str)], expected| {
+            assert_eq!(local_rank(variables(set)), expected, "{set:?}");
+        };
+        check(&[], 0);
+        check(&[("WORLD_SIZE", "4"), ("RANK", "3"), ("LOCAL_RANK", "1")], 1);
+        check(&[("WORLD_SIZE", "4"), ("RANK", "3")], 0);
+        check(&[("LOCAL_RANK", "1")], 0); // alone
+        check(&[("SLURM_STEP_NUM_TASKS", "8"), ("SLURM_LOCALID", "3")], 3);
+        // One torchrun per machine, started by Slurm.
+        let slurm = [("SLURM_STEP_NUM_TASKS", "2"), ("SLURM_LOCALID", "0")];
+        check(&[&slurm[..], &[("WORLD_SIZE", "8"), ("LOCAL_RANK", "2")]].concat(), 2);
+    }
+
+    #[test]
+    fn ranks_meet_where_the_launcher_says() {
+        let check =
+            |set: &[(&str, &str)], expected: Result<(usize, usize, Option<&str>), &str>| match (
+                seat(variables(set)),
+                expected,
+            ) {
+                (Ok(seat), Ok(expected)) => {
+                    assert_eq!((seat.rank, seat.ranks, seat.meeting.as_deref()), expected);
+                }
+                (Err(error), Err(part)) => assert!(error.to_string().contains(part), "{error}"),
+                (found, expected) => panic!("{found:?}, expected {expected:?}"),
+            };
+        check(&[], Ok((0, 1, None)));
+        let two = [("WORLD_SIZE", "2"), ("RANK", "1")];
+        let at = |host, port| [&two[..], &[("MASTER_ADDR", host), ("MASTER_PORT", port)]].concat();
+        check(&at("node-1", "29500"), Ok((1, 2, Some("node-1:29501"))));
+        check(&at("fe80::1", "29500"), Ok((1, 2, Some("[fe80::1]:29501"))));
+        check(&at("node-1", "65535"), Err("`MASTER_PORT`"));
+        check(&two, Err("`MASTER_ADDR`"));
+        check(&[("WORLD_SIZE", "2")], Err("a number below `WORLD_SIZE`, 2, in `RANK`"));
+        check(&[("WORLD_SIZE", "2"), ("RANK", "2")], Err("in `RANK`"));
+        let ompi = [("OMPI_COMM_WORLD_SIZE", "3"), ("OMPI_COMM_WORLD_RANK", "2")];
+        let ompi = [&ompi[..], &[("MASTER_ADDR", "a"), ("MASTER_PORT", "1")]].concat();
+        check(&ompi, Ok((2, 3, Some("a:2"))));
     }
 }

@@ -6,7 +6,7 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `single` · `mpi` | who carries it out: one process · the ranks of an MPI job |
+//! | `single` · `mpi` · `nccl` | who carries it out: one process · the ranks of an MPI job · ranks with a GPU each |
 //! | `exchange` | what a step and a run exchange, out of [`Collective`]'s operations |
 //! | `launch` | what started this process, by its environment |
 
@@ -17,17 +17,27 @@ mod mpi;
 #[cfg(not(feature = "mpi"))]
 #[path = "no_mpi.rs"]
 mod mpi;
+#[cfg(feature = "cuda")]
+mod nccl;
+#[cfg(not(feature = "cuda"))]
+#[path = "no_nccl.rs"]
+mod nccl;
 mod single;
 
-use std::sync::Arc;
+use std::{env, sync::Arc};
 
 use clip::ops::Peers;
 
 pub use launch::check_launch;
 pub use mpi::Mpi;
+pub use nccl::Nccl;
 pub use single::Single;
 
-use crate::{config, error::Result};
+use crate::{
+    config,
+    error::Result,
+    gpu::{self, Gpu},
+};
 
 /// What ranks can do together, beside the sums of [`Peers`].
 ///
@@ -43,8 +53,19 @@ pub trait Collective: Peers {
     /// [`Collective::gather`] of numbers.
     fn gather_numbers(&self, own: &[u32]) -> Vec<u32>;
 
+    /// The GPU of this rank, opened: that of its number among the ranks of its machine, modulo the
+    /// count of GPUs.
+    fn gpu(&self) -> Result<Gpu> {
+        gpu::open(launch::local_rank(variable))
+    }
+
     /// Ends the processes of all ranks with this exit code; returns where there is one alone.
     fn abort(&self, code: u8);
+}
+
+/// Of the environment.
+fn variable(name: &str) -> Option<String> {
+    env::var(name).ok()
 }
 
 /// Finds the other ranks.
@@ -52,5 +73,6 @@ pub fn open(parallel: config::Parallel) -> Result<Arc<dyn Collective>> {
     match parallel {
         config::Parallel::Single => Ok(Arc::new(Single)),
         config::Parallel::Mpi => Mpi::start(),
+        config::Parallel::Nccl => Nccl::start(&launch::seat(variable)?),
     }
 }

@@ -99,7 +99,9 @@ pub(super) fn configuration(
     })?;
     match config.parallel {
         Parallel::Single => Ok(config),
-        Parallel::Mpi => Err(recipe.refuse("`run.parallel` must be `single` in a sweep".into())),
+        Parallel::Mpi | Parallel::Nccl => {
+            Err(recipe.refuse("`run.parallel` must be `single` in a sweep".into()))
+        }
     }
 }
 

@@ -86,6 +86,17 @@ fn mpi_conforms() {
     conforms(&*trainer::parallel::Mpi::start().expect("MPI"));
 }
 
+/// The ranks that a launcher started, with a GPU each; without, a job of one. Only if
+/// `ROCLIP_TEST_CARD` is set.
+#[cfg(feature = "cuda")]
+#[test]
+fn nccl_conforms() {
+    if std::env::var_os("ROCLIP_TEST_CARD").is_some_and(|value| !value.is_empty()) {
+        let nccl = trainer::parallel::open(trainer::config::Parallel::Nccl);
+        conforms(&*nccl.expect("a GPU and NCCL"));
+    }
+}
+
 #[cfg(not(feature = "mpi"))]
 #[test]
 fn a_build_without_mpi_says_so() {

@@ -2,9 +2,12 @@
 //! program with this in it starts on machines that have none.
 #![expect(unsafe_code, reason = "a driver takes pointers")]
 
+mod nccl;
+
 use std::{
     collections::{BTreeMap, HashMap},
     fmt,
+    ops::Range,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -20,10 +23,16 @@ use cudarc::{
 };
 
 use super::{
-    KERNELS, Launch, Machine, Precision, Product, Timed, definition, libraries::builtins,
-    machine::out_of_memory, names, products::Products, profile::Profile,
+    KERNELS, Launch, Machine, Precision, Product, Timed, definition,
+    libraries::builtins,
+    machine::{out_of_memory, sum_through},
+    names,
+    products::Products,
+    profile::Profile,
 };
-use crate::ops::is_out_of_memory;
+use crate::ops::{Peers, Seat, is_out_of_memory};
+
+use nccl::Nccl;
 
 /// A `Result`, by default with candle's error.
 type Result<T, E = Error> = std::result::Result<T, E>;
@@ -37,7 +46,7 @@ const VERSION: i32 = 13_000;
 /// other half, see [`builtins`].
 const LIBRARIES: [&str; 2] = ["libnvrtc.so.13", "libcublasLt.so.13"];
 
-/// The first GPU.
+/// A GPU.
 pub(crate) struct Card {
     name: String,
     context: Arc<CudaContext>,
@@ -47,6 +56,8 @@ pub(crate) struct Card {
     /// For values of f32 and of bf16.
     kernels: [HashMap<&'static str, CudaFunction>; 2],
     products: Mutex<Products>,
+    /// The way to the cards of other processes.
+    nccl: Option<Nccl>,
     /// Arrays that nobody holds, by size: used again in the order of the stream.
     free: Mutex<BTreeMap<usize, Vec<u64>>>,
     /// Arrays of what was sent ahead that nobody holds, with the end of their last use.
@@ -61,9 +72,15 @@ impl fmt::Debug for Card {
 }
 
 impl Card {
-    /// Opens the first GPU and compiles the kernels for it. The libraries are those of `folder`, or
-    /// those that the system finds; what is missing is said in one line.
-    pub(crate) fn open(folder: Option<&Path>) -> Result<Arc<Self>, String> {
+    /// Opens a GPU, number `number` modulo their count, and compiles the kernels for it. The
+    /// libraries are those of `folder`, or those that the system finds; what is missing is said in
+    /// one line. With a `seat` it joins the GPUs of other processes, and waits for all of them.
+    pub(crate) fn open(
+        folder: Option<&Path>,
+        number: usize,
+        seat: Option<&Seat>,
+    ) -> Result<Arc<Self>, String> {
+        seat.into_iter().for_each(nccl::announce);
         load(folder)?;
         // SAFETY: these only look whether libraries can be opened.
         let (has_driver, has_nvrtc, has_blas) = unsafe {
@@ -82,7 +99,8 @@ impl Card {
         // SAFETY: writes one number.
         unsafe { sys::cuDriverGetVersion(&mut version) }.result().map_err(refused)?;
         check_driver(version)?;
-        let context = CudaContext::new(0).map_err(refused)?;
+        let count = CudaContext::device_count().map_err(refused)?.max(1); // of none, the first
+        let context = CudaContext::new(number % count as usize).map_err(refused)?;
         let name = context.name().map_err(refused)?;
         let found = context.compute_capability().map_err(refused)?;
         check_capability(&name, found)?;
@@ -100,6 +118,7 @@ impl Card {
         let kernels = [Precision::F32, Precision::Bf16].map(|of| compile(&context, of, found));
         let [f32, bf16] = kernels;
         let products = Products::new(&stream)?;
+        let nccl = seat.map(|seat| Nccl::join(folder, seat)).transpose()?;
         Ok(Arc::new(Self {
             name,
             context,
@@ -107,6 +126,7 @@ impl Card {
             ahead,
             kernels: [f32?, bf16?],
             products: Mutex::new(products),
+            nccl,
             free: Mutex::default(),
             free_ahead: Mutex::default(),
             profile: Profile::default(),
@@ -291,12 +311,12 @@ impl Machine for Card {
         memory.address
     }
 
-    fn write(&self, memory: &mut CardMemory, bytes: &[u8]) -> Result<()> {
-        assert!(bytes.len() <= memory.size, "fits");
+    fn write(&self, memory: &CardMemory, start: usize, bytes: &[u8]) -> Result<()> {
+        assert!(start + bytes.len() <= memory.size, "fits");
         self.context.bind_to_thread().map_err(failed)?;
+        let to = memory.address + start as u64;
         // SAFETY: fits; from memory that is not pinned, the driver has copied when it returns.
-        unsafe { driver::memcpy_htod_async(memory.address, bytes, self.stream.cu_stream()) }
-            .map_err(failed)
+        unsafe { driver::memcpy_htod_async(to, bytes, self.stream.cu_stream()) }.map_err(failed)
     }
 
     fn read(&self, memory: &CardMemory, start: usize, bytes: &mut [u8]) -> Result<()> {
@@ -338,6 +358,13 @@ impl Machine for Card {
             done.map_err(|error| Error::Msg(format!("cuBLASLt refuses {}: {:?}", name(), error.0)))
         })
     }
+
+    fn sum(&self, memory: &CardMemory, floats: Range<usize>, peers: &dyn Peers) -> Result<()> {
+        match &self.nccl {
+            Some(nccl) => self.sum_among(nccl, memory, floats),
+            None => sum_through(self, memory, floats, peers),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -348,7 +375,7 @@ mod tests {
     fn a_machine_without_a_driver_says_so() {
         // SAFETY: only looks.
         let has_driver = unsafe { sys::is_culib_present() };
-        match Card::open(None) {
+        match Card::open(None, 0, None) {
             Err(problem) if !has_driver => {
                 assert_eq!(problem, "this machine has no NVIDIA driver (`libcuda.so.1`)");
             }
@@ -373,7 +400,7 @@ mod tests {
     #[test]
     fn a_folder_without_the_libraries_is_refused() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let problem = Card::open(Some(folder.path())).expect_err("an empty folder");
+        let problem = Card::open(Some(folder.path()), 0, None).expect_err("an empty folder");
         assert!(problem.contains("holds no `libnvrtc-builtins.so.13.*`"), "{problem}");
     }
 }

@@ -1,9 +1,11 @@
 //! What a tape asks of the machine that computes it: memory, launches of kernels, matrix products.
 
-use std::{fmt, io, sync::Arc};
+use std::{fmt, io, ops::Range, sync::Arc};
 
 use bytemuck::NoUninit;
 use candle_core::{Error, Result};
+
+use crate::ops::Peers;
 
 /// How activations and the matrices that they meet are kept; sums are always made in f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,8 +43,8 @@ pub(crate) trait Machine: fmt::Debug + Sized + Send + Sync + 'static {
     /// Where its first byte lies.
     fn address(memory: &Self::Memory) -> u64;
 
-    /// Copies to the beginning of an array.
-    fn write(&self, memory: &mut Self::Memory, bytes: &[u8]) -> Result<()>;
+    /// Copies to an array, from byte `start` on.
+    fn write(&self, memory: &Self::Memory, start: usize, bytes: &[u8]) -> Result<()>;
 
     /// An array of these bytes, without waiting for what was asked before: there when it returns.
     /// [`out_of_memory`] if there is no room but what the machine keeps for arrays to come.
@@ -52,8 +54,8 @@ pub(crate) trait Machine: fmt::Debug + Sized + Send + Sync + 'static {
 
     /// An array of these values.
     fn upload<T: NoUninit>(self: &Arc<Self>, values: &[T]) -> Result<Self::Memory> {
-        let mut memory = self.take(size_of_val(values))?;
-        self.write(&mut memory, bytemuck::cast_slice(values))?;
+        let memory = self.take(size_of_val(values))?;
+        self.write(&memory, 0, bytemuck::cast_slice(values))?;
         Ok(memory)
     }
 
@@ -65,6 +67,25 @@ pub(crate) trait Machine: fmt::Debug + Sized + Send + Sync + 'static {
 
     /// Asks for a matrix product of values of this precision.
     fn multiply(&self, precision: Precision, product: &Product) -> Result<()>;
+
+    /// Puts in the place of some floats of an array their sums over all ranks: through the
+    /// processor, where the machine has no way of its own.
+    fn sum(&self, memory: &Self::Memory, floats: Range<usize>, peers: &dyn Peers) -> Result<()> {
+        sum_through(self, memory, floats, peers)
+    }
+}
+
+/// [`Machine::sum`] through the processor.
+pub(super) fn sum_through<M: Machine>(
+    machine: &M,
+    memory: &M::Memory,
+    floats: Range<usize>,
+    peers: &dyn Peers,
+) -> Result<()> {
+    let mut values = vec![0f32; floats.len()];
+    machine.read(memory, 4 * floats.start, bytemuck::cast_slice_mut(&mut values))?;
+    peers.sum(&mut values);
+    machine.write(memory, 4 * floats.start, bytemuck::cast_slice(&values))
 }
 
 /// What a machine without `bytes` bytes says; [`crate::ops::is_out_of_memory`] knows it.

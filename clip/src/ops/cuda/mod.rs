@@ -9,7 +9,7 @@
 //! | `loss` | InfoNCE, and the nearest rows of a pool |
 //! | `vary` | pictures as bytes, made pixels there |
 //! | `tape` | the graph by hand, on any machine |
-//! | `card` | the machine that is a GPU; nothing of CUDA is needed to build it |
+//! | `card` | the machine that is a GPU; nothing of CUDA is needed to build it · those of other processes |
 //! | `products` | what a card multiplies with: cuBLASLt |
 //! | `profile` | how long a card takes over what |
 //! | `rate` | how fast a card multiplies |

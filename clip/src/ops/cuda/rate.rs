@@ -20,8 +20,8 @@ pub(crate) fn product_rate<M: Machine>(machine: &Arc<M>, size: usize, turns: usi
     let bf16 = |value: f32| ((value.to_bits() >> 16) as u16).to_ne_bytes();
     let some: Vec<u8> = (0..VALUES).flat_map(|_| bf16(rng.random_range(-1.0..1.0))).collect();
     let bytes: Vec<u8> = some.iter().copied().cycle().take(2 * size * size).collect();
-    let (mut factor, result) = (machine.take(bytes.len())?, machine.take(bytes.len())?);
-    machine.write(&mut factor, &bytes)?;
+    let (factor, result) = (machine.take(bytes.len())?, machine.take(bytes.len())?);
+    machine.write(&factor, 0, &bytes)?;
     let operand = Operand::new(M::address(&factor), size);
     let product = Product::new([size; 3], operand, operand, M::address(&result));
     let multiply = |count: usize| -> Result<f64> {

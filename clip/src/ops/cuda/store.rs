@@ -10,6 +10,7 @@ use std::{
 use candle_core::{Result, Tensor, TensorId, bail};
 
 use super::{Launch, Machine, Precision, Unvaried};
+use crate::ops::Peers;
 
 /// Values to which a parameter's place is rounded, so that products find it aligned.
 const ALIGNMENT: usize = 128;
@@ -145,6 +146,23 @@ impl<M: Machine> Store<M> {
     /// Whether a parameter got a gradient since [`Store::rest`].
     pub(crate) fn is_reached(&self, tensor: &Tensor) -> bool {
         self.reached.lock().unwrap_or_else(PoisonError::into_inner).contains(&tensor.id())
+    }
+
+    /// Puts in the place of each gradient since [`Store::rest`] its sum over all ranks, which have
+    /// one of the same parameters. Neighbors are summed together.
+    pub(crate) fn sum_gradients(&self, peers: &dyn Peers) -> Result<()> {
+        let reached = self.reached.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut runs: Vec<_> = reached.iter().map(|id| self.places[id].clone()).collect();
+        drop(reached);
+        runs.sort_by_key(|room| room.start);
+        runs.dedup_by(|room, before| {
+            let joins = before.end == room.start;
+            if joins {
+                before.end = room.end;
+            }
+            joins
+        });
+        runs.into_iter().try_for_each(|run| self.machine.sum(&self.gradients, run, peers))
     }
 
     /// The f32 values of a parameter; waits for them.

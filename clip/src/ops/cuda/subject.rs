@@ -48,7 +48,7 @@ impl Subject {
 }
 
 /// Whether a GPU is asked for.
-fn is_real() -> bool {
+pub(crate) fn is_real() -> bool {
     std::env::var_os(CARD).is_some_and(|value| !value.is_empty())
 }
 
@@ -59,7 +59,7 @@ fn real() -> Subject {
         std::sync::OnceLock::new();
     let card = OPENED.get_or_init(|| {
         let folder = std::env::var_os("ROCLIP_CUDA_LIBRARIES").filter(|folder| !folder.is_empty());
-        Card::open(folder.as_deref().map(std::path::Path::new))
+        Card::open(folder.as_deref().map(std::path::Path::new), 0, None)
     });
     Subject::Real(card.clone().unwrap_or_else(|problem| panic!("{CARD} is set, but {problem}")))
 }
@@ -78,8 +78,8 @@ impl Machine for Subject {
             Self::Emulated(emulator) => Array::Emulated(emulator.take(bytes)?),
             #[cfg(feature = "cuda")]
             Self::Real(card) => {
-                let mut memory = card.take(bytes)?;
-                card.write(&mut memory, &vec![0xff; bytes])?;
+                let memory = card.take(bytes)?;
+                card.write(&memory, 0, &vec![0xff; bytes])?;
                 Array::Real(memory)
             }
         };
@@ -103,11 +103,13 @@ impl Machine for Subject {
         }
     }
 
-    fn write(&self, memory: &mut Memory, bytes: &[u8]) -> Result<()> {
-        match (self, &mut memory.array) {
-            (Self::Emulated(emulator), Array::Emulated(memory)) => emulator.write(memory, bytes),
+    fn write(&self, memory: &Memory, start: usize, bytes: &[u8]) -> Result<()> {
+        match (self, &memory.array) {
+            (Self::Emulated(emulator), Array::Emulated(memory)) => {
+                emulator.write(memory, start, bytes)
+            }
             #[cfg(feature = "cuda")]
-            (Self::Real(card), Array::Real(memory)) => card.write(memory, bytes),
+            (Self::Real(card), Array::Real(memory)) => card.write(memory, start, bytes),
             #[cfg(feature = "cuda")]
             _ => unreachable!("memory of another machine"),
         }

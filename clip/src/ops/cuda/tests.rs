@@ -2,6 +2,8 @@
 //! against the composition in f64 and central differences; and the other kernels against formulas.
 //! The same on a GPU, where one is asked for.
 
+#[cfg(feature = "cuda")]
+mod alone;
 mod loss;
 mod vary;
 

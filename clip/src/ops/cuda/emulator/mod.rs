@@ -215,11 +215,11 @@ impl Machine for Emulator {
         (memory.start + GUARD) as u64
     }
 
-    fn write(&self, memory: &mut Memory, bytes: &[u8]) -> Result<()> {
-        assert!(bytes.len() <= memory.bytes, "fits");
+    fn write(&self, memory: &Memory, start: usize, bytes: &[u8]) -> Result<()> {
+        assert!(start + bytes.len() <= memory.bytes, "fits");
         // SAFETY: `bytes` fits, and is no part of the array.
         unsafe {
-            let to = Self::address(memory) as *mut u8;
+            let to = (Self::address(memory) as *mut u8).add(start);
             to.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
         }
         Ok(())

@@ -4,8 +4,9 @@ use std::ops::Range;
 
 use candle_core::{Device, Result, Tensor};
 
-use super::{Bench, CudaTape, CudaValue, Gradients};
+use super::{Bench, CudaTape, CudaValue, Gradients, Parts};
 use crate::ops::{
+    Peers,
     cuda::{Launch, Machine, Operand, Precision, Product, store::floats},
     graph::{BatchStatistics, ConvNorm, ONE, Window},
 };
@@ -80,11 +81,7 @@ impl<M: Machine> CudaTape<M> {
         let z = bench.conv(x.address(), &cells, &sizes)?;
         let (moments, statistics) = match fixed {
             Some(fixed) => (bench.fixed(fixed)?, fixed.clone()),
-            None => {
-                let moments = bench.moments(&z, rows, outputs)?;
-                let statistics = bench.statistics(&moments, outputs)?;
-                (moments, statistics)
-            }
+            None => bench.moments(&z, rows, outputs)?,
         };
         let (mean, scales) = (M::address(&moments), [weight, bias].map(|of| self.store.master(of)));
         let [scale, shift] = scales;
@@ -102,8 +99,7 @@ impl<M: Machine> CudaTape<M> {
             let _held = (&z, &moments);
             let inputs = [&norm[..], &[dy]].concat();
             let parts = bench.sums("batch_norm_sums", shape, 2, &inputs, &flags)?;
-            let sums = bench.zeros(2 * outputs)?;
-            bench.fold(&parts, 0..2 * outputs, 1.0, M::address(&sums))?;
+            let sums = bench.means_over_ranks(&parts, outputs)?;
             for (at, parameter) in parameters[..2].iter().enumerate() {
                 let Some(sum) = bench.store.gradient(parameter)? else { continue };
                 bench.fold(&parts, at * outputs..(at + 1) * outputs, 1.0, sum)?;
@@ -150,22 +146,48 @@ impl<M: Machine> Bench<M> {
         self.machine().upload(&both)
     }
 
+    /// Mean and variance of each column of `[rows, columns]` values, of all ranks: `[2, columns]`,
+    /// and as tensors; waits for them.
+    fn moments(
+        &self,
+        z: &M::Memory,
+        rows: usize,
+        columns: usize,
+    ) -> Result<(M::Memory, BatchStatistics)> {
+        let own = self.own_moments(z, rows, columns)?;
+        let mut mean = floats(&**self.machine(), &own, 0, 2 * columns)?;
+        let mut variance = mean.split_off(columns);
+        let moments = match &self.peers {
+            None => own,
+            Some(peers) => {
+                over_ranks(&mut mean, &mut variance, &**peers);
+                self.machine().upload(&[&mean[..], &variance].concat())?
+            }
+        };
+        let tensor = |values| Tensor::from_vec(values, columns, &Device::Cpu);
+        Ok((moments, BatchStatistics { mean: tensor(mean)?, variance: tensor(variance)? }))
+    }
+
+    /// Two sums of each column, `[2, columns]`, in the mean over the ranks: divided by the rows of
+    /// one of them, they are means over the rows of all.
+    fn means_over_ranks(&self, parts: &Parts<M>, columns: usize) -> Result<M::Memory> {
+        let sums = self.zeros(2 * columns)?;
+        let ranks = self.peers.as_ref().map_or(1, |peers| peers.ranks());
+        self.fold(parts, 0..2 * columns, 1.0 / ranks as f64, M::address(&sums))?;
+        if let Some(peers) = &self.peers {
+            self.machine().sum(&sums, 0..2 * columns, &**peers)?;
+        }
+        Ok(sums)
+    }
+
     /// Mean and variance of each column of `[rows, columns]` values: `[2, columns]`.
-    fn moments(&self, z: &M::Memory, rows: usize, columns: usize) -> Result<M::Memory> {
+    fn own_moments(&self, z: &M::Memory, rows: usize, columns: usize) -> Result<M::Memory> {
         let (z, both) = (M::address(z), self.zeros(2 * columns)?);
         let parts = self.sums("moment_sums", [rows, columns], 2, &[z], &[])?;
         self.fold(&parts, 0..2 * columns, 1.0 / rows as f64, M::address(&both))?;
         let launch = Launch::each("moments", columns).pointer(z).pointer(M::address(&both));
         self.launch(launch.count(columns))?;
         Ok(both)
-    }
-
-    /// The same as tensors; waits for them.
-    fn statistics(&self, moments: &M::Memory, columns: usize) -> Result<BatchStatistics> {
-        let mut mean = floats(&**self.machine(), moments, 0, 2 * columns)?;
-        let variance = mean.split_off(columns);
-        let tensor = |values| Tensor::from_vec(values, columns, &Device::Cpu);
-        Ok(BatchStatistics { mean: tensor(mean)?, variance: tensor(variance)? })
     }
 
     /// A kernel in the order of [`Bench::cells`], `[O, side side I]`.
@@ -281,6 +303,20 @@ impl<M: Machine> Gradients<M> {
         }
         self.give(x.step, x.count(), dx)
     }
+}
+
+/// Makes means and variances of the rows of one rank those of the rows of all, as many on each: a
+/// variance is the mean one and that of the means (Chan et al. 1979).
+fn over_ranks(mean: &mut [f32], variance: &mut [f32], peers: &dyn Peers) {
+    let ranks = peers.ranks() as f32;
+    let own = mean.to_vec();
+    peers.sum(mean);
+    mean.iter_mut().for_each(|sum| *sum /= ranks);
+    for ((variance, own), mean) in variance.iter_mut().zip(own).zip(&*mean) {
+        *variance += (own - mean) * (own - mean);
+    }
+    peers.sum(variance);
+    variance.iter_mut().for_each(|sum| *sum /= ranks);
 }
 
 /// Values in the order of cells, and what holds them if they were copied.

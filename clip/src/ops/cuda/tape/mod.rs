@@ -15,7 +15,7 @@ use super::{Launch, Machine, Precision, Store, machine::Chunks, store::zeros};
 use crate::{
     config::Activation,
     ops::{
-        borrow,
+        Peers, borrow,
         graph::{BatchStatistics, Columns, ConvNorm, Graph, Linear, Seen},
     },
 };
@@ -24,6 +24,7 @@ use crate::{
 pub(crate) struct CudaTape<M: Machine> {
     store: Arc<Store<M>>,
     precision: Precision,
+    peers: Option<Arc<dyn Peers>>,
     steps: RefCell<Vec<Back<M>>>,
     trains: bool,
 }
@@ -74,6 +75,8 @@ impl<M: Machine> CudaValue<M> {
 struct Bench<M: Machine> {
     store: Arc<Store<M>>,
     precision: Precision,
+    /// Who computes the other parts of a batch.
+    peers: Option<Arc<dyn Peers>>,
 }
 
 impl<M: Machine> Bench<M> {
@@ -217,7 +220,12 @@ impl<M: Machine> fmt::Debug for CudaTape<M> {
 impl<M: Machine> CudaTape<M> {
     /// For a step of training: the parameters that are variables get a gradient.
     pub(crate) fn new(store: Arc<Store<M>>, precision: Precision) -> Self {
-        Self { store, precision, steps: RefCell::default(), trains: true }
+        Self { store, precision, peers: None, steps: RefCell::default(), trains: true }
+    }
+
+    /// With statistics of the batches of all these.
+    pub(crate) fn among(self, peers: Option<Arc<dyn Peers>>) -> Self {
+        Self { peers, ..self }
     }
 
     /// Remembers nothing.
@@ -229,7 +237,7 @@ impl<M: Machine> CudaTape<M> {
     pub(crate) fn backward(self, output: &CudaValue<M>, gradient: M::Memory) -> Result<()> {
         let steps = self.steps.into_inner();
         let values = steps.iter().map(|_| None).collect();
-        let bench = Bench { store: self.store, precision: self.precision };
+        let bench = Bench { store: self.store, precision: self.precision, peers: self.peers };
         let mut gradients = Gradients { bench, values };
         gradients.give(output.step, output.count(), gradient)?;
         for (step, back) in steps.into_iter().enumerate().rev() {
@@ -241,7 +249,8 @@ impl<M: Machine> CudaTape<M> {
     }
 
     fn bench(&self) -> Bench<M> {
-        Bench { store: self.store.clone(), precision: self.precision }
+        let (store, peers) = (self.store.clone(), self.peers.clone());
+        Bench { store, precision: self.precision, peers }
     }
 
     /// The output of an operation on `inputs` with `parameters`.
@@ -285,6 +294,10 @@ impl<M: Machine> Graph for CudaTape<M> {
         Ok(self.output(y, x.dims(), &[], &[x], move |gradient, gradients| {
             gradients.bench.add_columns(&parameter, 0, M::address(&gradient), 1, count)
         }))
+    }
+
+    fn ranks(&self) -> usize {
+        self.peers.as_ref().map_or(1, |peers| peers.ranks())
     }
 
     fn dims<'a>(&self, x: &'a CudaValue<M>) -> &'a [usize] {
