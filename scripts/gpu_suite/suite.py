@@ -169,7 +169,7 @@ def fitting(suite, model, batch):
 
 def kernels(suite):
     """Every kernel, and small towers whole, against f64 on the CPU."""
-    names = ("ops::cuda::tests", "towers_on_a_gpu", "restored_on_a_gpu")
+    names = ("ops::cuda::tests", "towers_on_a_gpu", "restored_on_a_gpu", "ranks_on_machines")
     asked = {} if suite.lacks else {"ROCLIP_TEST_CARD": "1"}
     command = [HERE / "clip-tests", "--test-threads=1", *names]
     code, out, err = run(command, suite.left(), **suite.libraries, **asked)

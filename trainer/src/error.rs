@@ -142,8 +142,9 @@ pub enum Error {
     #[error(
         "a batch of {batch} does not fit: {problem}; {}",
         match fits {
-            0 => "not even one pair would".to_owned(),
-            fits => format!("one of {fits} would (`{key}`)"),
+            None => format!("fewer pairs may (`{key}`)"),
+            Some(0) => "not even one pair would".to_owned(),
+            Some(fits) => format!("one of {fits} would (`{key}`)"),
         }
     )]
     BatchMemory {
@@ -151,8 +152,8 @@ pub enum Error {
         key: &'static str,
         /// Pairs that were there at once.
         batch: usize,
-        /// The greatest power of two of pairs that was found to fit.
-        fits: usize,
+        /// The greatest power of two of pairs that was found to fit, if that was looked for.
+        fits: Option<usize>,
         /// What the GPU lacks.
         problem: String,
     },
@@ -372,8 +373,9 @@ mod tests {
             assert_eq!(error.to_string(), expected);
         };
         let start = "a batch of 1000 does not fit: H100 has no 512 bytes left";
-        check(512, &format!("{start}; one of 512 would (`data.batch_size`)"));
-        check(0, &format!("{start}; not even one pair would"));
+        check(Some(512), &format!("{start}; one of 512 would (`data.batch_size`)"));
+        check(None, &format!("{start}; fewer pairs may (`data.batch_size`)"));
+        check(Some(0), &format!("{start}; not even one pair would"));
         let missing = candle_core::Error::Io(io::ErrorKind::NotFound.into());
         assert!(Error::Candle(missing).out_of_memory().is_none());
     }

@@ -138,7 +138,7 @@ impl Trainer {
         }
     }
 
-    /// What would have fitted.
+    /// What would have fitted; one of several ranks cannot try, since the others wait elsewhere.
     fn too_large(&self, ids: &Tensor, views: usize, problem: String) -> Error {
         let fits = || -> Result<Error> {
             let count = ids.dim(0)?;
@@ -147,8 +147,13 @@ impl Trainer {
                 Some(rows) => ("optim.micro_batch", rows),
                 None => ("data.batch_size", count),
             };
+            let batch = rows / views;
+            if self.collective.ranks() > 1 {
+                let batch = if part.is_some() { batch } else { batch * self.collective.ranks() };
+                return Ok(Error::BatchMemory { key, batch, fits: None, problem });
+            }
             let (pixels, ids) = (self.model.blank(rows)?, ids.narrow(0, 0, rows)?);
-            let (batch, fits) = (rows / views, self.model.largest_fit(&pixels, &ids)? / views);
+            let fits = Some(self.model.largest_fit(&pixels, &ids)? / views);
             Ok(Error::BatchMemory { key, batch, fits, problem })
         };
         fits().unwrap_or_else(|other| other)

@@ -35,7 +35,7 @@ impl Clip {
 
 /// Parameters on a GPU, for whoever moves them.
 pub trait Resident: fmt::Debug + Send + Sync {
-    /// Forgets all gradients.
+    /// Forgets all gradients: a step begins, on all ranks together.
     ///
     /// # Errors
     /// If the GPU fails.
@@ -148,6 +148,8 @@ pub(super) struct OnMachine<M: Machine> {
     training: Precision,
     /// Who else trains them.
     peers: OnceLock<Arc<dyn Peers>>,
+    /// Set as soon as the first step has begun together.
+    met: OnceLock<()>,
 }
 
 impl<M: Machine> OnMachine<M> {
@@ -162,7 +164,8 @@ impl<M: Machine> OnMachine<M> {
         order.sort_by_key(|parameter| (parameter.is_text(), parameter.decays()));
         let store = Store::new(machine, order.iter().map(|parameter| parameter.var.as_tensor()))?;
         let moments = Mutex::new(Moments::new(&store)?);
-        Ok(Self { store: Arc::new(store), moments, training, peers: OnceLock::new() })
+        let (peers, met) = (OnceLock::new(), OnceLock::new());
+        Ok(Self { store: Arc::new(store), moments, training, peers, met })
     }
 
     fn tape(&self) -> CudaTape<M> {
@@ -272,7 +275,11 @@ impl<M: Machine> Towers for OnMachine<M> {
 
 impl<M: Machine> Resident for OnMachine<M> {
     fn rest(&self) -> Result<()> {
-        self.store.rest()
+        self.store.rest()?;
+        match self.peers.get() {
+            Some(peers) if self.met.set(()).is_ok() => self.store.meet(&**peers),
+            _ => Ok(()),
+        }
     }
 
     fn is_reached(&self, parameter: &Parameter) -> bool {

@@ -242,7 +242,7 @@ impl Clip {
 
     /// From now on [`Clip::image_pass`] computes a part of a batch whose other parts `peers`
     /// compute, each with as many pictures: batch normalisation takes the statistics of all of
-    /// them. For f32 on the CPU, or on a GPU, where it is once for all.
+    /// them. For f32 on the CPU, or on a GPU, whose towers are joined once.
     pub fn join(&mut self, peers: Arc<dyn Peers>) {
         #[cfg(any(test, feature = "cuda"))]
         if let Some(gpu) = &self.gpu {

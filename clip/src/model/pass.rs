@@ -110,7 +110,7 @@ impl Clip {
             return Ok(Pass::on_gpu(gpu.image_pass(&self.image, pixels, mode)?)?);
         }
         if !is_fused(pixels) {
-            assert!(self.peers.is_none(), "peers join f32 models on the CPU");
+            assert!(self.peers.is_none(), "peers join f32 models on the CPU, or those on a GPU");
             return Ok(Pass::composed(self.image.rows(&Composed, pixels, mode)?)?);
         }
         let tape = Tape::new(self.arena.clone()).among(self.peers.clone());

@@ -30,11 +30,13 @@ pub fn run(args: &RunArgs) -> Result<Exit, Report> {
             print(&summary, &config)?;
             Ok(Exit::Done)
         }
-        Err(Error::Diverged { .. }) if !collective.is_first() => Ok(Exit::Bad), // as on the first
         Err(error @ Error::Diverged { .. }) => {
             drop(watch); // the bar stays where it is
-            terminal::say(format!("error: {error}"));
-            terminal::say("  hint: a lower `optim.lr` together with a new `--out`");
+            if collective.is_first() {
+                terminal::say(format!("error: {error}"));
+                terminal::say("  hint: a lower `optim.lr` together with a new `--out`");
+            }
+            collective.all(true); // a launcher may end the others as soon as one has ended
             Ok(Exit::Bad)
         }
         Err(Error::Elsewhere { .. }) => Ok(wait_for_end(&*collective)),
@@ -46,7 +48,7 @@ pub fn run(args: &RunArgs) -> Result<Exit, Report> {
     }
 }
 
-/// Says which rank failed and why, before MPI says that it ended them all.
+/// Says which rank failed and why, before a launcher says that it ended them all.
 fn end_all(error: Error, collective: &dyn Collective) -> Exit {
     let (rank, ranks) = (collective.rank(), collective.ranks());
     let failed = Err::<(), _>(error).context(format!("rank {rank} of {ranks} cannot go on"));

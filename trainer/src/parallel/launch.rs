@@ -48,18 +48,19 @@ fn number(variable: &impl Fn(&str) -> Option<String>, name: &str) -> Option<usiz
 }
 
 /// Who started several processes, and how many.
-fn launched(variable: &impl Fn(&str) -> Option<String>) -> Option<(&'static Launcher, usize)> {
-    let several = |one: &'static Launcher| {
+fn launched(
+    variable: &impl Fn(&str) -> Option<String>,
+) -> impl Iterator<Item = (&'static Launcher, usize)> {
+    LAUNCHERS.iter().filter_map(|one| {
         let ranks = number(variable, one.ranks).filter(|&ranks| ranks > 1)?;
         Some((one, ranks))
-    };
-    LAUNCHERS.iter().find_map(several)
+    })
 }
 
 /// Refuses to train alone beside others that were started with this process: each of them would
 /// train on all data and write into the same folder.
 pub fn check_launch(ranks: usize, variable: impl Fn(&str) -> Option<String>) -> Result<()> {
-    match launched(&variable) {
+    match launched(&variable).next() {
         Some((Launcher { ranks: name, remedy, .. }, processes)) if ranks == 1 => {
             Err(Error::Launch { variable: name, processes, remedy })
         }
@@ -67,14 +68,15 @@ pub fn check_launch(ranks: usize, variable: impl Fn(&str) -> Option<String>) -> 
     }
 }
 
-/// The number of this process among those that were started with it on its machine.
+/// The number of this process among those that were started with it on its machine, as the first
+/// launcher says that knows it: Slurm sets MPICH's variables, too, but for this one.
 pub(super) fn local_rank(variable: impl Fn(&str) -> Option<String>) -> usize {
-    launched(&variable).and_then(|(one, _)| number(&variable, one.local)).unwrap_or(0)
+    launched(&variable).find_map(|(one, _)| number(&variable, one.local)).unwrap_or(0)
 }
 
 /// Which of the launched processes this is, and where they meet: a port above torchrun's own.
 pub(super) fn seat(variable: impl Fn(&str) -> Option<String>) -> Result<Seat> {
-    let Some((launcher, ranks)) = launched(&variable) else {
+    let Some((launcher, ranks)) = launched(&variable).next() else {
         return Ok(Seat { rank: 0, ranks: 1, meeting: None });
     };
     let refuse = |problem| Err(Error::Nccl { problem });
@@ -134,6 +136,8 @@ mod tests {
         // One torchrun per machine, started by Slurm.
         let slurm = [("SLURM_STEP_NUM_TASKS", "2"), ("SLURM_LOCALID", "0")];
         check(&[&slurm[..], &[("WORLD_SIZE", "8"), ("LOCAL_RANK", "2")]].concat(), 2);
+        let slurm = [("SLURM_STEP_NUM_TASKS", "8"), ("SLURM_LOCALID", "3")];
+        check(&[&slurm[..], &[("PMI_SIZE", "8"), ("PMI_RANK", "7")]].concat(), 3);
     }
 
     #[test]

@@ -59,7 +59,8 @@ pub trait Collective: Peers {
         gpu::open(launch::local_rank(variable))
     }
 
-    /// Ends the processes of all ranks with this exit code; returns where there is one alone.
+    /// Ends this process with this exit code and with it, by itself or by its launcher, those of all
+    /// ranks; returns where there is one alone.
     fn abort(&self, code: u8);
 }
 

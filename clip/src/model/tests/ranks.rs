@@ -2,8 +2,9 @@
 //! learns from the whole.
 
 use std::{
-    sync::{Arc, Barrier, Mutex, PoisonError},
+    sync::{Arc, Condvar, Mutex, PoisonError},
     thread,
+    time::Duration,
 };
 
 use super::*;
@@ -16,11 +17,29 @@ struct Thread {
     shared: Arc<Shared>,
 }
 
+/// Time after which a rank that does not come has failed.
+const WAIT: Duration = Duration::from_secs(120);
+
 #[derive(Debug)]
 struct Shared {
-    barrier: Barrier,
+    met: Condvar,
+    /// How often a rank has come to meet the others.
+    arrivals: Mutex<usize>,
     /// The values of each rank.
     slots: Mutex<Vec<Vec<f32>>>,
+}
+
+impl Thread {
+    /// Waits for all ranks.
+    fn meet(&self) {
+        let mut arrivals = self.shared.arrivals.lock().unwrap_or_else(PoisonError::into_inner);
+        *arrivals += 1;
+        let goal = arrivals.next_multiple_of(self.ranks());
+        self.shared.met.notify_all();
+        let waited = self.shared.met.wait_timeout_while(arrivals, WAIT, |now| *now < goal);
+        let waited = waited.unwrap_or_else(PoisonError::into_inner);
+        assert!(!waited.1.timed_out(), "rank {} waits for another one", self.rank);
+    }
 }
 
 impl Peers for Thread {
@@ -31,19 +50,21 @@ impl Peers for Thread {
     fn sum(&self, values: &mut [f32]) {
         let slots = || self.shared.slots.lock().unwrap_or_else(PoisonError::into_inner);
         slots()[self.rank] = values.to_vec();
-        self.shared.barrier.wait();
+        self.meet();
         values.fill(0.0);
         for part in slots().iter() {
+            assert_eq!(part.len(), values.len(), "ranks sum as many values");
             values.iter_mut().zip(part).for_each(|(sum, value)| *sum += value);
         }
-        self.shared.barrier.wait(); // the next values come when all have these
+        self.meet(); // the next values come when all have these
     }
 }
 
 /// What `work` gives on each of `ranks` threads.
 fn on_ranks<T: Send>(ranks: usize, work: impl Fn(Thread) -> T + Sync) -> Vec<T> {
-    let (barrier, slots) = (Barrier::new(ranks), Mutex::new(vec![Vec::new(); ranks]));
-    let (shared, work) = (Arc::new(Shared { barrier, slots }), &work);
+    let slots = Mutex::new(vec![Vec::new(); ranks]);
+    let shared = Shared { met: Condvar::new(), arrivals: Mutex::new(0), slots };
+    let (shared, work) = (Arc::new(shared), &work);
     thread::scope(|scope| {
         let start = |rank| {
             let thread = Thread { rank, shared: shared.clone() };

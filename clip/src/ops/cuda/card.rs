@@ -10,6 +10,7 @@ use std::{
     ops::Range,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
+    thread,
 };
 
 use candle_core::Error;
@@ -48,6 +49,8 @@ const LIBRARIES: [&str; 2] = ["libnvrtc.so.13", "libcublasLt.so.13"];
 
 /// A GPU.
 pub(crate) struct Card {
+    /// The way to the cards of other processes; left before the rest of the card is given up.
+    nccl: Option<Nccl>,
     name: String,
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
@@ -56,8 +59,6 @@ pub(crate) struct Card {
     /// For values of f32 and of bf16.
     kernels: [HashMap<&'static str, CudaFunction>; 2],
     products: Mutex<Products>,
-    /// The way to the cards of other processes.
-    nccl: Option<Nccl>,
     /// Arrays that nobody holds, by size: used again in the order of the stream.
     free: Mutex<BTreeMap<usize, Vec<u64>>>,
     /// Arrays of what was sent ahead that nobody holds, with the end of their last use.
@@ -174,7 +175,9 @@ impl Card {
 
 impl Drop for Card {
     fn drop(&mut self) {
-        let _ = self.trim(); // the process may be ending with the driver gone
+        if !thread::panicking() {
+            let _ = self.trim(); // the process may be ending with the driver gone
+        }
     }
 }
 
@@ -361,7 +364,10 @@ impl Machine for Card {
 
     fn sum(&self, memory: &CardMemory, floats: Range<usize>, peers: &dyn Peers) -> Result<()> {
         match &self.nccl {
-            Some(nccl) => self.sum_among(nccl, memory, floats),
+            Some(nccl) => {
+                assert_eq!(nccl.ranks(), peers.ranks(), "a card has joined these ranks");
+                self.sum_among(nccl, memory, floats)
+            }
             None => sum_through(self, memory, floats, peers),
         }
     }

@@ -148,6 +148,12 @@ impl<M: Machine> Store<M> {
         self.reached.lock().unwrap_or_else(PoisonError::into_inner).contains(&tensor.id())
     }
 
+    /// Sums all gradients over all ranks while they are zeros: what a way to the others keeps for
+    /// sums of this size is then taken before activations take all there is.
+    pub(crate) fn meet(&self, peers: &dyn Peers) -> Result<()> {
+        self.machine.sum(&self.gradients, 0..self.length, peers)
+    }
+
     /// Puts in the place of each gradient since [`Store::rest`] its sum over all ranks, which have
     /// one of the same parameters. Neighbors are summed together.
     pub(crate) fn sum_gradients(&self, peers: &dyn Peers) -> Result<()> {

@@ -46,7 +46,7 @@ type GetErrorString = unsafe extern "C" fn(c_int) -> *const c_char;
 
 /// The cards of all ranks. All calls are made in the same order on all of them.
 pub(super) struct Nccl {
-    library: Library,
+    library: &'static Library,
     communicator: Mutex<Communicator>,
     ranks: usize,
 }
@@ -84,7 +84,7 @@ pub(super) fn announce(seat: &Seat) {
     if let Some(meeting) = &seat.meeting
         && env::var_os(MEETING).is_none()
     {
-        // SAFETY: this is the only thread so far.
+        // SAFETY: no other thread looks into the environment yet.
         unsafe { env::set_var(MEETING, meeting) }
     }
 }
@@ -93,18 +93,23 @@ impl Nccl {
     /// Joins the ranks with the card that this thread has bound; waits for all of them. The library
     /// lies in `folder` or beside it, as pip installs it, or where the system finds it.
     pub(super) fn join(folder: Option<&Path>, seat: &Seat) -> Result<Self, String> {
-        let library = open(folder)?;
+        // Never closed: NCCL has threads of its own.
+        let library: &'static Library = Box::leak(Box::new(open(folder)?));
         let (mut id, mut communicator) = (UniqueId([0; 128]), ptr::null_mut());
         let (rank, ranks) = (seat.rank as c_int, seat.ranks as c_int);
         // SAFETY: declared as in `nccl.h`; both write what they are given room for.
         unsafe {
-            let unique: Symbol<'_, GetUniqueId> = function(&library, "ncclGetUniqueId")?;
-            check(&library, unique(&raw mut id))?;
-            let init: Symbol<'_, CommInitRank> = function(&library, "ncclCommInitRank")?;
-            check(&library, init(&raw mut communicator, ranks, id, rank))?;
+            let unique: Symbol<'_, GetUniqueId> = function(library, "ncclGetUniqueId")?;
+            check(library, unique(&raw mut id))?;
+            let init: Symbol<'_, CommInitRank> = function(library, "ncclCommInitRank")?;
+            check(library, init(&raw mut communicator, ranks, id, rank))?;
         }
         let communicator = Mutex::new(Communicator(communicator));
         Ok(Self { library, communicator, ranks: seat.ranks })
+    }
+
+    pub(super) fn ranks(&self) -> usize {
+        self.ranks
     }
 
     /// Puts in the place of `count` floats their sums over all ranks, the same bits on all, in the
@@ -117,9 +122,9 @@ impl Nccl {
         let at = address as *mut c_void;
         // SAFETY: declared as in `nccl.h`; the floats are the caller's promise.
         let outcome = unsafe {
-            function::<AllReduce>(&self.library, "ncclAllReduce").and_then(|all_reduce| {
+            function::<AllReduce>(self.library, "ncclAllReduce").and_then(|all_reduce| {
                 let done = all_reduce(at, at, count, FLOAT32, SUM, handle.0, stream);
-                check(&self.library, done)
+                check(self.library, done)
             })
         };
         outcome.map_err(Error::Msg)
@@ -133,9 +138,9 @@ impl Nccl {
         let handle = self.communicator.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: declared as in `nccl.h`; the bytes and the room are the caller's promise.
         let outcome = unsafe {
-            function::<AllGather>(&self.library, "ncclAllGather").and_then(|all_gather| {
+            function::<AllGather>(self.library, "ncclAllGather").and_then(|all_gather| {
                 let (own, all) = (own as *const c_void, all as *mut c_void);
-                check(&self.library, all_gather(own, all, count, UINT8, handle.0, stream))
+                check(self.library, all_gather(own, all, count, UINT8, handle.0, stream))
             })
         };
         outcome.map_err(Error::Msg)

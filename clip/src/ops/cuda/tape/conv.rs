@@ -99,14 +99,17 @@ impl<M: Machine> CudaTape<M> {
             let _held = (&z, &moments);
             let inputs = [&norm[..], &[dy]].concat();
             let parts = bench.sums("batch_norm_sums", shape, 2, &inputs, &flags)?;
-            let sums = bench.means_over_ranks(&parts, outputs)?;
+            let sums = match is_fixed {
+                true => None,
+                false => Some(bench.means_over_ranks(&parts, outputs)?),
+            };
             for (at, parameter) in parameters[..2].iter().enumerate() {
                 let Some(sum) = bench.store.gradient(parameter)? else { continue };
                 bench.fold(&parts, at * outputs..(at + 1) * outputs, 1.0, sum)?;
             }
             let dz = bench.values(count)?;
-            let sums = if is_fixed { 0 } else { M::address(&sums) };
-            let inputs = [&norm[..], &[dy, sums, M::address(&dz)]].concat();
+            let sums_at = sums.as_ref().map_or(0, M::address);
+            let inputs = [&norm[..], &[dy, sums_at, M::address(&dz)]].concat();
             bench.columns("batch_norm_back", shape, &inputs, &flags)?;
             bench.conv_kernel_back(&input, &parameters[2], &dz, &sizes)?;
             gradients.conv_back(&input, &cells, &dz, &sizes)
