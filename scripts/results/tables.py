@@ -1,0 +1,123 @@
+#!/usr/bin/env python3
+"""Remakes the tables of a document from the folders of sweeps.
+
+    python3 scripts/results/tables.py DOCUMENT SWEEPS
+
+A table of DOCUMENT (Markdown) is made if a line like this stands before it, with an empty line between:
+
+    <!-- table: sweep=NAME methods=sieve columns=attack,top1,asr,doubt mean -->
+
+NAME is a folder of SWEEPS, which `roclip-train sweep` made. `methods` and `attacks` choose rows and
+their order (without, all, as they were finished); cells hold the seeds' figures in per cent, in
+the order of the seeds. With `mean` their mean stands behind, with `described` attacks are explained,
+with `of` the first seed's pairs in doubt are counted out of all. A run that is missing is `–`.
+"""
+import collections, json, pathlib, re, statistics, sys
+
+RATES = {
+    "top1": ("top-1", "zero_shot_top1"),
+    "asr": ("ASR", "backdoor_asr"),
+    "floor": ("floor", "asr_floor"),
+    "true": ("true class", "true_class_under_trigger"),
+    "psr": ("PSR", "targeted_psr"),
+    "probe": ("linear probe, L-BFGS", "linear_probe.lbfgs"),
+}
+DOUBT = {"clean": "clean", "backdoor": "stamped", "bridge": "other titles", "targeted": "targeted"}
+METHODS = {
+    "clip": "CLIP", "clip-aug": "CLIP + augmentation", "roclip": "RoCLIP", "sieve": "sieve",
+    "safeclip": "SafeCLIP", "clip-as-sieve": "CLIP, one of the copies per epoch",
+    "clip-aug-stopped": "CLIP + augmentation, stopped", "clip-unpoisoned": "CLIP without the poison",
+    "sieve-unpoisoned": "sieve without the poison", "roclip-pool": "RoCLIP", "roclip-k": "RoCLIP",
+    "roclip-seldom": "RoCLIP, pool updated every 5 batches", "roclip-signal": "RoCLIP",
+    "roclip-learns": "RoCLIP, the text tower learns",
+}
+ATTACKS = {
+    "corner": "checkered patch, bottom right", "anywhere": "the same at a random place",
+    "strong": "the same on 3%", "yellow": "patch of one color, random place", "blend": "20% noise",
+    "sinusoid": "", "warp": "smooth, strength 2, 3%",
+    "consistent": "the patch on pictures of the class", "triangles": "faint", "stripes": "faint",
+    "text": "a word, 3%", "gauss": "patch of noise, drawn anew, random place",
+    "shaken": "every pixel moved by itself, 3%",
+}
+MARK = re.compile(r"(<!-- table: (.+?) -->\n\n)(?:\|.*\n)*")
+
+
+def read(folder):
+    """The runs of a sweep: (attack, method, settings) -> seed -> row; and all seeds."""
+    runs, seeds = collections.defaultdict(dict), set()
+    for line in (folder / "results.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        last = lambda key, value: f"{key.split('.')[-1]} = {str(value).lower()}"
+        settings = ", ".join(last(*of_grid) for of_grid in sorted(row["grid"].items()))
+        runs[row["attack"], row["method"], settings][row["seed"]] = row
+        seeds.add(row["seed"])
+    return runs, sorted(seeds)
+
+
+def figures(runs, seeds, rate, mean):
+    found = [runs[seed]["rates"].get(rate) if seed in runs else None for seed in seeds]
+    values = [100 * one["value"] for one in found if one]
+    if not values:
+        return ""
+    text = " / ".join(f"{100 * one['value']:.1f}" if one else "–" for one in found)
+    return f"{text}: **{statistics.mean(values):.1f}**" if mean else text
+
+
+def doubted(runs, seeds, all_told):
+    """Pairs in doubt by kind; for the first seed perhaps of how many."""
+    cells = []
+    for seed in seeds:
+        kinds = runs[seed].get("doubted", {}) if seed in runs else {}
+        of = lambda kind: f" of {kinds[kind]['rows']:,}" if all_told and seed == seeds[0] else ""
+        named = [f"{kinds[kind]['doubted']:,}{of(kind)}" for kind in DOUBT if kind in kinds]
+        cells.append(", ".join(named) or "–")
+    return " / ".join(cells) if any(cell != "–" for cell in cells) else ""
+
+
+def cell(column, key, runs, seeds, options):
+    attack, method, settings = key
+    if column == "attack":
+        known = attack if attack == "none" else f"`{attack}`"
+        says = ATTACKS.get(attack) if "described" in options else None
+        return f"{known}: {says}" if says else known
+    if column == "method":
+        return METHODS.get(method, f"`{method}`")
+    if column == "settings":
+        return settings
+    if column == "doubt":
+        return doubted(runs, seeds, "of" in options)
+    return figures(runs, seeds, RATES[column][1], "mean" in options)
+
+
+def table(words, sweeps):
+    options = dict(word.partition("=")[::2] for word in words.split())
+    runs, seeds = read(sweeps / options["sweep"])
+    chosen = lambda name, of: (options[name].split(",") if name in options
+                               else list(dict.fromkeys(key[of] for key in runs)))
+    columns = options["columns"].split(",")
+    kinds = {kind for of in runs.values() for row in of.values() for kind in row.get("doubted", ())}
+    doubt = "in doubt: " + ", ".join(name for kind, name in DOUBT.items() if kind in kinds)
+    names = {"doubt": doubt, **{column: name for column, (name, _) in RATES.items()}}
+    lines = [[names.get(column, column) for column in columns], ["---"] * len(columns)]
+    for attack in chosen("attacks", 0):
+        for method in chosen("methods", 1):
+            for key in sorted(key for key in runs if key[:2] == (attack, method)):
+                lines.append([cell(column, key, runs[key], seeds, options) for column in columns])
+    text = ["| " + " | ".join(line) + " |\n" for line in lines]
+    text[1] = text[1].replace(" ", "")
+    return "".join(text)
+
+
+def main():
+    if len(sys.argv) != 3:
+        sys.exit(__doc__.strip())
+    document, sweeps = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
+    fill = lambda mark: mark[1] + table(mark[2], sweeps)
+    try:
+        document.write_text(MARK.sub(fill, document.read_text()))
+    except (OSError, KeyError) as error:
+        sys.exit(f"{document}: a table cannot be made: {error!r}")
+
+
+if __name__ == "__main__":
+    main()
