@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
 
-use super::{Launch, Machine, Precision, Store, store::zeros};
+use super::{
+    Launch, Machine, Precision, Store,
+    store::{joined, zeros},
+};
 
 /// Blocks among which the sum of squares is divided.
 const BLOCKS: usize = 256;
@@ -68,15 +71,7 @@ impl<M: Machine> Store<M> {
         for (tensor, update) in updates {
             runs.push((self.room(tensor)?, update));
         }
-        runs.sort_by_key(|(room, _)| room.start);
-        runs.dedup_by(|(room, update), (before, same)| {
-            let joins = before.end == room.start && update == same;
-            if joins {
-                before.end = room.end;
-            }
-            joins
-        });
-        for (room, update) in runs {
+        for (room, update) in joined(runs) {
             let Update { scale, betas: [b1, b2], size, factor, epsilon, kept } = update;
             let (start, count) = (room.start as u64, room.len());
             let launch = Launch::each("adamw", count).pointer(self.masters() + 4 * start);

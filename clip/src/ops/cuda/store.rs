@@ -158,17 +158,10 @@ impl<M: Machine> Store<M> {
     /// one of the same parameters. Neighbors are summed together.
     pub(crate) fn sum_gradients(&self, peers: &dyn Peers) -> Result<()> {
         let reached = self.reached.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut runs: Vec<_> = reached.iter().map(|id| self.places[id].clone()).collect();
+        let rooms: Vec<_> = reached.iter().map(|id| (self.places[id].clone(), ())).collect();
         drop(reached);
-        runs.sort_by_key(|room| room.start);
-        runs.dedup_by(|room, before| {
-            let joins = before.end == room.start;
-            if joins {
-                before.end = room.end;
-            }
-            joins
-        });
-        runs.into_iter().try_for_each(|run| self.machine.sum(&self.gradients, run, peers))
+        let mut runs = joined(rooms).into_iter();
+        runs.try_for_each(|(run, ())| self.machine.sum(&self.gradients, run, peers))
     }
 
     /// The f32 values of a parameter; waits for them.
@@ -207,6 +200,19 @@ impl<M: Machine> Store<M> {
             None => bail!("a tensor of shape {:?} that is no parameter", tensor.shape()),
         }
     }
+}
+
+/// Rooms in their order, as one where neighbors have the same to be done.
+pub(super) fn joined<T: PartialEq>(mut rooms: Vec<(Range<usize>, T)>) -> Vec<(Range<usize>, T)> {
+    rooms.sort_by_key(|(room, _)| room.start);
+    rooms.dedup_by(|(room, what), (before, same)| {
+        let joins = before.end == room.start && what == same;
+        if joins {
+            before.end = room.end;
+        }
+        joins
+    });
+    rooms
 }
 
 /// Where a tensor begins in the storage of another, if it is a part of it: one in a row.
