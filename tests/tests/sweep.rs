@@ -10,7 +10,7 @@ use tests::{
     program::{Ended, program, run, run_until},
 };
 
-const CELLS: usize = 10;
+const CELLS: usize = 12;
 const SWEEP: &str = "\
 seeds = [3]
 [run.data]
@@ -37,6 +37,10 @@ set.method.name = 'sieve'
 set.method.sieve.references = 50
 epochs_share.method.sieve.from_epoch = 0.5
 grid.augment.text = [true, false]
+[[method]]
+name = 'cleaned'
+pretrained_of = 'clip'
+set.method.name = 'cleanclip'
 [[method]]
 name = 'stopped'
 stop_at_top1_of = 'clip'
@@ -119,6 +123,17 @@ fn a_killed_sweep_comes_to_what_one_comes_to_that_nobody_touched() {
         assert!(line.is_some_and(|line| line.contains(part)), "{part}: {line:?}");
     }
 
+    let cleaned = &whole["corner-cleaned-3"]["rates"];
+    assert!(cleaned["targeted_psr"]["low"].is_number(), "{cleaned}");
+    let told = fs::read_to_string(place.path("whole/cells/corner-cleaned-3/run.toml"));
+    let told = told.expect("a configuration");
+    for part in ["data-3/train.csv\"", "cells/corner-clip-3/run/model\""] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+    let line = lines.iter().find(|line| line.contains("\"corner-cleaned-3\""));
+    let trained = line.map(|line| line.matches("roclip-train run --config").count());
+    assert_eq!(trained, Some(2), "the model that it begins with is trained, too: {line:?}");
+
     let words = "sweep --config sweep.toml --out killed --attack none --method clip";
     let ended = run(&mut place.command(words));
     assert_eq!(ended.code, Some(0), "{ended:?}");
@@ -199,6 +214,7 @@ fn a_mistake_is_told_before_anything_is_done() {
     for (choice, count) in [
         ("--attack corner --method clip", "1 cells"),
         ("--attack corner --method stopped", "2 cells"), // and what it looks at
+        ("--attack corner --method cleaned", "2 cells"),
         ("--method unseen", "4 cells"),
     ] {
         let words = format!("sweep --config sweep.toml --dry-run {choice}");

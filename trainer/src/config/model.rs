@@ -87,6 +87,11 @@ impl Model {
         Some(file.map_or(openai, TokenizerSource::File))
     }
 
+    /// Puts the model of a folder in the place of new towers.
+    pub(crate) fn begin_with(&mut self, folder: PathBuf) {
+        *self = Self { pretrained: Some(folder), lock: self.lock, ..Self::default() };
+    }
+
     /// Looks at the folder of `pretrained`, if there is one; names the preset otherwise.
     pub(super) fn resolve(&mut self) -> Result<()> {
         match &self.pretrained {

@@ -62,8 +62,11 @@ pub enum Work {
 pub struct Training {
     /// Whole, with the folder of the run.
     pub(super) config: Config,
-    /// What is trained on, of the plan's poisoned sets; without, the clean manifest.
+    /// What is trained on, of the plan's poisoned sets, or with `start` what that was trained on;
+    /// without, the clean manifest.
     pub(super) poisoning: Option<usize>,
+    /// Cell with whose model it begins, to train on the clean manifest.
+    pub(super) start: Option<usize>,
     /// Words of `roclip-train`.
     pub(super) evaluate: Vec<String>,
 }
@@ -156,10 +159,15 @@ impl Training {
         name: &str,
         mut config: Config,
         poisoning: Option<(usize, &str)>,
+        start: Option<(usize, &str)>,
     ) -> Self {
         let ledger = poisoning.map(|(_, set)| place.ledger(set));
-        if let Some((_, set)) = poisoning {
-            config.data.manifest = place.manifest(set, &config.data.manifest);
+        match (start, poisoning) {
+            (Some((_, run)), _) => config.model.begin_with(place.model(run)),
+            (None, Some((_, set))) => {
+                config.data.manifest = place.manifest(set, &config.data.manifest);
+            }
+            (None, None) => {}
         }
         config.output.folder = place.run(name);
         if let Some(every) = recipe.evaluate.every_epochs {
@@ -172,8 +180,9 @@ impl Training {
                 alarms: config.monitor.alarms,
             };
         }
-        let evaluate = evaluate_words(recipe, input, place.run(name).join("model"), ledger);
-        Self { config, poisoning: poisoning.map(|(index, _)| index), evaluate }
+        let evaluate = evaluate_words(recipe, input, place.model(name), ledger);
+        let [poisoning, start] = [poisoning, start].map(|one| one.map(|(index, _)| index));
+        Self { config, poisoning, start, evaluate }
     }
 }
 

@@ -82,10 +82,15 @@ pub fn execute(
             Work::Stop { .. } | Work::Unpoisoned { .. } => None,
         })
         .collect();
-    each(jobs, &trained, |(cell, training)| {
-        let made = training.poisoning.as_ref().map_or(Ok(()), made);
-        keep(cell, made.and_then(|()| sweep.train(cell, training)))
-    })?;
+    let (tuned, new): (Vec<_>, Vec<_>) =
+        trained.into_iter().partition(|(_, training)| training.start.is_some());
+    for some in [new, tuned] {
+        let before = shared.lock().unwrap_or_else(PoisonError::into_inner).results().to_vec();
+        each(jobs, &some, |(cell, training)| {
+            let made = training.poisoning.as_ref().map_or(Ok(()), made);
+            keep(cell, made.and_then(|()| sweep.train(cell, training, &before)))
+        })?;
+    }
     // These look at what has been trained.
     let others: Vec<&Cell> =
         todo.iter().copied().filter(|cell| !matches!(cell.work, Work::Train(_))).collect();
@@ -151,8 +156,14 @@ impl Sweep<'_> {
     }
 
     /// Trains or continues, evaluates, collects.
-    fn train(&self, cell: &Cell, training: &Training) -> Result<CellResult, String> {
+    fn train(
+        &self,
+        cell: &Cell,
+        training: &Training,
+        results: &[CellResult],
+    ) -> Result<CellResult, String> {
         let (plan, place) = (self.plan, &self.plan.place);
+        let start = training.start.map(|run| done(&plan.cells[run], results)).transpose()?;
         let (folder, run) = (place.cell(&cell.name), place.run(&cell.name));
         let lock = self.lock(&folder.join("lock"), &cell.name)?;
         let config = folder.join("run.toml");
@@ -166,15 +177,17 @@ impl Sweep<'_> {
         self.program.run(&training.evaluate, &log, Some(&document), &lock)?;
         let (document, summary) = (json(&document)?, json(&run.join("summary.json"))?);
         let set = training.poisoning.map(|number| &plan.poisonings[number]);
-        let ledger = set.map(|set| place.ledger(&set.name));
+        let trained_on = set.filter(|_| start.is_none());
+        let ledger = trained_on.map(|set| place.ledger(&set.name));
         let manifest = &training.config.data.manifest;
-        let poison = set.map(|set| shell_line(&set.words));
+        let poison = trained_on.map(|set| shell_line(&set.words));
+        let before = start.map(|run| run.commands.clone()).unwrap_or_default();
         let commands = [shell_line(&words), shell_line(&training.evaluate)];
         Ok(CellResult {
             rates: rates(&document),
             doubted: doubted::count(&run, manifest, ledger.as_deref())?,
             train_seconds: summary["train_seconds"].as_f64(),
-            commands: poison.into_iter().chain(commands).collect(),
+            commands: before.into_iter().chain(poison).chain(commands).collect(),
             ..empty(cell)
         })
     }

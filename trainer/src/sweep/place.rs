@@ -62,6 +62,11 @@ impl Place {
         self.cell(cell).join("run")
     }
 
+    /// The model of a cell's run.
+    pub(super) fn model(&self, cell: &str) -> PathBuf {
+        self.run(cell).join("model")
+    }
+
     /// The ledger of a poisoned set.
     pub fn ledger(&self, name: &str) -> PathBuf {
         self.poisoned(name).join(names::LEDGER)

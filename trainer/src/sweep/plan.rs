@@ -49,9 +49,12 @@ impl Plan {
             let first_of_seed = plan.cells.len();
             for attack in &recipe.attacks {
                 let first = plan.cells.len();
-                for method in recipe.methods.iter().filter(|method| method.trains()) {
+                let trained = recipe.methods.iter().filter(|method| method.trains());
+                let (tuned, new): (Vec<_>, Vec<_>) =
+                    trained.partition(|method| method.pretrained_of.is_some());
+                for method in new.into_iter().chain(tuned) {
                     for point in plan.points(method)? {
-                        plan.train(&input, attack, method, point, &mut rows)?;
+                        plan.train(&input, attack, method, point, first, &mut rows)?;
                     }
                 }
                 for method in recipe.methods.iter().filter(|m| m.stop_at_top1_of.is_some()) {
@@ -87,13 +90,18 @@ impl Plan {
             let waits = |cell: &Cell| !names.is_empty() && !names.contains(of(cell));
             self.cells.iter_mut().for_each(|cell| cell.waits |= waits(cell));
         }
-        let looked_at = |cell: &Cell| match cell.work {
-            Work::Train(_) => Vec::new(),
-            Work::Stop { target, epochs } => vec![target, epochs],
-            Work::Unpoisoned { run, .. } => vec![run],
+        let looked_at = |cell: &Cell| match &cell.work {
+            Work::Train(training) => Vec::from_iter(training.start),
+            Work::Stop { target, epochs } => vec![*target, *epochs],
+            Work::Unpoisoned { run, .. } => vec![*run],
         };
-        let needed: Vec<usize> = self.chosen().flat_map(looked_at).collect();
-        needed.into_iter().for_each(|index| self.cells[index].waits = false);
+        for index in (0..self.cells.len()).rev() {
+            // a cell looks at earlier ones
+            if !self.cells[index].waits {
+                let needed = looked_at(&self.cells[index]);
+                needed.into_iter().for_each(|index| self.cells[index].waits = false);
+            }
+        }
         Ok(())
     }
 
@@ -120,14 +128,18 @@ impl Plan {
         Ok(points(&axes))
     }
 
+    /// `first`: of the cells of this seed and attack.
     fn train(
         &mut self,
         input: &Input,
         attack: &Attack,
         method: &Method,
         point: Point,
+        first: usize,
         rows: &mut Rows,
     ) -> Result<()> {
+        let start = method.pretrained_of.as_ref();
+        let start = start.map(|name| self.run_of(name, method, &point, first)).transpose()?;
         let config = configuration(&self.recipe, method, &point, input.seed)?;
         let opened = rows.of(&config.data.manifest);
         let clean = told(&self.recipe, "run.data.manifest", opened)?;
@@ -135,7 +147,8 @@ impl Plan {
             true => Some(self.poisoning(attack, input, &config)?),
             false => None,
         };
-        let all = poisoning.map_or(clean, |index| self.poisonings[index].rows);
+        let trained_on = poisoning.filter(|_| start.is_none());
+        let all = trained_on.map_or(clean, |index| self.poisonings[index].rows);
         check_run(&config, all).map_err(|error| {
             let (attack, method) = (&attack.name, &method.name);
             let problem = one_line(&error);
@@ -143,7 +156,8 @@ impl Plan {
         })?;
         let name = name(attack, method, &point, input.seed);
         let set = poisoning.map(|index| (index, &*self.poisonings[index].name));
-        let training = Training::new(&self.recipe, &self.place, input, &name, config, set);
+        let start = start.map(|index| (index, &*self.cells[index].name));
+        let training = Training::new(&self.recipe, &self.place, input, &name, config, set, start);
         let work = Work::Train(Box::new(training));
         self.push(name, attack, method, input.seed, point, work);
         Ok(())
@@ -171,18 +185,22 @@ impl Plan {
         point: Point,
         first: usize,
     ) -> Result<()> {
-        let cell = |name: &Option<String>| {
-            let is_it =
-                |cell: &Cell| Some(&cell.method) == name.as_ref() && point.holds(&cell.point);
-            let found = self.cells[first..].iter().position(is_it);
-            found.map(|index| first + index).ok_or_else(|| {
-                self.recipe.refuse(format!("method `{}`: there is no such run", method.name))
-            })
+        let run = |name: &Option<String>| {
+            self.run_of(name.as_deref().unwrap_or_default(), method, &point, first)
         };
-        let (target, epochs) = (cell(&method.stop_at_top1_of)?, cell(&method.epochs_of)?);
+        let (target, epochs) = (run(&method.stop_at_top1_of)?, run(&method.epochs_of)?);
         let name = name(attack, method, &point, seed);
         self.push(name, attack, method, seed, point, Work::Stop { target, epochs });
         Ok(())
+    }
+
+    /// The cell of the method `name` that `method` looks at, from the cell `first` on.
+    fn run_of(&self, name: &str, method: &Method, point: &Point, first: usize) -> Result<usize> {
+        let is_it = |cell: &Cell| cell.method == name && point.holds(&cell.point);
+        let found = self.cells[first..].iter().position(is_it);
+        found.map(|index| first + index).ok_or_else(|| {
+            self.recipe.refuse(format!("method `{}`: there is no such run", method.name))
+        })
     }
 
     /// `first`: of the cells of this seed.
@@ -207,7 +225,7 @@ impl Plan {
         };
         let Work::Train(training) = &self.cells[run].work else { unreachable!("found as such") };
         let poisoning = self.poisoning(attack, input, &training.config.clone())?;
-        let model = self.place.run(&self.cells[run].name).join("model");
+        let model = self.place.model(&self.cells[run].name);
         let ledger = self.place.ledger(&self.poisonings[poisoning].name);
         let evaluate = evaluate_words(&self.recipe, input, model, Some(ledger));
         let name = name(attack, method, &point, input.seed);

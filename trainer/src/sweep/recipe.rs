@@ -92,6 +92,9 @@ pub struct Method {
     /// As the sweep's, for this method alone
     #[serde(default)]
     pub grid: Table,
+    /// Begins with the model of this method, and trains on the pairs in which nothing was planted
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pretrained_of: Option<String>,
     /// No training: of a run of `epochs_of`, the first epoch that is as accurate as this method
     pub stop_at_top1_of: Option<String>,
     /// The method whose epochs `stop_at_top1_of` looks at
@@ -191,6 +194,14 @@ impl Recipe {
         if !method.trains() && (!keys.is_empty() || !method.grid.is_empty()) {
             return Err("a method that trains nothing takes neither `set` nor `grid`".into());
         }
+        if let Some(name) = &method.pretrained_of {
+            check_reserved("set", keys.iter(), &["model"])?;
+            check_reserved("grid", own.iter().map(|axis| &axis.key), &["model"])?;
+            self.check_begins("pretrained_of", name)?;
+            if !method.trains() {
+                return Err("`pretrained_of` is for a method that trains".into());
+            }
+        }
         if let Some(name) = &method.unpoisoned_of {
             if method.stop_at_top1_of.is_some() || method.epochs_of.is_some() {
                 return Err("`unpoisoned_of` and a stop are two methods".into());
@@ -215,6 +226,21 @@ impl Recipe {
             }
             (Some(_), None) => Err("`epochs_of` is missing beside `stop_at_top1_of`".into()),
             (None, Some(_)) => Err("`stop_at_top1_of` is missing beside `epochs_of`".into()),
+        }
+    }
+
+    /// A method whose model another begins with.
+    fn check_begins(&self, key: &str, name: &str) -> Result<(), String> {
+        self.check_trained(key, name)?;
+        let is_it = |other: &&Method| other.name == name;
+        match self.methods.iter().find(is_it) {
+            Some(other) if other.pretrained_of.is_some() => {
+                Err(format!("`{key}`: `{name}` begins with the model of another itself"))
+            }
+            Some(other) if !other.grid.is_empty() => {
+                Err(format!("`{key}`: `{name}` must be without a `grid` of its own"))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -376,5 +402,27 @@ epochs_of = 'clip'
         check(stop, "unpoisoned_of = 'x'\n", "`unpoisoned_of`: `x` is no method that is trained");
         check("epochs_of = 'clip'\n", "unpoisoned_of = 'clip'\n", "a stop are two methods");
         check("set.method.name", "sets.method.name", "unknown field `sets`");
+        let begins = |name: &str| format!("[[method]]\nname = 'b'\npretrained_of = '{name}'\n");
+        let more = |lines: &str| format!("{}[[method]]\nname = 'roclip'", begins("clip") + lines);
+        let add = |lines: &str, expected: &str| {
+            check("[[method]]\nname = 'roclip'", &more(lines), expected);
+        };
+        add(
+            &begins("x").replace("'b'", "'c'"),
+            "`pretrained_of`: `x` is no method that is trained",
+        );
+        add(
+            &begins("b").replace("'b'\np", "'c'\np"),
+            "`b` begins with the model of another itself",
+        );
+        add(
+            &begins("roclip").replace("'b'", "'c'"),
+            "`roclip` must be without a `grid` of its own",
+        );
+        add(
+            "set.model.preset = 'rn50'\n",
+            "method `b`: `set.model.preset` is decided by the sweep",
+        );
+        add("unpoisoned_of = 'clip'\n", "method `b`: `pretrained_of` is for a method that trains");
     }
 }
