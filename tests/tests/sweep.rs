@@ -10,7 +10,7 @@ use tests::{
     program::{Ended, program, run, run_until},
 };
 
-const CELLS: usize = 12;
+const CELLS: usize = 13;
 const SWEEP: &str = "\
 seeds = [3]
 [run.data]
@@ -48,6 +48,9 @@ epochs_of = 'clip'
 [[method]]
 name = 'unseen'
 unpoisoned_of = 'sieve'
+[[method]]
+name = 'cleaned-unseen'
+unpoisoned_of = 'cleaned'
 ";
 
 struct Place(TempDir);
@@ -216,6 +219,7 @@ fn a_mistake_is_told_before_anything_is_done() {
         ("--attack corner --method stopped", "2 cells"), // and what it looks at
         ("--attack corner --method cleaned", "2 cells"),
         ("--method unseen", "4 cells"),
+        ("--method cleaned-unseen", "3 cells"), // what it looks at begins with another
     ] {
         let words = format!("sweep --config sweep.toml --dry-run {choice}");
         let ended = run(&mut place.command(&words));

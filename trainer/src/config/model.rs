@@ -87,9 +87,10 @@ impl Model {
         Some(file.map_or(openai, TokenizerSource::File))
     }
 
-    /// Puts the model of a folder in the place of new towers.
+    /// Puts the model that a folder will hold, of these sizes, in the place of new towers.
     pub(crate) fn begin_with(&mut self, folder: PathBuf) {
-        *self = Self { pretrained: Some(folder), lock: self.lock, ..Self::default() };
+        let (pretrained, lock, sizes) = (Some(folder), self.lock, self.clip());
+        *self = Self { pretrained, lock, sizes, ..Self::default() };
     }
 
     /// Looks at the folder of `pretrained`, if there is one; names the preset otherwise.

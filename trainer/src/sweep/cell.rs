@@ -62,8 +62,8 @@ pub enum Work {
 pub struct Training {
     /// Whole, with the folder of the run.
     pub(super) config: Config,
-    /// What is trained on, of the plan's poisoned sets, or with `start` what that was trained on;
-    /// without, the clean manifest.
+    /// What is planted, of the plan's poisoned sets: it is trained on, unless there is a `start`,
+    /// and evaluated; without, the clean manifest is trained on.
     pub(super) poisoning: Option<usize>,
     /// Cell with whose model it begins, to train on the clean manifest.
     pub(super) start: Option<usize>,

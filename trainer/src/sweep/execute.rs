@@ -84,17 +84,19 @@ pub fn execute(
         .collect();
     let (tuned, new): (Vec<_>, Vec<_>) =
         trained.into_iter().partition(|(_, training)| training.start.is_some());
-    for some in [new, tuned] {
-        let before = shared.lock().unwrap_or_else(PoisonError::into_inner).results().to_vec();
-        each(jobs, &some, |(cell, training)| {
+    let known = || shared.lock().unwrap_or_else(PoisonError::into_inner).results().to_vec();
+    let train = |some: &[(&Cell, &Training)], before: &[CellResult]| {
+        each(jobs, some, |(cell, training)| {
             let made = training.poisoning.as_ref().map_or(Ok(()), made);
-            keep(cell, made.and_then(|()| sweep.train(cell, training, &before)))
-        })?;
-    }
-    // These look at what has been trained.
+            keep(cell, made.and_then(|()| sweep.train(cell, training, before)))
+        })
+    };
+    train(&new, &[])?;
+    // These begin with what has been trained, or look at it.
+    train(&tuned, &known())?;
     let others: Vec<&Cell> =
         todo.iter().copied().filter(|cell| !matches!(cell.work, Work::Train(_))).collect();
-    let trained = shared.lock().unwrap_or_else(PoisonError::into_inner).results().to_vec();
+    let trained = known();
     each(jobs, &others, |cell| match &cell.work {
         Work::Train(_) => Ok(()),
         Work::Stop { target, epochs } => {
@@ -181,7 +183,8 @@ impl Sweep<'_> {
         let ledger = trained_on.map(|set| place.ledger(&set.name));
         let manifest = &training.config.data.manifest;
         let poison = trained_on.map(|set| shell_line(&set.words));
-        let before = start.map(|run| run.commands.clone()).unwrap_or_default();
+        let mut before = start.map(|run| run.commands.clone()).unwrap_or_default();
+        before.pop(); // an evaluation of its own
         let commands = [shell_line(&words), shell_line(&training.evaluate)];
         Ok(CellResult {
             rates: rates(&document),

@@ -25,7 +25,8 @@ const CELLS_MAX: usize = 100_000;
 const NAME_MAX: usize = 200;
 
 /// The cells of a sweep, in a fixed order: by seed, then attack, method, and point of the grid;
-/// those of unpoisoned models come last of each seed.
+/// methods that begin with the models of others come after all that do not, and unpoisoned models
+/// last of each seed.
 #[derive(Debug)]
 pub struct Plan {
     /// What the file says.
@@ -49,10 +50,9 @@ impl Plan {
             let first_of_seed = plan.cells.len();
             for attack in &recipe.attacks {
                 let first = plan.cells.len();
-                let trained = recipe.methods.iter().filter(|method| method.trains());
-                let (tuned, new): (Vec<_>, Vec<_>) =
-                    trained.partition(|method| method.pretrained_of.is_some());
-                for method in new.into_iter().chain(tuned) {
+                let mut trained: Vec<_> = recipe.methods.iter().filter(|m| m.trains()).collect();
+                trained.sort_by_key(|method| method.pretrained_of.is_some());
+                for method in trained {
                     for point in plan.points(method)? {
                         plan.train(&input, attack, method, point, first, &mut rows)?;
                     }

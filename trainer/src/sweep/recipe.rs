@@ -197,7 +197,7 @@ impl Recipe {
         if let Some(name) = &method.pretrained_of {
             check_reserved("set", keys.iter(), &["model"])?;
             check_reserved("grid", own.iter().map(|axis| &axis.key), &["model"])?;
-            self.check_begins("pretrained_of", name)?;
+            self.check_begins(name)?;
             if !method.trains() {
                 return Err("`pretrained_of` is for a method that trains".into());
             }
@@ -229,19 +229,22 @@ impl Recipe {
         }
     }
 
-    /// A method whose model another begins with.
-    fn check_begins(&self, key: &str, name: &str) -> Result<(), String> {
-        self.check_trained(key, name)?;
-        let is_it = |other: &&Method| other.name == name;
-        match self.methods.iter().find(is_it) {
-            Some(other) if other.pretrained_of.is_some() => {
-                Err(format!("`{key}`: `{name}` begins with the model of another itself"))
-            }
-            Some(other) if !other.grid.is_empty() => {
-                Err(format!("`{key}`: `{name}` must be without a `grid` of its own"))
-            }
-            _ => Ok(()),
-        }
+    /// Those that begin with the models of the method `name` have to fit these, all of them.
+    fn check_begins(&self, name: &str) -> Result<(), String> {
+        self.check_trained("pretrained_of", name)?;
+        let Some(other) = self.methods.iter().find(|other| other.name == name) else {
+            return Ok(());
+        };
+        let why = if other.pretrained_of.is_some() {
+            "begins with the model of another itself"
+        } else if !other.grid.is_empty() {
+            "must be without a `grid` of its own"
+        } else if other.set.contains_key("model") {
+            "must be without `set.model`: `run.model` is for both"
+        } else {
+            return Ok(());
+        };
+        Err(format!("`pretrained_of`: `{name}` {why}"))
     }
 
     fn check_trained(&self, key: &str, name: &str) -> Result<(), String> {
