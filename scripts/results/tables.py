@@ -28,7 +28,7 @@ METHODS = {
     "safeclip": "SafeCLIP", "clip-as-sieve": "CLIP, one of the copies per epoch",
     "clip-aug-stopped": "CLIP + augmentation, stopped", "clip-unpoisoned": "CLIP without the poison",
     "sieve-unpoisoned": "sieve without the poison", "roclip-pool": "RoCLIP", "roclip-k": "RoCLIP",
-    "roclip-seldom": "RoCLIP, pool updated every 5 batches", "roclip-signal": "RoCLIP",
+    "sieve-longer": "sieve, longer lessons", "roclip-seldom": "RoCLIP, pool updated every 5 batches", "roclip-signal": "RoCLIP",
     "roclip-learns": "RoCLIP, the text tower learns",
 }
 ATTACKS = {
