@@ -25,10 +25,12 @@ RATES = {
 DOUBT = {"clean": "clean", "backdoor": "stamped", "bridge": "other titles", "targeted": "targeted"}
 METHODS = {
     "clip": "CLIP", "clip-aug": "CLIP + augmentation", "roclip": "RoCLIP", "sieve": "sieve",
-    "safeclip": "SafeCLIP", "clip-as-sieve": "CLIP, one of the copies per epoch",
+    "safeclip": "SafeCLIP", "cleanclip": "CleanCLIP on it",
+    "clip-as-sieve": "CLIP, one of the copies per epoch",
     "clip-aug-stopped": "CLIP + augmentation, stopped", "clip-unpoisoned": "CLIP without the poison",
     "sieve-unpoisoned": "sieve without the poison", "roclip-pool": "RoCLIP", "roclip-k": "RoCLIP",
-    "sieve-longer": "sieve, longer lessons", "roclip-seldom": "RoCLIP, pool updated every 5 batches", "roclip-signal": "RoCLIP",
+    "sieve-longer": "sieve, longer lessons", "roclip-signal": "RoCLIP",
+    "roclip-seldom": "RoCLIP, pool updated every 5 batches",
     "roclip-learns": "RoCLIP, the text tower learns",
 }
 ATTACKS = {
