@@ -34,6 +34,13 @@ pub struct Cell {
     pub work: Work,
 }
 
+impl Cell {
+    /// Whether it is of this method, with nothing set but what this point sets, too.
+    pub(super) fn is_of(&self, method: &str, point: &Point) -> bool {
+        self.method == method && point.holds(&self.point)
+    }
+}
+
 /// What is to be done for a cell.
 #[derive(Debug, Clone)]
 pub enum Work {
@@ -62,11 +69,12 @@ pub enum Work {
 pub struct Training {
     /// Whole, with the folder of the run.
     pub(super) config: Config,
-    /// What is planted, of the plan's poisoned sets: it is trained on, unless there is a `start`,
-    /// and evaluated; without, the clean manifest is trained on.
-    pub(super) poisoning: Option<usize>,
-    /// Cell with whose model it begins, to train on the clean manifest.
+    /// Cell with whose model it begins; without, with new towers.
     pub(super) start: Option<usize>,
+    /// What is trained on, of the plan's poisoned sets; without, the clean manifest.
+    pub(super) trained_on: Option<usize>,
+    /// What it is evaluated by, of the plan's poisoned sets.
+    pub(super) shown: Option<usize>,
     /// Words of `roclip-train`.
     pub(super) evaluate: Vec<String>,
 }
@@ -150,40 +158,28 @@ fn epochs(recipe: &Recipe, method: &Method, point: &Point) -> Result<i64, String
     }
 }
 
-impl Training {
-    /// Puts the data, the folder and what is watched into a configuration.
-    pub(super) fn new(
-        recipe: &Recipe,
-        place: &Place,
-        input: &Input,
-        name: &str,
-        mut config: Config,
-        poisoning: Option<(usize, &str)>,
-        start: Option<(usize, &str)>,
-    ) -> Self {
-        let ledger = poisoning.map(|(_, set)| place.ledger(set));
-        match (start, poisoning) {
-            (Some((_, run)), _) => config.model.begin_with(place.model(run)),
-            (None, Some((_, set))) => {
-                config.data.manifest = place.manifest(set, &config.data.manifest);
-            }
-            (None, None) => {}
-        }
-        config.output.folder = place.run(name);
-        if let Some(every) = recipe.evaluate.every_epochs {
-            config.monitor = Monitor {
-                test: Some(input.test.clone()),
-                classes: Some(input.classes.clone()),
-                templates: input.templates.clone(),
-                ledger: ledger.clone(),
-                every_epochs: Some(every),
-                alarms: config.monitor.alarms,
-            };
-        }
-        let evaluate = evaluate_words(recipe, input, place.model(name), ledger);
-        let [poisoning, start] = [poisoning, start].map(|one| one.map(|(index, _)| index));
-        Self { config, poisoning, start, evaluate }
+/// Puts its folder, and what is watched by `ledger`, into the configuration of a cell; the words of
+/// `roclip-train` that evaluate its model are the answer.
+pub(super) fn watched(
+    recipe: &Recipe,
+    place: &Place,
+    input: &Input,
+    name: &str,
+    config: &mut Config,
+    ledger: Option<PathBuf>,
+) -> Vec<String> {
+    config.output.folder = place.run(name);
+    if let Some(every) = recipe.evaluate.every_epochs {
+        config.monitor = Monitor {
+            test: Some(input.test.clone()),
+            classes: Some(input.classes.clone()),
+            templates: input.templates.clone(),
+            ledger: ledger.clone(),
+            every_epochs: Some(every),
+            alarms: config.monitor.alarms.clone(),
+        };
     }
+    evaluate_words(recipe, input, place.model(name), ledger)
 }
 
 pub(super) fn evaluate_words(

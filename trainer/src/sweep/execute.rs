@@ -87,7 +87,7 @@ pub fn execute(
     let known = || shared.lock().unwrap_or_else(PoisonError::into_inner).results().to_vec();
     let train = |some: &[(&Cell, &Training)], before: &[CellResult]| {
         each(jobs, some, |(cell, training)| {
-            let made = training.poisoning.as_ref().map_or(Ok(()), made);
+            let made = training.shown.as_ref().map_or(Ok(()), made);
             keep(cell, made.and_then(|()| sweep.train(cell, training, before)))
         })
     };
@@ -122,7 +122,7 @@ impl Sweep<'_> {
     /// Makes the poisoned sets that the cells need; what kept one from being made, by its number.
     fn poison_all(&self, todo: &[&Cell], jobs: NonZero<usize>) -> Result<BTreeMap<usize, String>> {
         let needed = |cell: &&Cell| match &cell.work {
-            Work::Train(training) => training.poisoning,
+            Work::Train(training) => training.shown,
             Work::Stop { .. } => None,
             Work::Unpoisoned { poisoning, .. } => Some(*poisoning),
         };
@@ -178,11 +178,10 @@ impl Sweep<'_> {
         let log = folder.join("evaluate.log");
         self.program.run(&training.evaluate, &log, Some(&document), &lock)?;
         let (document, summary) = (json(&document)?, json(&run.join("summary.json"))?);
-        let set = training.poisoning.map(|number| &plan.poisonings[number]);
-        let trained_on = set.filter(|_| start.is_none());
-        let ledger = trained_on.map(|set| place.ledger(&set.name));
+        let set = training.trained_on.map(|number| &plan.poisonings[number]);
+        let ledger = set.map(|set| place.ledger(&set.name));
         let manifest = &training.config.data.manifest;
-        let poison = trained_on.map(|set| shell_line(&set.words));
+        let poison = set.map(|set| shell_line(&set.words));
         let mut before = start.map(|run| run.commands.clone()).unwrap_or_default();
         before.pop(); // an evaluation of its own
         let commands = [shell_line(&words), shell_line(&training.evaluate)];

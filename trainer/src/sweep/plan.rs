@@ -6,7 +6,7 @@ use candle_core::Device;
 
 use super::{
     attack::Poisoning,
-    cell::{Cell, Training, Work, configuration, evaluate_words},
+    cell::{Cell, Training, Work, configuration, evaluate_words, watched},
     grid::{Point, points},
     input::{Input, Rows, told},
     place::{Place, file_name},
@@ -95,8 +95,8 @@ impl Plan {
             Work::Stop { target, epochs } => vec![*target, *epochs],
             Work::Unpoisoned { run, .. } => vec![*run],
         };
+        // A cell looks at earlier ones.
         for index in (0..self.cells.len()).rev() {
-            // a cell looks at earlier ones
             if !self.cells[index].waits {
                 let needed = looked_at(&self.cells[index]);
                 needed.into_iter().for_each(|index| self.cells[index].waits = false);
@@ -138,16 +138,18 @@ impl Plan {
         first: usize,
         rows: &mut Rows,
     ) -> Result<()> {
-        let start = method.pretrained_of.as_ref();
-        let start = start.map(|name| self.run_of(name, method, &point, first)).transpose()?;
-        let config = configuration(&self.recipe, method, &point, input.seed)?;
+        let start = match &method.pretrained_of {
+            Some(name) => Some(self.look(method, first, |cell| cell.is_of(name, &point))?),
+            None => None,
+        };
+        let mut config = configuration(&self.recipe, method, &point, input.seed)?;
         let opened = rows.of(&config.data.manifest);
         let clean = told(&self.recipe, "run.data.manifest", opened)?;
-        let poisoning = match attack.plants() {
+        let shown = match attack.plants() {
             true => Some(self.poisoning(attack, input, &config)?),
             false => None,
         };
-        let trained_on = poisoning.filter(|_| start.is_none());
+        let trained_on = shown.filter(|_| start.is_none()); // clean pairs are what tunes
         let all = trained_on.map_or(clean, |index| self.poisonings[index].rows);
         check_run(&config, all).map_err(|error| {
             let (attack, method) = (&attack.name, &method.name);
@@ -155,9 +157,16 @@ impl Plan {
             self.recipe.refuse(format!("method `{method}`, attack `{attack}`: {problem}"))
         })?;
         let name = name(attack, method, &point, input.seed);
-        let set = poisoning.map(|index| (index, &*self.poisonings[index].name));
-        let start = start.map(|index| (index, &*self.cells[index].name));
-        let training = Training::new(&self.recipe, &self.place, input, &name, config, set, start);
+        if let Some(run) = start {
+            config.model.begin_with(self.place.model(&self.cells[run].name));
+        }
+        if let Some(index) = trained_on {
+            let set = &self.poisonings[index].name;
+            config.data.manifest = self.place.manifest(set, &config.data.manifest);
+        }
+        let ledger = shown.map(|index| self.place.ledger(&self.poisonings[index].name));
+        let evaluate = watched(&self.recipe, &self.place, input, &name, &mut config, ledger);
+        let training = Training { config, start, trained_on, shown, evaluate };
         let work = Work::Train(Box::new(training));
         self.push(name, attack, method, input.seed, point, work);
         Ok(())
@@ -186,7 +195,8 @@ impl Plan {
         first: usize,
     ) -> Result<()> {
         let run = |name: &Option<String>| {
-            self.run_of(name.as_deref().unwrap_or_default(), method, &point, first)
+            let is_it = |cell: &Cell| name.as_ref().is_some_and(|name| cell.is_of(name, &point));
+            self.look(method, first, is_it)
         };
         let (target, epochs) = (run(&method.stop_at_top1_of)?, run(&method.epochs_of)?);
         let name = name(attack, method, &point, seed);
@@ -194,9 +204,8 @@ impl Plan {
         Ok(())
     }
 
-    /// The cell of the method `name` that `method` looks at, from the cell `first` on.
-    fn run_of(&self, name: &str, method: &Method, point: &Point, first: usize) -> Result<usize> {
-        let is_it = |cell: &Cell| cell.method == name && point.holds(&cell.point);
+    /// The cell that `method` looks at, from the cell `first` on.
+    fn look(&self, method: &Method, first: usize, is_it: impl Fn(&Cell) -> bool) -> Result<usize> {
         let found = self.cells[first..].iter().position(is_it);
         found.map(|index| first + index).ok_or_else(|| {
             self.recipe.refuse(format!("method `{}`: there is no such run", method.name))
@@ -212,17 +221,13 @@ impl Plan {
         point: Point,
         first: usize,
     ) -> Result<()> {
-        let is_it = |cell: &Cell| match &cell.work {
-            Work::Train(training) if training.poisoning.is_none() => {
-                method.unpoisoned_of.as_ref() == Some(&cell.method) && point.holds(&cell.point)
-            }
-            _ => false,
+        let is_clean = |cell: &Cell| match &cell.work {
+            Work::Train(training) => training.shown.is_none(),
+            Work::Stop { .. } | Work::Unpoisoned { .. } => false,
         };
-        let found = self.cells[first..].iter().position(is_it).map(|index| first + index);
-        let Some(run) = found else {
-            let problem = format!("method `{}`: there is no such run", method.name);
-            return Err(self.recipe.refuse(problem));
-        };
+        let of = method.unpoisoned_of.as_ref();
+        let is_it = |cell: &Cell| is_clean(cell) && of.is_some_and(|name| cell.is_of(name, &point));
+        let run = self.look(method, first, is_it)?;
         let Work::Train(training) = &self.cells[run].work else { unreachable!("found as such") };
         let poisoning = self.poisoning(attack, input, &training.config.clone())?;
         let model = self.place.model(&self.cells[run].name);

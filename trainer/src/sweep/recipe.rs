@@ -211,7 +211,7 @@ impl Recipe {
                     "`unpoisoned_of` needs an attack without options: its runs are looked at";
                 return Err(problem.into());
             }
-            return self.check_trained("unpoisoned_of", name);
+            return self.trained("unpoisoned_of", name).map(drop);
         }
         match (&method.stop_at_top1_of, &method.epochs_of) {
             (None, None) => Ok(()),
@@ -221,8 +221,8 @@ impl Recipe {
                         "`stop_at_top1_of` needs `evaluate.every_epochs`, which is missing";
                     return Err(problem.into());
                 }
-                self.check_trained("stop_at_top1_of", target)?;
-                self.check_trained("epochs_of", epochs)
+                self.trained("stop_at_top1_of", target)?;
+                self.trained("epochs_of", epochs).map(drop)
             }
             (Some(_), None) => Err("`epochs_of` is missing beside `stop_at_top1_of`".into()),
             (None, Some(_)) => Err("`stop_at_top1_of` is missing beside `epochs_of`".into()),
@@ -231,10 +231,7 @@ impl Recipe {
 
     /// Those that begin with the models of the method `name` have to fit these, all of them.
     fn check_begins(&self, name: &str) -> Result<(), String> {
-        self.check_trained("pretrained_of", name)?;
-        let Some(other) = self.methods.iter().find(|other| other.name == name) else {
-            return Ok(());
-        };
+        let other = self.trained("pretrained_of", name)?;
         let why = if other.pretrained_of.is_some() {
             "begins with the model of another itself"
         } else if !other.grid.is_empty() {
@@ -247,11 +244,10 @@ impl Recipe {
         Err(format!("`pretrained_of`: `{name}` {why}"))
     }
 
-    fn check_trained(&self, key: &str, name: &str) -> Result<(), String> {
-        match self.methods.iter().any(|other| other.name == *name && other.trains()) {
-            true => Ok(()),
-            false => Err(format!("`{key}`: `{name}` is no method that is trained")),
-        }
+    /// The method that `key` names.
+    fn trained(&self, key: &str, name: &str) -> Result<&Method, String> {
+        let found = self.methods.iter().find(|other| other.name == name && other.trains());
+        found.ok_or_else(|| format!("`{key}`: `{name}` is no method that is trained"))
     }
 
     /// The axes of a method's cells: the sweep's, then its own, or of one that trains nothing those
@@ -405,27 +401,23 @@ epochs_of = 'clip'
         check(stop, "unpoisoned_of = 'x'\n", "`unpoisoned_of`: `x` is no method that is trained");
         check("epochs_of = 'clip'\n", "unpoisoned_of = 'clip'\n", "a stop are two methods");
         check("set.method.name", "sets.method.name", "unknown field `sets`");
-        let begins = |name: &str| format!("[[method]]\nname = 'b'\npretrained_of = '{name}'\n");
-        let more = |lines: &str| format!("{}[[method]]\nname = 'roclip'", begins("clip") + lines);
-        let add = |lines: &str, expected: &str| {
-            check("[[method]]\nname = 'roclip'", &more(lines), expected);
+        let begins = |method: &str, other: &str, lines: &str| {
+            format!("[[method]]\nname = '{method}'\n{lines}pretrained_of = '{other}'\n")
         };
-        add(
-            &begins("x").replace("'b'", "'c'"),
-            "`pretrained_of`: `x` is no method that is trained",
-        );
-        add(
-            &begins("b").replace("'b'\np", "'c'\np"),
-            "`b` begins with the model of another itself",
-        );
-        add(
-            &begins("roclip").replace("'b'", "'c'"),
-            "`roclip` must be without a `grid` of its own",
-        );
-        add(
-            "set.model.preset = 'rn50'\n",
-            "method `b`: `set.model.preset` is decided by the sweep",
-        );
-        add("unpoisoned_of = 'clip'\n", "method `b`: `pretrained_of` is for a method that trains");
+        let add = |methods: &str, expected: &str| {
+            const BEFORE: &str = "[[method]]\nname = 'roclip'";
+            check(BEFORE, &format!("{methods}{BEFORE}"), expected);
+        };
+        add(&begins("b", "x", ""), "`pretrained_of`: `x` is no method that is trained");
+        add(&begins("b", "roclip", ""), "`roclip` must be without a `grid` of its own");
+        let chain = begins("b", "clip", "") + &begins("c", "b", "");
+        add(&chain, "method `c`: `pretrained_of`: `b` begins with the model of another itself");
+        let towers = "[[method]]\nname = 'b'\nset.model.image_size = 64\n".to_owned();
+        let expected = "method `c`: `pretrained_of`: `b` must be without `set.model`";
+        add(&(towers + &begins("c", "b", "")), expected);
+        let expected = "method `b`: `set.model.preset` is decided by the sweep";
+        add(&begins("b", "clip", "set.model.preset = 'rn50'\n"), expected);
+        let expected = "method `b`: `pretrained_of` is for a method that trains";
+        add(&begins("b", "clip", "unpoisoned_of = 'clip'\n"), expected);
     }
 }
