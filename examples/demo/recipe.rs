@@ -129,8 +129,8 @@ impl Method {
     }
 }
 
-/// Epochs of each of the two networks that the sieve gives up before a model of `epochs`: as many as
-/// by default.
+/// Epochs of each of the two networks that the sieve gives up before a model of `epochs`: half, as by
+/// default of more pairs, since these pictures are soon learnt.
 fn given_up(epochs: u32) -> u32 {
     epochs.div_ceil(2)
 }

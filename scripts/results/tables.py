@@ -29,7 +29,7 @@ METHODS = {
     "clip-as-sieve": "CLIP, one of the copies per epoch",
     "clip-aug-stopped": "CLIP + augmentation, stopped", "clip-unpoisoned": "CLIP without the poison",
     "sieve-unpoisoned": "sieve without the poison", "roclip-pool": "RoCLIP", "roclip-k": "RoCLIP",
-    "sieve-longer": "sieve, longer lessons", "roclip-signal": "RoCLIP",
+    "sieve-shorter": "sieve, half as long lessons", "roclip-signal": "RoCLIP",
     "roclip-seldom": "RoCLIP, pool updated every 5 batches",
     "roclip-learns": "RoCLIP, the text tower learns",
 }

@@ -44,7 +44,8 @@ const POOLED: &str = "[method]\nname = 'sieve'\n\
 const SCOUT: &str = "[method]\nname = 'sieve'\n\
     [method.sieve]\nbeliever_epochs = 0\nscout_epochs = 2\nreferences = 50\n";
 /// A believer and a scout of an epoch each, and a model that begins with other captions.
-const BELIEVER: &str = "[method]\nname = 'sieve'\n[method.sieve]\nreferences = 50\n";
+const BELIEVER: &str = "[method]\nname = 'sieve'\n\
+    [method.sieve]\nbeliever_epochs = 1\nscout_epochs = 1\nreferences = 50\n";
 /// Two views, of which one is as it is.
 const CLEANCLIP: &str = "[method]\nname = 'cleanclip'\n";
 /// All three phases, each an epoch: views, a slow one, and pairs that are split.

@@ -116,6 +116,10 @@ fn a_killed_sweep_comes_to_what_one_comes_to_that_nobody_touched() {
     assert!(ended.stdout.contains("| corner | stopped (epoch "), "{ended:?}");
     let cell = &whole["corner-sieve-text=true-3"];
     assert_eq!(cell["doubted"]["backdoor"]["rows"], 20);
+    let resolved = place.path("whole/cells/corner-sieve-text=true-3/run/resolved.toml");
+    let resolved = fs::read_to_string(resolved).expect("readable");
+    let few = "believer_epochs = 2\nscout_epochs = 2\n"; // as many as the model
+    assert!(resolved.contains(few) && resolved.contains("from_epoch = 3\n"), "{resolved}");
     assert!(cell["rates"]["backdoor_asr"]["low"].is_number(), "{cell}");
     assert!(whole["none-clip-3"]["rates"].get("backdoor_asr").is_none());
     let unseen = &whole["corner-unseen-text=true-3"]["rates"];

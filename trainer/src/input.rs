@@ -26,16 +26,21 @@ pub(crate) fn reading<'a>(config: &'a Config, classes: Classes<'a>) -> Reading<'
     Reading { keys, classes, cache_folder: Some(config.cache_folder()) }
 }
 
-/// Manifest, pictures, tokenizer, augmentation; batches have the part of this rank.
+/// What is trained on, before a picture is read.
+pub(crate) fn open_listing(config: &Config) -> Result<Listing> {
+    Listing::open(&config.data.manifest, &reading(config, Classes::Unnamed))
+}
+
+/// Pictures, tokenizer, augmentation; batches have the part of this rank.
 pub(crate) fn open_loader(
     config: &Config,
+    listing: Listing,
     collective: &dyn Collective,
     watch: &mut dyn Watch,
 ) -> Result<Loader> {
     let config::Data { manifest, batch_size, workers, bad_rows_max, cache_mib, .. } = &config.data;
     let mut clip = config.clip().expect("`check` refused an unknown preset");
     let augment = Augment::open(&config.augment, config.seed)?;
-    let listing = Listing::open(manifest, &reading(config, Classes::Unnamed))?;
     let context = clip.text.context_length;
     let known = match config.model.tokenizer_source() {
         Some(source) => Some(source.open()?.with_context_length(context)?),

@@ -18,12 +18,12 @@ use self::folder::{METRICS, MODEL, RESOLVED, SUMMARY};
 use crate::{
     checkpoint::{self, Origin, Place},
     config::{self, Config},
-    data::Loader,
+    data::{Listing, Loader},
     doubted,
     error::{Error, Result},
     evaluate::Evaluation,
     gpu::{self, Gpu},
-    input::open_loader,
+    input::{open_listing, open_loader},
     journal::{Journal, tensorboard::Events},
     method::{self, Sizes},
     monitor::{Alarm, Alarms, Monitor, Tally},
@@ -83,7 +83,9 @@ pub fn train(
     collective: &Arc<dyn Collective>,
     watch: &mut dyn Watch,
 ) -> Result<Summary> {
-    let mut run = collective.agree(Run::open(config, resume, collective, watch))?;
+    let listing = collective.agree(open_listing(config))?;
+    let config = &config.for_pairs(listing.all());
+    let mut run = collective.agree(Run::open(config, listing, resume, collective, watch))?;
     checkpoint::check_same(config, &run.origin, run.place, &run.trainer)?;
     run.begin()?;
     let summary = threads()?.install(|| run.epochs(watch))?;
@@ -149,9 +151,10 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    /// Reads everything that the run needs, and writes nothing.
+    /// Reads everything else that the run needs, and writes nothing.
     fn open(
         config: &'a Config,
+        listing: Listing,
         resume: bool,
         collective: &Arc<dyn Collective>,
         watch: &mut dyn Watch,
@@ -164,7 +167,7 @@ impl<'a> Run<'a> {
         let gpu = open_gpu(config, &**collective, watch)?;
         let checkpoint = folder::open_checkpoint(config, resume, watch)?;
         let monitor = if collective.is_first() { Monitor::open(config)? } else { None };
-        let mut loader = open_loader(config, &**collective, watch)?;
+        let mut loader = open_loader(config, listing, &**collective, watch)?;
         loader.gpu.clone_from(&gpu);
         let pretrained = pretrained::sha256(config)?;
         let mut origin = Origin { data: loader.fingerprint()?, pretrained };

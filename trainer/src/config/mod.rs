@@ -127,6 +127,24 @@ impl Config {
         }
     }
 
+    /// With what depends on the number of `pairs`, which [`open`] does not know: the sieve's epochs
+    /// that are given up, and with them those with augmentation.
+    pub fn for_pairs(&self, pairs: usize) -> Self {
+        let mut config = self.clone();
+        if config.method.name != MethodName::Sieve {
+            return config;
+        }
+        let model = config.optim.epochs;
+        config.method.sieve.get_or_insert_default().fill_in(model, pairs);
+        let Parts { believer, scout, .. } = config.parts();
+        if believer > 0 {
+            config.augment.from_epoch.get_or_insert(believer + 1);
+        }
+        let augmented = if scout > 0 { scout } else { (model / 2).max(1) };
+        config.augment.epochs.get_or_insert(augmented);
+        config
+    }
+
     /// Adds everything that is wrong, each with its key and its limits.
     pub fn check(&self, problems: &mut Problems) {
         self.data.check(problems);
@@ -294,8 +312,8 @@ mod tests {
         check("scout_epochs = 0\nfrom_epoch = 1", from);
         check("from_epoch = 4", None);
         let half = Some(
-            "from_epoch` must be at least 2, at most 4, one more than `scout_epochs`, half of \
-             `optim.epochs` unless given",
+            "from_epoch` must be at least 2, at most 4, one more than `scout_epochs`, here half \
+             of `optim.epochs` unless given",
         );
         check("from_epoch = 5", half);
         let scout = Some("from_epoch` must be at least 2, at most 6, one more than `scout_epochs`");

@@ -5,11 +5,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Config, MethodName, Parts, Problems, Roclip, TokenizerSource, augment::Blur};
+use super::{Config, MethodName, Problems, Roclip, TokenizerSource, augment::Blur};
 use crate::error::{Error, Result};
 
 /// Reads `file`, applies `key=value` settings and the output folder `out`, fills in what depends on
-/// the method, makes paths absolute, and checks. A path in the file starts from the file's folder.
+/// the method, but for what [`Config::for_pairs`] does, makes paths absolute, and checks. A path in the file starts from the file's folder.
 ///
 /// A setting that makes a mistake is told by its own text, without the file. A path that is not
 /// UTF-8 is refused: the resolved configuration is written as TOML.
@@ -49,16 +49,10 @@ pub(crate) fn resolve(
     let is_augmented = config.method.name != MethodName::Clip; // a part of the defences
     config.augment.image.get_or_insert(is_augmented);
     config.augment.text.get_or_insert(is_augmented);
-    config.method.fill_in(config.optim.epochs);
+    config.method.fill_in();
     let mut blur = Blur::PUBLISHED;
     if config.method.name == MethodName::Sieve {
         blur = Blur::COARSE;
-        let Parts { believer, scout, model } = config.parts();
-        if believer > 0 {
-            config.augment.from_epoch.get_or_insert(believer + 1);
-        }
-        let augmented = if scout > 0 { scout } else { (model / 2).max(1) };
-        config.augment.epochs.get_or_insert(augmented);
         config.augment.blur_share.get_or_insert(1.0);
         // With a pool, only what an epoch trains on is asked.
         if !config.method.sieve().has_pool() {

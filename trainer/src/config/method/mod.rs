@@ -89,14 +89,11 @@ impl Method {
     }
 
     /// Writes out the settings of the method: resolved, a run does not change when a default does.
-    /// `epochs`: those of the model.
-    pub(super) fn fill_in(&mut self, epochs: u32) {
+    pub(super) fn fill_in(&mut self) {
         match self.name {
             MethodName::Clip => {}
             MethodName::Roclip | MethodName::RoclipAsPublished => self.roclip = Some(self.roclip()),
-            MethodName::Sieve => {
-                self.sieve.get_or_insert_default().fill_in(epochs);
-            }
+            MethodName::Sieve => self.sieve = Some(self.sieve()),
             MethodName::Cleanclip => self.cleanclip = Some(self.cleanclip()),
             MethodName::Safeclip => self.safeclip = Some(self.safeclip()),
         }

@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Problems;
 
+/// From so many pairs on, half of the model's epochs teach a believer and a scout enough.
+const MANY_PAIRS: usize = 10_000;
+
 /// `[method.sieve]`; `docs/sieve.md` has the formulae.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -15,7 +18,8 @@ pub struct Sieve {
     pub believer_epochs: Option<u32>,
     /// Epochs of a scout that is asked in the model's place and then given up; 0 for none. They
     /// come before the `optim.epochs` of the model. Unless given, of these two each has half of the
-    /// model's epochs, rounded up, and none with a pool
+    /// model's epochs, rounded up, or, of data with fewer than 10,000 pairs, as many; none with a
+    /// pool
     pub scout_epochs: Option<u32>,
     /// First epoch that leaves out the pairs in doubt, counted from 1 after those of the believer:
     /// at least 2, when the towers know something, and at most `optim.epochs` or, with a scout, the
@@ -106,12 +110,21 @@ impl Sieve {
         self.score == Score::Pool || self.doubted == Some(Fate::Matched)
     }
 
-    /// The parts of a run whose model has `epochs`.
+    /// The parts of a run whose model has `epochs`; before [`Self::fill_in`], of one on many pairs.
     pub fn parts(&self, epochs: u32) -> Parts {
-        let usual = if self.has_pool() { 0 } else { epochs.div_ceil(2) };
+        let usual = self.usual_epochs(epochs, MANY_PAIRS);
         let believer = self.believer_epochs.unwrap_or(usual);
         let scout = self.scout_epochs.unwrap_or(usual);
         Parts { believer, scout, model: epochs }
+    }
+
+    /// Epochs of a believer, and of a scout, for a model that has `epochs` on so many `pairs`.
+    fn usual_epochs(&self, epochs: u32, pairs: usize) -> u32 {
+        match pairs {
+            _ if self.has_pool() => 0,
+            0..MANY_PAIRS => epochs,
+            _ => epochs.div_ceil(2),
+        }
     }
 
     /// What becomes of the pairs in doubt, if the model has `epochs`.
@@ -121,11 +134,12 @@ impl Sieve {
         self.doubted.unwrap_or(usual)
     }
 
-    /// Writes out what depends on the `epochs` of the model.
-    pub(super) fn fill_in(&mut self, epochs: u32) {
-        let (Parts { believer, scout, .. }, fate) = (self.parts(epochs), self.fate(epochs));
-        (self.believer_epochs, self.scout_epochs) = (Some(believer), Some(scout));
-        self.doubted = Some(fate);
+    /// Writes out what depends on the `epochs` of the model and on how many `pairs` there are.
+    pub(in crate::config) fn fill_in(&mut self, epochs: u32, pairs: usize) {
+        let usual = self.usual_epochs(epochs, pairs);
+        self.believer_epochs.get_or_insert(usual);
+        self.scout_epochs.get_or_insert(usual);
+        self.doubted = Some(self.fate(epochs));
     }
 
     pub(super) fn check(&self, epochs: u32, problems: &mut Problems) {
@@ -149,7 +163,7 @@ impl Sieve {
             (scout, given) => {
                 let most = scout.saturating_add(1);
                 let half =
-                    if given.is_none() { ", half of `optim.epochs` unless given" } else { "" };
+                    if given.is_none() { ", here half of `optim.epochs` unless given" } else { "" };
                 (most, format!("{most}, one more than `scout_epochs`{half}"))
             }
         };
@@ -233,19 +247,25 @@ mod tests {
     }
 
     #[test]
-    fn half_of_the_epochs_are_spent_on_each_before_the_model() {
-        let parts = |sieve: Sieve, epochs| {
+    fn half_of_the_epochs_are_spent_on_each_before_the_model_or_all_if_pairs_are_few() {
+        let parts = |sieve: &Sieve, epochs, pairs| {
+            let mut sieve = sieve.clone();
+            sieve.fill_in(epochs, pairs);
             let Parts { believer, scout, model } = sieve.parts(epochs);
             (believer, scout, model)
         };
-        assert_eq!(parts(Sieve::default(), 1), (1, 1, 1));
-        assert_eq!(parts(Sieve::default(), 9), (5, 5, 9));
-        assert_eq!(parts(Sieve { scout_epochs: Some(2), ..Default::default() }, 9), (5, 2, 9));
-        assert_eq!(parts(Sieve { score: Score::Pool, ..Default::default() }, 9), (0, 0, 9));
-        assert_eq!(
-            parts(Sieve { doubted: Some(Fate::Matched), ..Default::default() }, 9),
-            (0, 0, 9)
-        );
+        let given = Sieve { scout_epochs: Some(2), ..Default::default() };
+        for (pairs, usual) in [(10_000, 5), (usize::MAX, 5), (9_999, 9), (2, 9)] {
+            assert_eq!(parts(&Sieve::default(), 1, pairs), (1, 1, 1));
+            assert_eq!(parts(&Sieve::default(), 9, pairs), (usual, usual, 9));
+            assert_eq!(parts(&given, 9, pairs), (usual, 2, 9));
+            for sieve in [
+                Sieve { score: Score::Pool, ..Default::default() },
+                Sieve { doubted: Some(Fate::Matched), ..Default::default() },
+            ] {
+                assert_eq!(parts(&sieve, 9, pairs), (0, 0, 9));
+            }
+        }
     }
 
     #[test]
@@ -254,7 +274,7 @@ mod tests {
             let (believer_epochs, scout_epochs) = (Some(believer), Some(scout));
             let mut sieve = Sieve { believer_epochs, scout_epochs, doubted, ..Default::default() };
             let fate = sieve.fate(8);
-            sieve.fill_in(8);
+            sieve.fill_in(8, 2);
             assert_eq!(sieve.doubted, Some(fate));
             fate
         };

@@ -109,7 +109,7 @@ fn the_defaults_of_the_method_are_resolved() -> Result<()> {
         let named = (config.method.cleanclip.is_some(), config.method.safeclip.is_some());
         assert_eq!(named.0, config.method.name == MethodName::Cleanclip);
         assert_eq!(named.1, config.method.name == MethodName::Safeclip);
-        assert_eq!(config.augment.epochs, epochs, "{settings:?}");
+        assert_eq!(config.for_pairs(10_000).augment.epochs, epochs, "{settings:?}");
         Ok(())
     };
     check(&[], None)?;
@@ -121,13 +121,16 @@ fn the_defaults_of_the_method_are_resolved() -> Result<()> {
     check(&["method.name=sieve", "method.sieve.scout_epochs=4"], Some(4))?;
     check(&["method.name=sieve", "method.sieve.scout_epochs=0"], Some(10))?;
     check(&["method.name=sieve", "augment.epochs=20"], Some(20))?;
-    let from = |settings: &[&str]| -> Result<Option<u32>> {
-        Ok(resolved("[data]\nmanifest = 'a.csv'", settings)?.augment.from_epoch)
+    let from = |settings: &[&str], pairs| -> Result<Option<u32>> {
+        let config = resolved("[data]\nmanifest = 'a.csv'", settings)?;
+        Ok(config.for_pairs(pairs).augment.from_epoch)
     };
-    assert_eq!(from(&["method.name=sieve"])?, Some(11));
-    assert_eq!(from(&["method.name=sieve", "augment.from_epoch=1"])?, Some(1));
-    assert_eq!(from(&["method.name=sieve", "method.sieve.believer_epochs=0"])?, None);
-    assert_eq!(from(&[])?, None);
+    for (pairs, first) in [(10_000, 11), (9_999, 21)] {
+        assert_eq!(from(&["method.name=sieve"], pairs)?, Some(first));
+        assert_eq!(from(&["method.name=sieve", "augment.from_epoch=1"], pairs)?, Some(1));
+        assert_eq!(from(&["method.name=sieve", "method.sieve.believer_epochs=0"], pairs)?, None);
+        assert_eq!(from(&[], pairs)?, None);
+    }
     Ok(())
 }
 
