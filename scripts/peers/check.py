@@ -3,8 +3,8 @@ folders that the others saved, and our curves with what TensorBoard reads.
 
     check.py [--golden FOLDER]
         The whole comparison: makes the small models of the tests, exports them, asks every peer;
-        reads what the peers save, exports that, asks again; trains a small run and asks
-        TensorBoard for its curves.
+        reads what the peers save, exports that, asks again; looks whether new towers are drawn
+        as open_clip draws its own; trains a small run and asks TensorBoard for its curves.
         `--golden tests/golden/peers` also keeps torch's answers for `cargo test`.
     check.py --peer NAME --export FOLDER --ours FILE
         One peer, one folder, one `embeddings.json`; what `cargo test` runs.
@@ -25,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
+import initial
 import peers
 import saved
 
@@ -179,6 +180,7 @@ def whole(golden):
         for case in others(place, built):
             fine, _ = compare(*case)
             good = good and fine
+        good = initial.compare(run, built, place) and good
         return curves(built / "roclip-train", place) and good
 
 
