@@ -370,11 +370,14 @@ fn neither_threads_nor_the_way_to_a_configuration_decide_anything() {
     let words = "--set data.workers=4 --set data.cache_mib=0";
     place.whole("one/resolved.toml", "four", words); // what a run leaves is whole input
     place.check_same("one", "four");
-    for threads in ["1", "3"] {
-        let mut command = place.command(CONFIG, threads, "");
-        let ended = run(command.env("RAYON_NUM_THREADS", threads));
-        assert_eq!(ended.code, Some(0), "{ended:?}");
-        place.check_same("one", threads);
+    for (preset, first) in [("rn-micro", "one"), ("vit-micro", "vit-micro-1")] {
+        for threads in ["1", "2", "3", "4"] {
+            let out = format!("{preset}-{threads}");
+            let mut command = place.command(CONFIG, &out, &format!("--set model.preset={preset}"));
+            let ended = run(command.env("RAYON_NUM_THREADS", threads));
+            assert_eq!(ended.code, Some(0), "{ended:?}");
+            place.check_same(first, &out);
+        }
     }
 }
 

@@ -36,6 +36,9 @@ const NEEDS: &str = "it needs, where the GPU is: driver 580 or newer, a GPU of c
                      libcublasLt.so.13, as PyTorch's wheels bring them: name their folder in \
                      ROCLIP_CUDA_LIBRARIES, most often .../site-packages/nvidia/cu13/lib";
 
+/// Exists where there is a driver of NVIDIA's GPUs.
+const DRIVER: &str = "/proc/driver/nvidia/version";
+
 /// Programs by the names that the package gives them.
 type Programs = [(&'static str, PathBuf); 4];
 
@@ -56,7 +59,9 @@ fn proved_programs() -> Result<Programs, Failure> {
         }
         None => say("without NVRTC: that the kernels compile is not proved"),
     }
+    run(Command::new(&programs[3].1).args(["--quiet", "ops::cuda::card"]))?;
     let (_, program) = &programs[0];
+    check_refusal(program)?;
     let (seconds, size) = (began.elapsed().as_secs(), mib(bytes(program)?));
     say(&format!("built in {seconds} s: {} ({size} MiB)", program.display()));
     if let Ok(libc) = output(Command::new("getconf").arg("GNU_LIBC_VERSION")) {
@@ -64,6 +69,34 @@ fn proved_programs() -> Result<Programs, Failure> {
     }
     say(NEEDS);
     Ok(programs)
+}
+
+/// Without a GPU the program that was built for one says so, in one line, and writes nothing.
+fn check_refusal(program: &Path) -> Result<(), Failure> {
+    if Path::new(DRIVER).exists() {
+        say("with a driver: what is said without one is not tried");
+        return Ok(());
+    }
+    let folder = target_folder().join("gpu-refusal");
+    make_folder(&folder)?;
+    let (manifest, out) = (folder.join("train.csv"), folder.join("run"));
+    fs::write(&manifest, "path,caption\na.png,a\n")
+        .map_err(|error| cannot("write", &manifest, &error))?;
+    let config = folder.join("run.toml");
+    let text = "device = \"cuda\"\ndata.manifest = \"train.csv\"\n";
+    fs::write(&config, text).map_err(|error| cannot("write", &config, &error))?;
+    let mut refused = Command::new(program);
+    refused.arg("run").arg("--config").arg(config).arg("--out").arg(&out);
+    let ended = refused.output().map_err(|error| cannot("start", program, &error))?;
+    let told = String::from_utf8_lossy(&ended.stderr);
+    let is_refused = ended.status.code() == Some(2) && told.lines().count() == 1;
+    match is_refused && told.contains("no NVIDIA driver") && !out.exists() {
+        true => Ok(()),
+        false => Err(Failure::Bad(format!(
+            "without a GPU `roclip-train` ended with {}, expected one line and code 2\n{told}",
+            ended.status
+        ))),
+    }
 }
 
 /// Packs what measures on a GPU, and runs it here; `arguments` go to it.

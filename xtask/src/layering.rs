@@ -1,9 +1,15 @@
 //! Which crate may know which: the arrows of `docs/ARCHITECTURE.md`.
 
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
 use crate::{
     Failure,
     command::{cargo, output},
-    say,
+    root, say,
+    tools::cannot,
 };
 
 /// Each crate of the workspace and the crates of the workspace that it may import.
@@ -20,7 +26,11 @@ const ARROWS: [(&str, &[&str]); 10] = [
     ("xtask", &[]),
 ];
 
-/// Refuses a crate that knows another against the arrows, and candle under the server.
+/// Modules of the trainer that know who is poisoned, and what they are called by.
+const LEDGERS: [&str; 4] = ["poison::", "monitor::", "Poisons", "Ledger"];
+
+/// Refuses a crate that knows another against the arrows, candle under the server, and a method of
+/// training that knows who is poisoned.
 pub(crate) fn check() -> Result<(), Failure> {
     let mut wrong = Vec::new();
     for (package, allowed) in ARROWS {
@@ -35,6 +45,12 @@ pub(crate) fn check() -> Result<(), Failure> {
     let below_server = tree("server", &["--edges", "normal"])?;
     let candle = below_server.iter().filter(|name| name.starts_with("candle"));
     wrong.extend(candle.map(|name| format!("`server` links `{name}`")));
+    for file in sources(&root().join("trainer/src/method"))? {
+        let text = fs::read_to_string(&file).map_err(|error| cannot("read", &file, &error))?;
+        let known = LEDGERS.iter().filter(|name| text.contains(**name));
+        let file = file.strip_prefix(root()).unwrap_or(&file).display();
+        wrong.extend(known.map(|name| format!("`{file}` knows `{name}`")));
+    }
     wrong.sort();
     wrong.dedup();
     match wrong.is_empty() {
@@ -44,6 +60,21 @@ pub(crate) fn check() -> Result<(), Failure> {
         }
         false => Err(Failure::Bad(format!("layering: {}", wrong.join(", ")))),
     }
+}
+
+/// Files of Rust below `folder`.
+fn sources(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let refuse = |error| cannot("read", folder, &error);
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).map_err(refuse)? {
+        let path = entry.map_err(refuse)?.path();
+        if path.is_dir() {
+            found.extend(sources(&path)?);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+    Ok(found)
 }
 
 /// Names of the packages in the dependency tree of `package`.

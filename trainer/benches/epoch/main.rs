@@ -58,7 +58,7 @@ struct Cli {
     /// Steps of each kind in a round
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
     steps: u32,
-    /// On the first GPU; the pool stays on the CPU
+    /// On the first GPU
     #[arg(long)]
     cuda: bool,
     /// One line of JSON instead of tables

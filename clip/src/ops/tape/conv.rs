@@ -23,7 +23,8 @@ const UNFOLDED_MAX: usize = if cfg!(test) { 1 << 7 } else { 1 << 17 };
 const ROWS_MIN: usize = if cfg!(test) { 1 } else { 256 };
 
 impl Tape {
-    /// Of the output of the convolution c, only c is kept: `y = relu(c a + shift)` is cheap.
+    /// The way back goes by the output of the convolution c alone: `y = relu(c a + shift)`, made
+    /// again, is cheap.
     pub(super) fn conv_norm(
         &self,
         x: &Value,
