@@ -129,8 +129,8 @@ impl Method {
     }
 }
 
-/// Epochs of each of the two networks that the sieve gives up before a model of `epochs`: half, as by
-/// default of more pairs, since these pictures are soon learnt.
+/// Epochs of each of the two networks that the sieve gives up before a model of `epochs`: half, as
+/// by default of 10,000 pairs and more, so that the demo ends sooner.
 fn given_up(epochs: u32) -> u32 {
     epochs.div_ceil(2)
 }

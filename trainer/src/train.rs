@@ -83,9 +83,9 @@ pub fn train(
     collective: &Arc<dyn Collective>,
     watch: &mut dyn Watch,
 ) -> Result<Summary> {
-    let listing = collective.agree(open_listing(config))?;
+    let (gpu, listing) = collective.agree(look(config, resume, &**collective, watch))?;
     let config = &config.for_pairs(listing.all());
-    let mut run = collective.agree(Run::open(config, listing, resume, collective, watch))?;
+    let mut run = collective.agree(Run::open(config, listing, gpu, resume, collective, watch))?;
     checkpoint::check_same(config, &run.origin, run.place, &run.trainer)?;
     run.begin()?;
     let summary = threads()?.install(|| run.epochs(watch))?;
@@ -93,6 +93,22 @@ pub fn train(
         run.finish(&summary)?;
     }
     Ok(summary)
+}
+
+/// What can be refused before anything is read at length comes first.
+fn look(
+    config: &Config,
+    resume: bool,
+    collective: &dyn Collective,
+    watch: &mut dyn Watch,
+) -> Result<(Option<Gpu>, Listing)> {
+    let (batch_size, ranks) = (config.data.batch_size, collective.ranks());
+    if !batch_size.is_multiple_of(ranks) {
+        return Err(Error::UnevenBatch { batch_size, ranks });
+    }
+    folder::check(config, resume)?;
+    let gpu = open_gpu(config, collective, watch)?;
+    Ok((gpu, open_listing(config)?))
 }
 
 /// As many threads as `RAYON_NUM_THREADS` asks for, or cores. The steps run on one of them: from
@@ -155,16 +171,12 @@ impl<'a> Run<'a> {
     fn open(
         config: &'a Config,
         listing: Listing,
+        gpu: Option<Gpu>,
         resume: bool,
         collective: &Arc<dyn Collective>,
         watch: &mut dyn Watch,
     ) -> Result<Self> {
-        let (batch_size, ranks) = (config.data.batch_size, collective.ranks());
-        if !batch_size.is_multiple_of(ranks) {
-            return Err(Error::UnevenBatch { batch_size, ranks });
-        }
         let (folder, device) = (&config.output.folder, &Device::Cpu);
-        let gpu = open_gpu(config, &**collective, watch)?;
         let checkpoint = folder::open_checkpoint(config, resume, watch)?;
         let monitor = if collective.is_first() { Monitor::open(config)? } else { None };
         let mut loader = open_loader(config, listing, &**collective, watch)?;

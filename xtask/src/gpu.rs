@@ -36,8 +36,8 @@ const NEEDS: &str = "it needs, where the GPU is: driver 580 or newer, a GPU of c
                      libcublasLt.so.13, as PyTorch's wheels bring them: name their folder in \
                      ROCLIP_CUDA_LIBRARIES, most often .../site-packages/nvidia/cu13/lib";
 
-/// Exists where there is a driver of NVIDIA's GPUs.
-const DRIVER: &str = "/proc/driver/nvidia/version";
+/// One of them exists where there is a driver of NVIDIA's GPUs.
+const DRIVERS: [&str; 2] = ["/proc/driver/nvidia/version", "/dev/dxg"];
 
 /// Programs by the names that the package gives them.
 type Programs = [(&'static str, PathBuf); 4];
@@ -73,11 +73,14 @@ fn proved_programs() -> Result<Programs, Failure> {
 
 /// Without a GPU the program that was built for one says so, in one line, and writes nothing.
 fn check_refusal(program: &Path) -> Result<(), Failure> {
-    if Path::new(DRIVER).exists() {
+    if DRIVERS.iter().any(|path| Path::new(path).exists()) {
         say("with a driver: what is said without one is not tried");
         return Ok(());
     }
     let folder = target_folder().join("gpu-refusal");
+    if folder.exists() {
+        fs::remove_dir_all(&folder).map_err(|error| cannot("remove", &folder, &error))?;
+    }
     make_folder(&folder)?;
     let (manifest, out) = (folder.join("train.csv"), folder.join("run"));
     fs::write(&manifest, "path,caption\na.png,a\n")
@@ -93,7 +96,8 @@ fn check_refusal(program: &Path) -> Result<(), Failure> {
     match is_refused && told.contains("no NVIDIA driver") && !out.exists() {
         true => Ok(()),
         false => Err(Failure::Bad(format!(
-            "without a GPU `roclip-train` ended with {}, expected one line and code 2\n{told}",
+            "without a GPU `roclip-train` ended with {}, expected one line, code 2 and no folder \
+             of a run\n{told}",
             ended.status
         ))),
     }

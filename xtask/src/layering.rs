@@ -26,8 +26,8 @@ const ARROWS: [(&str, &[&str]); 10] = [
     ("xtask", &[]),
 ];
 
-/// Modules of the trainer that know who is poisoned, and what they are called by.
-const LEDGERS: [&str; 4] = ["poison::", "monitor::", "Poisons", "Ledger"];
+/// What knows who is poisoned is called by, in the trainer: modules, their types, keys.
+const LEDGERS: [&str; 6] = ["poison::", "evaluate::", "Poisons", "Ledger", "ledger", "monitor"];
 
 /// Refuses a crate that knows another against the arrows, candle under the server, and a method of
 /// training that knows who is poisoned.

@@ -9,7 +9,7 @@
 //! | [`bench_epoch`] · [`bench_train`] | an epoch of both methods · a training step beside PyTorch's |
 //! | [`bench_loader`] | reading pictures beside PyTorch's |
 //! | [`gpu`] | programs for machines with an NVIDIA GPU, and what measures them there |
-//! | [`layering`] | which crate may know which |
+//! | [`layering`] | which crate may know which, and what no method of training may know |
 //! | [`command`] | running other programs |
 
 mod bench_epoch;
@@ -50,7 +50,7 @@ Commands:
   gpu-suite    Pack and run what measures training on a GPU; without one, a rehearsal
   null-models  Train the clean models whose statistics the audit ships
   mpi          Build and test training by several processes, with the machine's Open MPI
-  layering     Check which crate knows which
+  layering     Check who knows whom
 ";
 
 /// Why a command did not succeed.

@@ -128,7 +128,8 @@ impl Config {
     }
 
     /// With what depends on the number of `pairs`, which [`open`] does not know: the sieve's epochs
-    /// that are given up, and with them those with augmentation.
+    /// that are given up, and with them those with augmentation. Those that cannot be read count,
+    /// too: no picture has to be, so that a run that goes on comes to the same.
     pub fn for_pairs(&self, pairs: usize) -> Self {
         let mut config = self.clone();
         if config.method.name != MethodName::Sieve {
@@ -312,8 +313,8 @@ mod tests {
         check("scout_epochs = 0\nfrom_epoch = 1", from);
         check("from_epoch = 4", None);
         let half = Some(
-            "from_epoch` must be at least 2, at most 4, one more than `scout_epochs`, here half \
-             of `optim.epochs` unless given",
+            "from_epoch` must be at least 2, at most 4, one more than `scout_epochs`; where that is \
+             not given, half of `optim.epochs` counts",
         );
         check("from_epoch = 5", half);
         let scout = Some("from_epoch` must be at least 2, at most 6, one more than `scout_epochs`");

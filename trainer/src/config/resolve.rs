@@ -9,7 +9,8 @@ use super::{Config, MethodName, Problems, Roclip, TokenizerSource, augment::Blur
 use crate::error::{Error, Result};
 
 /// Reads `file`, applies `key=value` settings and the output folder `out`, fills in what depends on
-/// the method, but for what [`Config::for_pairs`] does, makes paths absolute, and checks. A path in the file starts from the file's folder.
+/// the method, but for what [`Config::for_pairs`] does, makes paths absolute, and checks. A path in
+/// the file starts from the file's folder.
 ///
 /// A setting that makes a mistake is told by its own text, without the file. A path that is not
 /// UTF-8 is refused: the resolved configuration is written as TOML.

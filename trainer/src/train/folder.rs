@@ -11,12 +11,8 @@ use crate::{
     skipped,
 };
 
-/// The checkpoint to go on from; refuses a folder that holds anything else of a run.
-pub(super) fn open_checkpoint(
-    config: &Config,
-    resume: bool,
-    watch: &dyn Watch,
-) -> Result<Option<Checkpoint>> {
+/// Refuses a folder that holds a run which is not to go on, or cannot.
+pub(super) fn check(config: &Config, resume: bool) -> Result<()> {
     let folder = &config.output.folder;
     let refuse =
         |problem: &str| Err(Error::Occupied { path: folder.clone(), problem: problem.to_owned() });
@@ -24,16 +20,27 @@ pub(super) fn open_checkpoint(
         return refuse("is a file, expected a folder");
     }
     match (folder.join(checkpoint::FILE).exists(), folder.join(MODEL).exists()) {
-        (true, _) if resume => checkpoint::read(folder, config).map(Some),
+        (true, _) if resume => Ok(()),
         (true, _) => refuse("holds a run already: `--resume` continues it"),
         (false, true) => refuse("holds a model and no checkpoint that could be continued"),
-        (false, false) => {
-            if resume {
-                watch.warn(format!("no checkpoint in `{}`: the run begins", folder.display()));
-            }
-            Ok(None)
-        }
+        (false, false) => Ok(()),
     }
+}
+
+/// The checkpoint to go on from, in a folder that [`check`] has seen.
+pub(super) fn open_checkpoint(
+    config: &Config,
+    resume: bool,
+    watch: &dyn Watch,
+) -> Result<Option<Checkpoint>> {
+    let folder = &config.output.folder;
+    if folder.join(checkpoint::FILE).exists() {
+        return checkpoint::read(folder, config).map(Some);
+    }
+    if resume {
+        watch.warn(format!("no checkpoint in `{}`: the run begins", folder.display()));
+    }
+    Ok(None)
 }
 
 pub(super) const RESOLVED: &str = "resolved.toml";

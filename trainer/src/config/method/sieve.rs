@@ -162,8 +162,11 @@ impl Sieve {
             (0, _) => (epochs, "`optim.epochs`".to_owned()),
             (scout, given) => {
                 let most = scout.saturating_add(1);
-                let half =
-                    if given.is_none() { ", here half of `optim.epochs` unless given" } else { "" };
+                let half = if given.is_none() {
+                    "; where that is not given, half of `optim.epochs` counts"
+                } else {
+                    ""
+                };
                 (most, format!("{most}, one more than `scout_epochs`{half}"))
             }
         };

@@ -125,6 +125,8 @@ fn the_defaults_of_the_method_are_resolved() -> Result<()> {
         let config = resolved("[data]\nmanifest = 'a.csv'", settings)?;
         Ok(config.for_pairs(pairs).augment.from_epoch)
     };
+    let few = resolved("[data]\nmanifest = 'a.csv'", &["method.name=sieve"])?.for_pairs(9_999);
+    assert_eq!(few.augment.epochs, Some(20)); // as the scout
     for (pairs, first) in [(10_000, 11), (9_999, 21)] {
         assert_eq!(from(&["method.name=sieve"], pairs)?, Some(first));
         assert_eq!(from(&["method.name=sieve", "augment.from_epoch=1"], pairs)?, Some(1));
