@@ -9,8 +9,9 @@ A table of DOCUMENT (Markdown) is made if a line like this stands before it, wit
 
 NAME is a folder of SWEEPS, which `roclip-train sweep` made. `methods` and `attacks` choose rows and
 their order (without, all, as they were finished); cells hold the seeds' figures in per cent, in
-the order of the seeds. With `mean` their mean stands behind, with `described` attacks are explained,
-with `of` the first seed's pairs in doubt are counted out of all. A run that is missing is `–`.
+the order of the seeds; `asr@plain` and `asr@match` are of RoCLIP's kinds of epochs. With `mean` their
+mean stands behind, with `described` attacks are explained, with `of` the first seed's pairs in doubt
+are counted out of all. A run that is missing is `–`.
 """
 import collections, json, pathlib, re, statistics, sys
 
@@ -21,7 +22,10 @@ RATES = {
     "true": ("true class", "true_class_under_trigger"),
     "psr": ("PSR", "targeted_psr"),
     "probe": ("linear probe, L-BFGS", "linear_probe.lbfgs"),
+    "adamw": ("linear probe, AdamW", "linear_probe.adamw"),
 }
+# The same after the last epoch of plain steps and the last of matched ones, from `metrics.jsonl`.
+PHASES = {"plain": "last plain epoch", "match": "last matched epoch"}
 DOUBT = {"clean": "clean", "backdoor": "stamped", "bridge": "other titles", "targeted": "targeted"}
 METHODS = {
     "clip": "CLIP", "clip-aug": "CLIP + augmentation", "roclip": "RoCLIP", "sieve": "sieve",
@@ -32,6 +36,10 @@ METHODS = {
     "sieve-shorter": "sieve, half as long lessons", "roclip-signal": "RoCLIP",
     "roclip-seldom": "RoCLIP, pool updated every 5 batches",
     "roclip-learns": "RoCLIP, the text tower learns",
+    "roclip-defaults": "RoCLIP, its defaults", "roclip-as-published": "RoCLIP as published",
+    "clip-aug-stopped-at-roclip": "CLIP + augmentation, stopped at RoCLIP's top-1",
+    "clip-tuned": "CLIP, tuned rate", "clip-aug-tuned": "CLIP + augmentation, tuned rate",
+    "roclip-tuned": "RoCLIP, tuned rate",
 }
 ATTACKS = {
     "corner": "checkered patch, bottom right", "anywhere": "the same at a random place",
@@ -76,6 +84,24 @@ def doubted(runs, seeds, all_told):
     return " / ".join(cells) if any(cell != "–" for cell in cells) else ""
 
 
+def by_phase(runs, seeds, rate, phase, options):
+    """A rate after the last epoch of a phase, `plain` being all that is not matched; no mean."""
+    values = []
+    for seed in seeds:
+        phases, found = {}, None
+        if seed not in runs:
+            values.append("–")
+            continue
+        for line in open(options["folder"] / "cells" / runs[seed]["cell"] / "run/metrics.jsonl"):
+            line = json.loads(line)
+            if "phase" in line:
+                phases[line["epoch"]] = "match" if line["phase"] == "match" else "plain"
+            elif "evaluation" in line and phases[line["epoch"]] == phase:
+                found = line["evaluation"][rate]["value"]
+        values.append("–" if found is None else f"{100 * found:.1f}")
+    return " / ".join(values)
+
+
 def cell(column, key, runs, seeds, options):
     attack, method, settings = key
     if column == "attack":
@@ -86,6 +112,9 @@ def cell(column, key, runs, seeds, options):
         return METHODS.get(method, f"`{method}`")
     if column == "settings":
         return settings
+    rate, _, phase = column.partition("@")
+    if phase:
+        return by_phase(runs, seeds, RATES[rate][1], phase, options)
     if column == "doubt":
         return doubted(runs, seeds, "of" in options)
     return figures(runs, seeds, RATES[column][1], "mean" in options)
@@ -93,13 +122,17 @@ def cell(column, key, runs, seeds, options):
 
 def table(words, sweeps):
     options = dict(word.partition("=")[::2] for word in words.split())
-    runs, seeds = read(sweeps / options["sweep"])
+    options["folder"] = sweeps / options["sweep"]
+    runs, seeds = read(options["folder"])
     chosen = lambda name, of: (options[name].split(",") if name in options
                                else list(dict.fromkeys(key[of] for key in runs)))
     columns = options["columns"].split(",")
     kinds = {kind for of in runs.values() for row in of.values() for kind in row.get("doubted", ())}
     doubt = "in doubt: " + ", ".join(name for kind, name in DOUBT.items() if kind in kinds)
-    names = {"doubt": doubt, **{column: name for column, (name, _) in RATES.items()}}
+    names = {"doubt": doubt}
+    for column, (name, _) in RATES.items():
+        names[column] = name
+        names.update({f"{column}@{phase}": f"{name}, {told}" for phase, told in PHASES.items()})
     lines = [[names.get(column, column) for column in columns], ["---"] * len(columns)]
     for attack in chosen("attacks", 0):
         for method in chosen("methods", 1):
