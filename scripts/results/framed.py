@@ -43,7 +43,7 @@ def write(path, table):
         writer.writerows(table)
 
 
-def train(*words):
+def roclip_train(*words):
     environment = {**os.environ, "RAYON_NUM_THREADS": "1"}
     command = ["target/release/roclip-train", *words, "--no-progress"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
@@ -90,7 +90,7 @@ def measure(data, out, form, seed):
         place.mkdir(parents=True, exist_ok=True)
         attacked(place.resolve(), table, seed, *FORMS[form])
         run = ("run", "--config", str(place / "run.toml"), "--out", str(place / "run"))
-        train(*run, "--resume", "--quiet")
+        roclip_train(*run, "--resume", "--quiet")
     name, chosen = victims(table, seed)
     doubted = {int(row["row"]): row for row in rows(place / "run/doubted.csv")}
     own = [at for at, row in enumerate(table) if row["class"] == name and at not in set(chosen)]
@@ -99,7 +99,7 @@ def measure(data, out, form, seed):
     write(place / "class.csv", [row for row in rows(data / "test.csv") if row["class"] == name])
     top1 = {}
     for key, test in (("all", data / "test.csv"), ("class", place / "class.csv")):
-        told = train(
+        told = roclip_train(
             "evaluate", "--model", str(place / "run/model"), "--test", str(test), "--json",
             "--classes", str(data / "classes.txt"), "--templates", str(data / "templates.txt"),
         )

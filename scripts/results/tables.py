@@ -89,10 +89,8 @@ def by_phase(runs, seeds, rate, phase, options):
     values = []
     for seed in seeds:
         phases, found = {}, None
-        if seed not in runs:
-            values.append("–")
-            continue
-        for line in open(options["folder"] / "cells" / runs[seed]["cell"] / "run/metrics.jsonl"):
+        run = options["folder"] / "cells" / runs[seed]["cell"] / "run" if seed in runs else None
+        for line in (run / "metrics.jsonl").read_text().splitlines() if run else ():
             line = json.loads(line)
             if "phase" in line:
                 phases[line["epoch"]] = "match" if line["phase"] == "match" else "plain"

@@ -78,10 +78,7 @@ fn check_refusal(program: &Path) -> Result<(), Failure> {
         return Ok(());
     }
     let folder = target_folder().join("gpu-refusal");
-    if folder.exists() {
-        fs::remove_dir_all(&folder).map_err(|error| cannot("remove", &folder, &error))?;
-    }
-    make_folder(&folder)?;
+    make_anew(&folder)?;
     let (manifest, out) = (folder.join("train.csv"), folder.join("run"));
     fs::write(&manifest, "path,caption\na.png,a\n")
         .map_err(|error| cannot("write", &manifest, &error))?;
@@ -139,10 +136,7 @@ fn programs() -> Result<Programs, Failure> {
 
 /// Makes the folder anew; returns its bytes.
 fn pack(programs: &Programs, folder: &Path) -> Result<u64, Failure> {
-    if folder.exists() {
-        fs::remove_dir_all(folder).map_err(|error| cannot("remove", folder, &error))?;
-    }
-    make_folder(folder)?;
+    make_anew(folder)?;
     let scripts = SCRIPTS.map(|script| root().join("scripts").join(script));
     let names = scripts.iter().map(|path| path.file_name().expect("a file").into());
     let named = names.zip(&scripts);
@@ -166,6 +160,14 @@ fn pack(programs: &Programs, folder: &Path) -> Result<u64, Failure> {
             mib(PACKAGE_MAX)
         ))),
     }
+}
+
+/// An empty folder, whatever was in it.
+fn make_anew(folder: &Path) -> Result<(), Failure> {
+    if folder.exists() {
+        fs::remove_dir_all(folder).map_err(|error| cannot("remove", folder, &error))?;
+    }
+    make_folder(folder)
 }
 
 fn bytes(file: &Path) -> Result<u64, Failure> {

@@ -1,4 +1,4 @@
-//! Which crate may know which: the arrows of `docs/ARCHITECTURE.md`.
+//! Which crate may know which, the arrows of `docs/ARCHITECTURE.md`, and what no method may know.
 
 use std::{
     fs,

@@ -277,6 +277,7 @@ fn name(attack: &Attack, method: &Method, point: &Point, seed: u64) -> String {
 /// Refuses what a run would refuse, as far as that goes without its pictures, and column names,
 /// which poison and evaluation of a sweep do not know.
 fn check_run(config: &Config, rows: usize) -> Result<()> {
+    let config = &config.for_pairs(rows);
     let config::Data { image_key, caption_key, class_key, .. } = &config.data;
     for (key, name) in
         [(image_key, "image_key"), (caption_key, "caption_key"), (class_key, "class_key")]
