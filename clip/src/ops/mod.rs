@@ -52,6 +52,8 @@ pub use info_nce::{Equals, info_nce, info_nce_one_way};
 pub use nearest::nearest;
 pub use neighbors::neighbors;
 pub use peers::{Peers, Seat};
+#[doc(hidden)]
+pub use tape::pieces;
 pub(crate) use tape::{Arena, Tape, Value};
 
 /// Whether a machine had no memory left for what was asked of it.

@@ -20,6 +20,6 @@ pub struct Seat {
     pub rank: usize,
     /// Of all
     pub ranks: usize,
-    /// `host:port` where the first waits for the others; one alone needs none
-    pub meeting: Option<String>,
+    /// Host and port where the first waits for the others; one alone needs none
+    pub meeting: Option<(String, u16)>,
 }

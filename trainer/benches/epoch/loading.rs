@@ -24,7 +24,21 @@ use crate::{
     steps::trainer,
 };
 
-const CACHE_MIB: usize = 256;
+/// Pictures of an epoch, and what the loader does with them.
+pub(crate) struct Kind {
+    pub(crate) name: &'static str,
+    /// Whether they are varied, or as they are
+    varied: bool,
+    /// What of them stays in memory, in MiB
+    cache_mib: usize,
+}
+
+pub(crate) const KINDS: [Kind; 3] = [
+    Kind { name: "cached", varied: false, cache_mib: 256 },
+    Kind { name: "cached, varied", varied: true, cache_mib: 256 },
+    Kind { name: "JPEG files, varied", varied: true, cache_mib: 0 },
+];
+
 /// Steps before the clock starts.
 const WARMUP: usize = 2;
 
@@ -37,15 +51,15 @@ pub(crate) struct Share {
     pub(crate) rate: f64,
 }
 
-/// Of an epoch of `clip` with cached pictures, `varied` or as they are.
+/// Of an epoch of `clip`.
 pub(crate) fn share(
     cli: &Cli,
     config: &ClipConfig,
-    varied: bool,
+    kind: &Kind,
     gpu: Option<&Gpu>,
 ) -> Result<Share, Report> {
     let folder = tempfile::tempdir()?; // large pictures are read again in each epoch
-    let loader = loader(cli, config, varied, folder.path(), gpu)?;
+    let loader = loader(cli, config, kind, folder.path(), gpu)?;
     let mut trainer = trainer(&loader.clip, Box::new(method::Clip), gpu)?;
     epoch(&loader, &mut trainer, loader.batches().saturating_sub(WARMUP))?;
     let (began, all, steps) = (Instant::now(), cpu_seconds()?, step_seconds()?);
@@ -81,14 +95,15 @@ fn epoch(loader: &Loader, trainer: &mut Trainer, from: usize) -> Result<Duration
 fn loader(
     cli: &Cli,
     config: &ClipConfig,
-    varied: bool,
+    &Kind { varied, cache_mib, .. }: &Kind,
     folder: &Path,
     gpu: Option<&Gpu>,
 ) -> Result<Loader, Report> {
     let (batch_size, side) = (cli.batch as usize, config.image.image_size());
     let pairs = batch_size * (cli.rounds * cli.steps) as usize;
-    let manifest = pictures::write(folder, "picture.png", pairs, side as u32)?;
-    let store = Store::open(manifest.clone(), side, CACHE_MIB, 0.0, || ())?;
+    let manifest =
+        pictures::write(folder, "picture.jpg", pairs, cli.file_side.unwrap_or(side as u32))?;
+    let store = Store::open(manifest.clone(), side, cache_mib, 0.0, || ())?;
     let captions = manifest.rows.iter().map(|row| row.caption.as_str());
     let mut clip = config.clone();
     let tokenizer = Tokenizer::train(captions, 4096, clip.text.context_length)?;

@@ -31,8 +31,6 @@ const RATIO_MAX: f64 = 1.05;
 /// Greatest share of the loader's threads in the processor time of an epoch, and of waiting for
 /// them in its duration.
 const LOADER_MAX: f64 = 0.15;
-/// What the loader does with them.
-const PICTURES: [(&str, bool); 2] = [("as they are", false), ("varied", true)];
 /// How the threads are named that compute steps.
 const STEP_THREAD: &str = "step";
 
@@ -58,6 +56,9 @@ struct Cli {
     /// Steps of each kind in a round
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
     steps: u32,
+    /// Side of the pictures in files, in pixels; unless given, that of the image tower
+    #[arg(long, value_parser = clap::value_parser!(u32).range(8..=4096))]
+    file_side: Option<u32>,
     /// On the first GPU
     #[arg(long)]
     cuda: bool,
@@ -108,9 +109,9 @@ fn report(cli: &Cli) -> Result<Exit, Report> {
     ))?;
     println_result("| pairs | loader's CPU | waiting for a batch |\n|---|---:|---:|")?;
     let mut most = 0.0f64;
-    for (name, varied) in PICTURES {
-        let share = loading::share(cli, &config, varied, gpu.as_ref())?;
-        let (cpu, wait) = (100.0 * share.cpu, 100.0 * share.wait);
+    for kind in &loading::KINDS {
+        let share = loading::share(cli, &config, kind, gpu.as_ref())?;
+        let (name, cpu, wait) = (kind.name, 100.0 * share.cpu, 100.0 * share.wait);
         println_result(format!("| {name} | {cpu:.2}% | {wait:.2}% |"))?;
         most = most.max(share.cpu).max(share.wait);
     }
@@ -127,8 +128,9 @@ fn numbers(cli: &Cli, config: &ClipConfig, gpu: Option<&Gpu>) -> Result<Value, R
     });
     let kinds: Vec<_> = kinds.collect();
     let mut loader = Vec::new();
-    for (name, varied) in PICTURES {
-        let loading::Share { cpu, wait, rate } = loading::share(cli, config, varied, gpu)?;
+    for kind in &loading::KINDS {
+        let loading::Share { cpu, wait, rate } = loading::share(cli, config, kind, gpu)?;
+        let name = kind.name;
         loader
             .push(json!({ "pictures": name, "cpu": cpu, "wait": wait, "pairs_per_second": rate }));
     }

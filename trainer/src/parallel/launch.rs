@@ -74,7 +74,8 @@ pub(super) fn local_rank(variable: impl Fn(&str) -> Option<String>) -> usize {
     launched(&variable).find_map(|(one, _)| number(&variable, one.local)).unwrap_or(0)
 }
 
-/// Which of the launched processes this is, and where they meet: a port above torchrun's own.
+/// Which of the launched processes this is, and where they meet: a port above torchrun's own. The
+/// next one is for those who watch each other.
 pub(super) fn seat(variable: impl Fn(&str) -> Option<String>) -> Result<Seat> {
     let Some((launcher, ranks)) = launched(&variable).next() else {
         return Ok(Seat { rank: 0, ranks: 1, meeting: None });
@@ -84,14 +85,14 @@ pub(super) fn seat(variable: impl Fn(&str) -> Option<String>) -> Result<Seat> {
         let Launcher { rank: name, ranks: of, .. } = launcher;
         return refuse(format!("which needs a number below `{of}`, {ranks}, in `{name}`"));
     };
-    let port = number(&variable, "MASTER_PORT").filter(|&port| port < usize::from(u16::MAX));
+    let port = variable("MASTER_PORT").and_then(|port| port.parse::<u16>().ok());
+    let port = port.filter(|&port| port < u16::MAX - 1);
     let (Some(host), Some(port)) = (variable("MASTER_ADDR"), port) else {
         let problem = "which needs `MASTER_ADDR`, the machine of rank 0, and `MASTER_PORT`, \
-                       a number below 65535: the port after it must be free there";
+                       a number below 65534: the two ports after it must be free there";
         return refuse(problem.into());
     };
-    let host = if host.contains(':') { format!("[{host}]") } else { host }; // IPv6
-    Ok(Seat { rank, ranks, meeting: Some(format!("{host}:{}", port + 1)) })
+    Ok(Seat { rank, ranks, meeting: Some((host, port + 1)) })
 }
 
 #[cfg(test)]
@@ -142,28 +143,29 @@ mod tests {
 
     #[test]
     fn ranks_meet_where_the_launcher_says() {
-        let check =
-            |set: &[(&str, &str)], expected: Result<(usize, usize, Option<&str>), &str>| match (
-                seat(variables(set)),
-                expected,
-            ) {
-                (Ok(seat), Ok(expected)) => {
-                    assert_eq!((seat.rank, seat.ranks, seat.meeting.as_deref()), expected);
-                }
-                (Err(error), Err(part)) => assert!(error.to_string().contains(part), "{error}"),
-                (found, expected) => panic!("{found:?}, expected {expected:?}"),
-            };
+        type Expected<'a> = (usize, usize, Option<(&'a str, u16)>);
+        let check = |set: &[(&str, &str)], expected: Result<Expected<'_>, &str>| match (
+            seat(variables(set)),
+            expected,
+        ) {
+            (Ok(seat), Ok((rank, ranks, meeting))) => {
+                let meeting = meeting.map(|(host, port)| (host.to_owned(), port));
+                assert_eq!(seat, Seat { rank, ranks, meeting });
+            }
+            (Err(error), Err(part)) => assert!(error.to_string().contains(part), "{error}"),
+            (found, expected) => panic!("{found:?}, expected {expected:?}"),
+        };
         check(&[], Ok((0, 1, None)));
         let two = [("WORLD_SIZE", "2"), ("RANK", "1")];
         let at = |host, port| [&two[..], &[("MASTER_ADDR", host), ("MASTER_PORT", port)]].concat();
-        check(&at("node-1", "29500"), Ok((1, 2, Some("node-1:29501"))));
-        check(&at("fe80::1", "29500"), Ok((1, 2, Some("[fe80::1]:29501"))));
-        check(&at("node-1", "65535"), Err("`MASTER_PORT`"));
+        check(&at("node-1", "29500"), Ok((1, 2, Some(("node-1", 29501)))));
+        check(&at("fe80::1", "29500"), Ok((1, 2, Some(("fe80::1", 29501)))));
+        check(&at("node-1", "65534"), Err("`MASTER_PORT`"));
         check(&two, Err("`MASTER_ADDR`"));
         check(&[("WORLD_SIZE", "2")], Err("a number below `WORLD_SIZE`, 2, in `RANK`"));
         check(&[("WORLD_SIZE", "2"), ("RANK", "2")], Err("in `RANK`"));
         let ompi = [("OMPI_COMM_WORLD_SIZE", "3"), ("OMPI_COMM_WORLD_RANK", "2")];
         let ompi = [&ompi[..], &[("MASTER_ADDR", "a"), ("MASTER_PORT", "1")]].concat();
-        check(&ompi, Ok((2, 3, Some("a:2"))));
+        check(&ompi, Ok((2, 3, Some(("a", 2)))));
     }
 }

@@ -9,6 +9,7 @@
 //! | `single` · `mpi` · `nccl` | who carries it out: one process · the ranks of an MPI job · ranks with a GPU each |
 //! | `exchange` | what a step and a run exchange, out of [`Collective`]'s operations |
 //! | `launch` | what started this process, by its environment |
+//! | `watch` | with NCCL: which rank is gone |
 
 mod exchange;
 mod launch;
@@ -23,6 +24,8 @@ mod nccl;
 #[path = "no_nccl.rs"]
 mod nccl;
 mod single;
+#[cfg(any(test, feature = "cuda"))]
+mod watch;
 
 use std::{env, sync::Arc};
 

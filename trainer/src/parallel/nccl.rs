@@ -1,15 +1,36 @@
 //! Ranks with a GPU each, which reach one another by NCCL; started by torchrun, `mpirun` or Slurm.
 
-use std::{process, sync::Arc};
+use std::{process, sync::Arc, thread, time::Duration};
 
 use clip::ops::{Peers, Seat};
 use terminal::Exit;
 
-use super::{Collective, launch, variable};
+use super::{
+    Collective, launch, variable,
+    watch::{Pace, Watch},
+};
 use crate::{
-    error::Result,
+    error::{Error, Result},
     gpu::{self, Gpu},
 };
+
+/// How long CUDA may take to leave a card on which an exchange waits for ever.
+const END_WAIT: Duration = Duration::from_secs(3);
+
+/// Ends this process as soon as another is gone: what waits for that one waits for ever.
+fn watch(seat: &Seat, (host, port): &(String, u16)) -> Result<Watch> {
+    let Seat { rank, ranks, .. } = *seat;
+    let end = move |gone| {
+        let why = if gone == rank {
+            "the others have not heard of it for too long".to_owned()
+        } else {
+            format!("rank {gone} is gone")
+        };
+        Nccl::end(rank, ranks, &why)
+    };
+    let found = Watch::start(seat, (host, port + 1), Pace::USUAL, end);
+    found.map_err(|problem| Error::Nccl { problem })
+}
 
 /// All processes that a launcher has started.
 #[derive(Debug)]
@@ -17,23 +38,40 @@ pub struct Nccl {
     gpu: Gpu,
     rank: usize,
     ranks: usize,
+    /// Over the others, if there are any.
+    watch: Option<Watch>,
+}
+
+impl Drop for Nccl {
+    fn drop(&mut self) {
+        if let Some(watch) = self.watch.take().filter(|_| !thread::panicking()) {
+            watch.leave();
+        }
+    }
 }
 
 impl Nccl {
     /// Opens the GPU of this rank and joins those of the others. To be called before there are other
     /// threads.
     pub fn start(seat: &Seat) -> Result<Arc<dyn Collective>> {
+        let watch = seat.meeting.as_ref().map(|meeting| watch(seat, meeting)).transpose()?;
         let gpu = gpu::join(launch::local_rank(variable), seat)?;
-        Ok(Arc::new(Self { gpu, rank: seat.rank, ranks: seat.ranks }))
+        Ok(Arc::new(Self { gpu, rank: seat.rank, ranks: seat.ranks, watch }))
+    }
+
+    /// Ends this process, whatever its other threads wait for.
+    fn end(rank: usize, ranks: usize, why: &str) -> ! {
+        terminal::say(format!("error: rank {rank} of {ranks} cannot go on: {why}"));
+        thread::spawn(|| {
+            thread::sleep(END_WAIT);
+            process::abort()
+        });
+        process::exit(Exit::Refused.code().into())
     }
 
     /// What came of an exchange. If nothing did, nothing can: the others wait for it.
     fn must<T>(&self, outcome: clip::Result<T>) -> T {
-        outcome.unwrap_or_else(|error| {
-            let Self { rank, ranks, .. } = self;
-            terminal::say(format!("error: rank {rank} of {ranks} cannot go on: {error}"));
-            process::exit(Exit::Refused.code().into())
-        })
+        outcome.unwrap_or_else(|error| Self::end(self.rank, self.ranks, &error.to_string()))
     }
 
     fn gathered<const N: usize>(&self, own: impl Iterator<Item = [u8; N]>) -> Vec<[u8; N]> {
@@ -75,7 +113,7 @@ impl Collective for Nccl {
         Ok(self.gpu.clone())
     }
 
-    /// Ends this one; its launcher then ends the others.
+    /// Ends this one; those that watch it end, too.
     fn abort(&self, code: u8) {
         if self.ranks > 1 {
             process::exit(code.into())

@@ -7,6 +7,7 @@ mod batch_norm;
 mod conv;
 mod layer_norm;
 mod linear;
+pub mod pieces;
 mod pool;
 mod tokens;
 

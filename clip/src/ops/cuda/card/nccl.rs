@@ -81,11 +81,12 @@ impl Drop for Nccl {
 /// Tells NCCL where the ranks meet, unless somebody else has. To be called before anything that
 /// starts threads, which may look into the environment.
 pub(super) fn announce(seat: &Seat) {
-    if let Some(meeting) = &seat.meeting
+    if let Some((host, port)) = &seat.meeting
         && env::var_os(MEETING).is_none()
     {
+        let host = if host.contains(':') { format!("[{host}]") } else { host.clone() }; // IPv6
         // SAFETY: no other thread looks into the environment yet.
-        unsafe { env::set_var(MEETING, meeting) }
+        unsafe { env::set_var(MEETING, format!("{host}:{port}")) }
     }
 }
 
