@@ -38,13 +38,17 @@ pub struct Nccl {
     gpu: Gpu,
     rank: usize,
     ranks: usize,
-    /// Over the others, if there are any.
-    watch: Option<Watch>,
+    /// Dropped last: NCCL is left while the others are watched.
+    _watch: Watched,
 }
 
-impl Drop for Nccl {
+/// The watch over the others, if there are any; they are told goodbye when it is dropped.
+#[derive(Debug)]
+struct Watched(Option<Watch>);
+
+impl Drop for Watched {
     fn drop(&mut self) {
-        if let Some(watch) = self.watch.take().filter(|_| !thread::panicking()) {
+        if let Some(watch) = self.0.take().filter(|_| !thread::panicking()) {
             watch.leave();
         }
     }
@@ -56,17 +60,24 @@ impl Nccl {
     pub fn start(seat: &Seat) -> Result<Arc<dyn Collective>> {
         let watch = seat.meeting.as_ref().map(|meeting| watch(seat, meeting)).transpose()?;
         let gpu = gpu::join(launch::local_rank(variable), seat)?;
-        Ok(Arc::new(Self { gpu, rank: seat.rank, ranks: seat.ranks, watch }))
+        Ok(Arc::new(Self { gpu, rank: seat.rank, ranks: seat.ranks, _watch: Watched(watch) }))
     }
 
-    /// Ends this process, whatever its other threads wait for.
+    /// Says why, and ends this process.
     fn end(rank: usize, ranks: usize, why: &str) -> ! {
+        Self::end_in_time();
         terminal::say(format!("error: rank {rank} of {ranks} cannot go on: {why}"));
-        thread::spawn(|| {
+        process::exit(Exit::Refused.code().into())
+    }
+
+    /// Lets this process end soon, whatever CUDA or a full pipe waits for: the others see it alive as
+    /// long as it is there.
+    fn end_in_time() {
+        let guard = || {
             thread::sleep(END_WAIT);
             process::abort()
-        });
-        process::exit(Exit::Refused.code().into())
+        };
+        let _ = thread::Builder::new().spawn(guard); // without one, it ends unless it hangs
     }
 
     /// What came of an exchange. If nothing did, nothing can: the others wait for it.
@@ -116,6 +127,7 @@ impl Collective for Nccl {
     /// Ends this one; those that watch it end, too.
     fn abort(&self, code: u8) {
         if self.ranks > 1 {
+            Self::end_in_time();
             process::exit(code.into())
         }
     }

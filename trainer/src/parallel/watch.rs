@@ -7,9 +7,8 @@
 use std::{
     io::{self, Read, Write},
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs},
-    ops::DerefMut,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
         mpsc,
     },
@@ -19,12 +18,15 @@ use std::{
 
 use clip::ops::Seat;
 
-/// What whoever calls on rank 0 says first, before its number.
+/// What whoever calls on rank 0 says first, before its number, and is answered with.
 const HELLO: [u8; 8] = *b"roclip 1";
 /// A word that is no rank's number: still here.
 const ALIVE: u32 = u32::MAX;
 /// Another: done, and leaving.
 const GOODBYE: u32 = u32::MAX - 1;
+
+/// Longest wait for one address of rank 0.
+const CONNECTION: Duration = Duration::from_secs(5);
 
 /// How long things may take.
 #[derive(Debug, Clone, Copy)]
@@ -53,10 +55,12 @@ pub(super) struct Watch {
     /// Takes the goodbye
     end: mpsc::Sender<()>,
     beating: JoinHandle<()>,
+    #[cfg(test)]
+    lines: Lines,
 }
 
 /// Where signs of life are written to: the line of each other rank, or that to rank 0.
-type Lines = Arc<Mutex<Vec<(u32, TcpStream)>>>;
+type Lines = Arc<Mutex<Vec<TcpStream>>>;
 
 impl Watch {
     /// Rank 0 waits for the others at `host:port`. `gone` is called, once and on a thread of its own,
@@ -87,16 +91,24 @@ impl Watch {
             let addresses = (host, port)
                 .to_socket_addrs()
                 .map_err(|error| format!("but its first rank is not found at `{host}`: {error}"))?;
-            let (addresses, lines, rank) = (addresses.collect(), lines.clone(), seat.rank as u32);
+            let addresses: Vec<_> = addresses.collect();
+            let (seat, lines) = (seat.clone(), lines.clone());
             thread::spawn(move || {
-                if let Some(rank) = call(addresses, rank, pace, &lines) {
+                if let Some(rank) = call(&seat, &addresses, pace, &lines) {
                     gone(rank);
                 }
             });
         }
         let (end, ended) = mpsc::channel();
+        #[cfg(test)]
+        let seen = lines.clone();
         let beating = thread::spawn(move || beat(&lines, pace.beat, &ended));
-        Ok(Self { end, beating })
+        Ok(Self {
+            end,
+            beating,
+            #[cfg(test)]
+            lines: seen,
+        })
     }
 
     /// Says goodbye: all has come to its end, and the others need not end with this rank.
@@ -124,83 +136,92 @@ fn receive(
     gone: &Arc<impl Fn(u32) + Send + Sync + 'static>,
 ) {
     let until = Instant::now() + pace.start;
-    let mut missing: Vec<u32> = (1..ranks as u32).collect();
-    while !missing.is_empty() {
+    let missing = Arc::new(Mutex::new((1..ranks as u32).collect::<Vec<_>>()));
+    loop {
+        let first = lock(&missing).first().copied();
+        let Some(first) = first else { return };
         if Instant::now() > until {
-            return lose(missing[0], lines, &**gone);
+            return lose(first, lines, &**gone);
         }
         let Ok((line, _)) = listener.accept() else {
             thread::sleep(Duration::from_millis(50));
             continue;
         };
-        // Who says something else, or the number of a rank that has come, is no rank of this run.
-        let Some(rank) = greeted(&line, pace).filter(|rank| missing.contains(rank)) else {
-            continue;
-        };
-        if add(lines, rank, &line, pace).is_err() {
-            return lose(rank, lines, &**gone);
-        }
-        missing.retain(|&other| other != rank);
-        let (lines, gone) = (lines.clone(), gone.clone());
+        let (missing, lines, gone) = (missing.clone(), lines.clone(), gone.clone());
         thread::spawn(move || {
-            if let Some(rank) = listen_to(line, rank) {
+            if let Some(rank) = greeted(&line, &missing, pace)
+                && let Some(rank) = kept(line, rank, ranks, pace, &lines)
+            {
                 lose(rank, &lines, &*gone);
             }
         });
     }
 }
 
-/// The number that a caller says, if it is a rank.
-fn greeted(mut line: &TcpStream, pace: Pace) -> Option<u32> {
-    let mut hello = [0; HELLO.len()];
+/// Answers a caller that says a number that is missing. Any other is no rank of this run.
+fn greeted(mut line: &TcpStream, missing: &Mutex<Vec<u32>>, pace: Pace) -> Option<u32> {
     line.set_nonblocking(false).ok()?; // as it is on some systems, after the listener
-    line.set_read_timeout(Some(pace.beat)).ok()?;
-    line.read_exact(&mut hello).ok()?;
-    (hello == HELLO).then(|| hear(line).ok())?
+    line.set_read_timeout(Some(pace.silence)).ok()?;
+    let rank = is_hello(line).then(|| word(line).ok())??;
+    let mut missing = lock(missing);
+    let at = missing.iter().position(|&other| other == rank)?;
+    line.write_all(&HELLO).ok()?;
+    missing.remove(at);
+    Some(rank)
 }
 
-/// Calls on rank 0 until it waits there, and listens to it; who is gone in the end.
-fn call(addresses: Vec<SocketAddr>, own: u32, pace: Pace, lines: &Lines) -> Option<u32> {
+/// Calls on rank 0 until it answers, and listens to it; who is gone in the end.
+fn call(seat: &Seat, addresses: &[SocketAddr], pace: Pace, lines: &Lines) -> Option<u32> {
     let until = Instant::now() + pace.start;
-    let connected = || {
-        let mut line = TcpStream::connect(&addresses[..])?;
-        line.write_all(&HELLO)?;
-        line.write_all(&own.to_le_bytes())?;
-        add(lines, 0, &line, pace)?;
-        Ok::<_, io::Error>(line)
+    let answered = |address| {
+        let mut line = TcpStream::connect_timeout(address, CONNECTION.min(pace.start)).ok()?;
+        line.write_all(&HELLO).ok()?;
+        line.write_all(&(seat.rank as u32).to_le_bytes()).ok()?;
+        line.set_read_timeout(Some(pace.silence)).ok()?;
+        is_hello(&line).then_some(line)
     };
     while Instant::now() < until {
-        match connected() {
-            Ok(line) => return listen_to(line, 0),
-            Err(_) => thread::sleep(Duration::from_millis(200)),
+        match addresses.iter().find_map(answered) {
+            Some(line) => return kept(line, 0, seat.ranks, pace, lines),
+            None => thread::sleep(Duration::from_millis(200)),
         }
     }
     Some(0)
 }
 
-fn add(lines: &Lines, rank: u32, line: &TcpStream, pace: Pace) -> io::Result<()> {
-    line.set_nodelay(true)?;
-    line.set_read_timeout(Some(pace.silence))?;
-    let writer = line.try_clone()?;
-    writer.set_write_timeout(Some(pace.beat))?;
-    lock(lines).push((rank, writer));
-    Ok(())
-}
-
-/// Who is gone, by the line of `rank`: that rank, or whom it names; nobody after a goodbye.
-fn listen_to(line: TcpStream, rank: u32) -> Option<u32> {
+/// Holds the line to a rank; who is gone, by it: that rank, or whom it names; nobody after a
+/// goodbye.
+fn kept(line: TcpStream, rank: u32, ranks: usize, pace: Pace, lines: &Lines) -> Option<u32> {
+    if add(lines, &line, pace).is_err() {
+        return Some(rank);
+    }
     loop {
-        match hear(&line) {
+        match word(&line) {
             Ok(ALIVE) => {}
             Ok(GOODBYE) => return None,
-            Ok(other) => return Some(other),
-            Err(_) => return Some(rank), // broken, or silent for too long
+            Ok(other) if (other as usize) < ranks => return Some(other),
+            _ => return Some(rank), // broken, silent for too long, or no rank at all
         }
     }
 }
 
+fn add(lines: &Lines, line: &TcpStream, pace: Pace) -> io::Result<()> {
+    line.set_nodelay(true)?;
+    line.set_read_timeout(Some(pace.silence))?;
+    let writer = line.try_clone()?;
+    writer.set_write_timeout(Some(pace.beat))?;
+    lock(lines).push(writer);
+    Ok(())
+}
+
+/// Whether somebody on the other side is of this kind.
+fn is_hello(mut line: &TcpStream) -> bool {
+    let mut hello = [0; HELLO.len()];
+    line.read_exact(&mut hello).is_ok() && hello == HELLO
+}
+
 /// A word of a line.
-fn hear(mut line: &TcpStream) -> io::Result<u32> {
+fn word(mut line: &TcpStream) -> io::Result<u32> {
     let mut word = [0; 4];
     line.read_exact(&mut word)?;
     Ok(u32::from_le_bytes(word))
@@ -214,7 +235,7 @@ fn lose(rank: u32, lines: &Lines, gone: &impl Fn(u32)) {
 
 /// Says a word on all lines. Whether it arrives is the matter of who listens to them.
 fn tell(lines: &Lines, word: u32) {
-    for (_, line) in &mut *lock(lines) {
+    for line in &mut *lock(lines) {
         let _ = line.write_all(&word.to_le_bytes());
     }
 }
@@ -230,15 +251,16 @@ fn beat(lines: &Lines, beat: Duration, ended: &mpsc::Receiver<()>) {
     }
 }
 
-fn lock(lines: &Lines) -> impl DerefMut<Target = Vec<(u32, TcpStream)>> {
-    lines.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
 mod tests {
     use std::{
         env,
-        process::{Child, Command},
+        io::{BufRead, BufReader},
+        process::{Child, Command, Stdio},
     };
 
     use super::*;
@@ -246,13 +268,17 @@ mod tests {
     const HOST: &str = "127.0.0.1";
     /// Rank and port of a process of its own, `1 29500`.
     const CHILD: &str = "ROCLIP_TEST_WATCH";
-    const SOON: Duration = Duration::from_secs(10);
+    /// What it says when it has its lines.
+    const JOINED: &str = "has joined";
+    /// Within which a test is told what it waits for.
+    const SOON: Duration = Duration::from_secs(20);
 
-    /// Silence is noticed sooner than a test ends.
-    fn pace() -> Pace {
-        let [beat, silence] = [50, 1_000].map(Duration::from_millis);
-        Pace { beat, silence, start: SOON }
-    }
+    /// So that nothing is gone for its silence, or because it starts late.
+    const PATIENT: Pace = Pace {
+        beat: Duration::from_millis(50),
+        silence: SOON.saturating_mul(9),
+        start: SOON.saturating_mul(9),
+    };
 
     /// A port that nothing listens on.
     fn port() -> u16 {
@@ -260,29 +286,58 @@ mod tests {
         listener.local_addr().expect("its address").port()
     }
 
-    /// A rank of three in this process, and whom it is told of.
-    fn rank(rank: usize, port: u16, pace: Pace) -> (Watch, mpsc::Receiver<usize>) {
-        let (told, gone) = mpsc::channel();
-        let seat = Seat { rank, ranks: 3, meeting: None };
-        let tell = move |rank| told.send(rank).expect("a test that listens");
-        (Watch::start(&seat, (HOST, port), pace, tell).expect("a watch"), gone)
+    struct Rank {
+        watch: Watch,
+        told: mpsc::Receiver<usize>,
+    }
+
+    impl Rank {
+        /// One of three, in this process.
+        fn new(rank: usize, port: u16, pace: Pace) -> Self {
+            let (tell, told) = mpsc::channel();
+            let seat = Seat { rank, ranks: 3, meeting: None };
+            // Nobody listens any longer where a test is over.
+            let tell = move |rank| tell.send(rank).unwrap_or_default();
+            let watch = Watch::start(&seat, (HOST, port), pace, tell).expect("a watch");
+            Self { watch, told }
+        }
+
+        fn wait_for_lines(&self, count: usize) {
+            let until = Instant::now() + SOON;
+            while lock(&self.watch.lines).len() < count {
+                assert!(Instant::now() < until, "no line");
+                thread::sleep(Duration::from_millis(10));
+            }
+        }
+
+        fn is_told(&self, expected: usize) {
+            assert_eq!(self.told.recv_timeout(SOON), Ok(expected));
+        }
+    }
+
+    /// Lines of a rank of three.
+    fn lines(rank: usize) -> usize {
+        if rank == 0 { 2 } else { 1 }
     }
 
     fn process(rank: usize, port: u16) -> Child {
         let test = "parallel::watch::tests::a_process_of_its_own";
         let mut command = Command::new(env::current_exe().expect("this program"));
-        command.args(["--exact", test, "--ignored"]).env(CHILD, format!("{rank} {port}"));
+        command.args(["--exact", test, "--ignored", "--nocapture"]);
+        command.env(CHILD, format!("{rank} {port}")).stdout(Stdio::piped());
         command.spawn().expect("a process")
     }
 
     #[test]
-    #[ignore = "what other tests start and kill"]
+    #[ignore = "what another test starts and kills"]
     fn a_process_of_its_own() {
-        let place = env::var(CHILD).expect("a rank and a port");
-        let (number, port) = place.split_once(' ').expect("two numbers");
-        let number = number.parse().expect("a rank");
-        let (_watch, gone) = rank(number, port.parse().expect("a port"), pace());
-        let _ = gone.recv_timeout(6 * SOON);
+        let Ok(place) = env::var(CHILD) else { return };
+        let (rank, port) = place.split_once(' ').expect("two numbers");
+        let number = rank.parse().expect("a rank");
+        let rank = Rank::new(number, port.parse().expect("a port"), PATIENT);
+        rank.wait_for_lines(lines(number));
+        terminal::println_result(JOINED).expect("somebody who reads");
+        thread::sleep(9 * SOON);
     }
 
     #[test]
@@ -291,69 +346,85 @@ mod tests {
             let port = port();
             let mut child = process(killed, port);
             let others = [0, 1, 2].into_iter().filter(|&other| other != killed);
-            let others: Vec<_> = others.map(|other| rank(other, port, pace())).collect();
-            thread::sleep(3 * pace().silence); // all hear of each other
-            for (_, gone) in &others {
-                assert_eq!(gone.try_recv(), Err(mpsc::TryRecvError::Empty));
+            let others = others.map(|other| (other, Rank::new(other, port, PATIENT)));
+            let others: Vec<_> = others.collect();
+            let said = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+            let joined = said.map_while(Result::ok).any(|line| line.contains(JOINED));
+            assert!(joined, "rank {killed} ended");
+            for (number, other) in &others {
+                other.wait_for_lines(lines(*number));
+                assert_eq!(other.told.try_recv(), Err(mpsc::TryRecvError::Empty));
             }
             child.kill().expect("a process that waits");
             child.wait().expect("a process that is over");
-            for (_, gone) in &others {
-                assert_eq!(gone.recv_timeout(SOON), Ok(killed));
-            }
+            others.iter().for_each(|(_, other)| other.is_told(killed));
         }
     }
 
     #[test]
     fn nobody_is_gone_who_said_goodbye() {
         let port = port();
-        let ranks = [0, 1, 2].map(|number| rank(number, port, pace()));
-        thread::sleep(10 * pace().beat);
+        let ranks = [0, 1, 2].map(|number| Rank::new(number, port, PATIENT));
+        for (number, rank) in ranks.iter().enumerate() {
+            rank.wait_for_lines(lines(number));
+        }
         let [first, second, third] = ranks;
-        for (watch, gone) in [second, first, third] {
+        let told = [second, first, third].map(|Rank { watch, told }| {
             watch.leave();
-            // The line of who listened no more would have broken.
-            assert!(gone.recv_timeout(2 * pace().silence).is_err());
+            told
+        });
+        // All listen until they have heard the others' goodbyes, and then nobody can be told.
+        for told in told {
+            assert_eq!(told.recv_timeout(SOON), Err(mpsc::RecvTimeoutError::Disconnected));
         }
     }
 
     #[test]
-    fn who_is_silent_or_never_comes_is_gone() {
+    fn who_is_silent_is_gone() {
+        let hasty = Pace { silence: Duration::from_secs(2), ..PATIENT };
+        let says = |mut line: &TcpStream, words: &[u8]| line.write_all(words).expect("a line");
+        // Rank 0 hears a stranger, one rank, and another that says its number and no more.
         let place = port();
-        let (_first, gone) = rank(0, place, pace());
-        let mut lines = Vec::new();
-        // A stranger, and two ranks that say their numbers and no more.
-        for hello in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"roclip 1\x01\0\0\0", b"roclip 1\x02\0\0\0"]
-        {
-            let mut line = TcpStream::connect((HOST, place)).expect("a watch that waits");
-            line.write_all(hello).expect("a line");
-            lines.push(line);
-        }
-        let lost = gone.recv_timeout(SOON).expect("the silent ones");
-        assert!([1, 2].contains(&lost), "{lost}");
+        let (first, second) = (Rank::new(0, place, hasty), Rank::new(1, place, hasty));
+        let hellos: [&[u8]; 2] = [b"GET / HTTP/1.1\r\n\r\n", b"roclip 1\x02\0\0\0"];
+        let open = hellos.map(|hello| {
+            let line = TcpStream::connect((HOST, place)).expect("a watch that waits");
+            says(&line, hello);
+            line
+        });
+        first.is_told(2);
+        second.is_told(2);
+        drop(open);
+        // Rank 0 answers and says no more.
+        let listener = TcpListener::bind((HOST, 0)).expect("a free port");
+        let third = Rank::new(2, listener.local_addr().expect("its address").port(), hasty);
+        let (line, _) = listener.accept().expect("a rank that calls");
+        says(&line, &HELLO);
+        third.is_told(0);
+    }
 
-        let hurried = Pace { start: pace().silence, ..pace() };
-        let (_second, told) = rank(1, port(), hurried);
-        assert_eq!(told.recv_timeout(SOON), Ok(0));
-
+    #[test]
+    fn who_never_comes_is_gone() {
+        let hurried = Pace { start: Duration::from_secs(4), ..PATIENT };
+        Rank::new(1, port(), hurried).is_told(0);
         let place = port();
-        let (_first, gone) = rank(0, place, hurried);
-        let (_third, told) = rank(2, place, pace());
-        assert_eq!(gone.recv_timeout(SOON), Ok(1));
-        assert_eq!(told.recv_timeout(SOON), Ok(1));
+        let (first, third) = (Rank::new(0, place, hurried), Rank::new(2, place, hurried));
+        first.is_told(1);
+        third.is_told(1);
     }
 
     #[test]
     fn a_watch_that_cannot_begin_says_where() {
-        let taken = TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0)).expect("a free port");
+        let start = |rank, (host, port)| {
+            let seat = Seat { rank, ranks: 2, meeting: None };
+            let started = Watch::start(&seat, (host, port), PATIENT, |_| {}).map(drop);
+            started.expect_err("a watch that cannot begin")
+        };
+        let taken = listen(0).expect("a free port");
         let port = taken.local_addr().expect("its address").port();
-        let seat = Seat { rank: 0, ranks: 2, meeting: None };
-        let problem = Watch::start(&seat, (HOST, port), pace(), |_| {}).map(drop);
-        let problem = problem.expect_err("a port that is taken");
+        let problem = start(0, (HOST, port));
         assert!(problem.contains(&format!("on port {port}: ")), "{problem}");
-        let seat = Seat { rank: 1, ranks: 2, meeting: None };
-        let problem = Watch::start(&seat, ("no host", port), pace(), |_| {}).map(drop);
-        let problem = problem.expect_err("no name of a host");
+        let problem = start(1, ("no host", port));
         assert!(problem.contains("not found at `no host`: "), "{problem}");
     }
 

@@ -80,17 +80,18 @@ fn length(row: &[f32]) -> f32 {
 /// Sums are taken in so many parts, which a processor adds at one time.
 const LANES: usize = 16;
 
-/// Sum of `term` over the places of a row.
+/// Sum of `term` over the places of rows of one length.
 #[inline(always)]
-fn sum(count: usize, term: impl Fn(usize) -> f32) -> f32 {
+fn sum<const N: usize>(rows: [&[f32]; N], term: impl Fn([f32; N]) -> f32) -> f32 {
     let mut lanes = [0.0; LANES];
-    let whole = count / LANES * LANES;
-    for start in (0..whole).step_by(LANES) {
+    let parts = rows.map(<[f32]>::as_chunks::<LANES>);
+    for at in 0..parts[0].0.len() {
+        let parts = parts.map(|(whole, _)| &whole[at]);
         for (lane, sum) in lanes.iter_mut().enumerate() {
-            *sum += term(start + lane);
+            *sum += term(parts.map(|part| part[lane]));
         }
     }
-    let rest: f32 = (whole..count).map(&term).sum();
+    let rest: f32 = (0..parts[0].1.len()).map(|at| term(parts.map(|(_, rest)| rest[at]))).sum();
     lanes.iter().sum::<f32>() + rest
 }
 
@@ -98,8 +99,8 @@ fn sum(count: usize, term: impl Fn(usize) -> f32) -> f32 {
 #[inline(always)]
 fn moments(row: &[f32]) -> (f32, f32) {
     let count = row.len() as f32;
-    let mean = sum(row.len(), |i| row[i]) / count;
-    let variance = sum(row.len(), |i| (row[i] - mean) * (row[i] - mean)) / count;
+    let mean = sum([row], |[x]| x) / count;
+    let variance = sum([row], |[x]| (x - mean) * (x - mean)) / count;
     (mean, 1.0 / (variance + EPSILON as f32).sqrt())
 }
 
@@ -128,15 +129,17 @@ fn layer_norm_back<const TRAINED: bool>(
     for (dy, x) in gradient.chunks_exact_mut(columns).zip(x.chunks_exact(columns)) {
         let (mean, scale) = moments(x);
         let count = columns as f32;
-        let mean_g = sum(columns, |i| dy[i] * weight[i]) / count;
-        let mean_gn = sum(columns, |i| dy[i] * weight[i] * (x[i] - mean)) * scale / count;
-        for i in 0..columns {
-            let n = (x[i] - mean) * scale;
-            if TRAINED {
-                dw[i] += dy[i] * n;
-                db[i] += dy[i];
+        let mean_g = sum([dy, weight], |[dy, w]| dy * w) / count;
+        let mean_gn = sum([dy, weight, x], |[dy, w, x]| dy * w * (x - mean)) * scale / count;
+        if TRAINED {
+            for (((dw, db), dy), x) in dw.iter_mut().zip(&mut *db).zip(&*dy).zip(x) {
+                *dw += dy * ((x - mean) * scale);
+                *db += dy;
             }
-            dy[i] = (dy[i] * weight[i] - mean_g - n * mean_gn) * scale;
+        }
+        for ((dy, x), w) in dy.iter_mut().zip(x).zip(weight) {
+            let n = (x - mean) * scale;
+            *dy = (*dy * w - mean_g - n * mean_gn) * scale;
         }
     }
 }

@@ -147,25 +147,26 @@ impl Tape {
         gradient: &[f32],
         gradients: &mut Gradients,
     ) -> Result<()> {
+        let gradient = self.arena.copy(gradient);
         self.go_back(output, gradient, Some(gradients)).map(drop)
     }
 
     /// The gradient of the pixels, `[B, 3, H, W]`.
     pub(crate) fn backward_to_pixels(self, output: &Value, gradient: &[f32]) -> Result<Vec<f32>> {
+        let gradient = self.arena.copy(gradient);
         Ok(self.go_back(output, gradient, None)?.expect("a tape that remembers the pixels"))
     }
 
     fn go_back(
         self,
         output: &Value,
-        gradient: &[f32],
+        gradient: Buffer,
         parameters: Option<&mut Gradients>,
     ) -> Result<Option<Vec<f32>>> {
         let steps = self.steps.into_inner();
         let values = steps.iter().map(|_| None).collect();
         let (arena, peers) = (self.arena, self.peers);
         let mut flow = Flow { arena, peers, values, parameters, pixels: None };
-        let gradient = flow.arena.copy(gradient);
         flow.give(output.step, gradient);
         for (step, back) in steps.into_iter().enumerate().rev() {
             if let Some(gradient) = flow.values[step].take() {

@@ -1,6 +1,10 @@
 //! Each operation at the size that it has in a step, forward and backward, for `benches/pieces.rs`.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use candle_core::{Device, Result, Tensor, Var};
 
@@ -10,8 +14,8 @@ use crate::{
     ops::{Columns, ConvNorm, Equals, Gradients, Linear, ONE, Seen, Window, cpu, info_nce},
 };
 
-/// Pairs of the batch.
-const BATCH: usize = 64;
+/// Pairs of the batch: so many that no cache holds their values.
+const BATCH: usize = if cfg!(test) { 2 } else { 256 };
 /// Of a ViT on 64 pixels with patches of 8: a token per patch and one for the class.
 const TOKENS: usize = 65;
 /// Channels of that ViT.
@@ -19,9 +23,13 @@ const WIDTH: usize = 192;
 /// Tokens of the longest caption, and the text tower's channels.
 const CAPTION: (usize, usize) = (28, 512);
 /// Rows of a vocabulary.
-const VOCABULARY: usize = 49_408;
-/// Values that no cache holds.
-const STREAM: usize = 1 << 25;
+const VOCABULARY: usize = if cfg!(test) { 100 } else { 49_408 };
+/// Pairs of the loss, and the width of its rows.
+const LOSS: (usize, usize) = if cfg!(test) { (3, 4) } else { (1024, 512) };
+/// Sides of a large product.
+const PRODUCT: [usize; 3] = if cfg!(test) { [4, 3, 2] } else { [4096, 768, 768] };
+/// Values of a long sum.
+const STREAM: usize = if cfg!(test) { 10 } else { 1 << 25 };
 
 /// An operation with inputs and parameters that it keeps.
 pub struct Piece {
@@ -29,7 +37,7 @@ pub struct Piece {
     pub name: String,
     /// What it must do at least.
     pub work: Work,
-    run: Box<dyn FnMut() -> Result<()>>,
+    run: Box<dyn FnMut() -> Result<Duration>>,
 }
 
 /// What bounds the time of an operation from below.
@@ -48,16 +56,21 @@ impl fmt::Debug for Piece {
 }
 
 impl Piece {
-    /// Goes forward and back once.
+    /// Goes forward and back once; how long that took.
     ///
     /// # Errors
     /// Of candle.
-    pub fn run(&mut self) -> Result<()> {
+    pub fn run(&mut self) -> Result<Duration> {
         (self.run)()
     }
 
-    fn new(name: &str, work: Work, run: impl FnMut() -> Result<()> + 'static) -> Self {
-        Self { name: name.into(), work, run: Box::new(run) }
+    fn new(name: &str, work: Work, mut run: impl FnMut() -> Result<()> + 'static) -> Self {
+        let timed = move || {
+            let began = Instant::now();
+            run()?;
+            Ok(began.elapsed())
+        };
+        Self { name: name.into(), work, run: Box::new(timed) }
     }
 }
 
@@ -131,7 +144,11 @@ fn convolutions() -> Result<Vec<Piece>> {
     {
         let kernel = [channels, channels, window.side, window.side];
         let parameters: &[&[usize]] = &[&kernel, &[channels], &[channels]];
-        let flop = 2 * values * (channels * window.side * window.side) as u64;
+        // What the kernel sees beyond the edges is no work.
+        let seen: usize = (0..side)
+            .map(|at| (0..window.side).filter(|&row| window.pixel(at, row, side).is_some()).count())
+            .sum();
+        let flop = 2 * (BATCH * seen * seen * channels * channels) as u64;
         found.push(taped(name, Work::Flop(3 * flop), &[image], parameters, move |t, x, w| {
             let (kernel, weight, bias) = (&w[0], &w[1], &w[2]);
             let layer = ConvNorm { kernel, window, weight, bias, relu: true };
@@ -151,7 +168,7 @@ fn convolutions() -> Result<Vec<Piece>> {
 
 /// The loss over the similarity matrix of a large batch, and its gradient at the rows.
 fn contrast() -> Result<Piece> {
-    let (rows, dim) = (1024, 512);
+    let (rows, dim) = LOSS;
     let variable = |seed| {
         let values = Tensor::from_vec(numbers(rows * dim, seed), (rows, dim), &Device::Cpu)?;
         Var::from_tensor(&values.broadcast_div(&values.sqr()?.sum_keepdim(1)?.sqrt()?)?)
@@ -159,7 +176,7 @@ fn contrast() -> Result<Piece> {
     let (images, texts) = (variable(1)?, variable(2)?);
     let scale = Var::new(2.6f32, &Device::Cpu)?;
     let work = Work::Flop(3 * 2 * (rows * rows * dim) as u64);
-    Ok(Piece::new("InfoNCE/1024 pairs", work, move || {
+    Ok(Piece::new("InfoNCE of 1024 pairs", work, move || {
         let (images, texts) = (images.as_tensor(), texts.as_tensor());
         info_nce(images, texts, scale.as_tensor(), Equals::Negatives)?.backward().map(drop)
     }))
@@ -167,7 +184,7 @@ fn contrast() -> Result<Piece> {
 
 /// A product of which each value is used often.
 fn product() -> Piece {
-    let (rows, inner, columns) = (4096, 768, 768);
+    let [rows, inner, columns] = PRODUCT;
     let (a, b) = (numbers(rows * inner, 1), numbers(inner * columns, 2));
     let mut c = vec![0.0; rows * columns];
     Piece::new("floor/product", Work::Flop(2 * (rows * inner * columns) as u64), move || {
@@ -220,16 +237,35 @@ fn taped(
     };
     let outputs = forward(&Tape::new(arena.clone()))?.values().len();
     let gradient = numbers(outputs, 99);
-    Ok(Piece::new(name, work, move || {
+    let run = move || {
+        let gradient = arena.copy(&gradient); // in a step, the operation after this one made it
+        gradients.clear();
+        let began = Instant::now();
         let tape = Tape::new(arena.clone());
         let output = forward(&tape)?;
-        gradients.clear();
-        tape.backward(&output, &gradient, &mut gradients)
-    }))
+        tape.go_back(&output, gradient, Some(&mut gradients))?;
+        Ok(began.elapsed())
+    };
+    Ok(Piece { name: name.into(), work, run: Box::new(run) })
 }
 
 /// Values in -1..1 that differ.
 fn numbers(count: usize, seed: u64) -> Vec<f32> {
     let step = |at: u64| (at + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(seed as u32 + 7);
     (0..count as u64).map(|at| (step(at) >> 40) as f32 / (1 << 23) as f32 - 1.0).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_goes_forward_and_back() -> Result<()> {
+        for mut piece in pieces()? {
+            assert!(piece.run()? > Duration::ZERO, "{piece:?}");
+            let (Work::Flop(count) | Work::Bytes(count)) = piece.work;
+            assert!(count > 0, "{piece:?}");
+        }
+        Ok(())
+    }
 }
