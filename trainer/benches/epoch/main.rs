@@ -35,7 +35,8 @@ const LOADER_MAX: f64 = 0.15;
 const STEP_THREAD: &str = "step";
 
 /// What an epoch of `roclip` costs beside one of `clip`, and the loader's share of an epoch, of
-/// cached pictures and of files, on random pairs; exit 1 if a goal is missed, whatever `--file-side`. `RAYON_NUM_THREADS` sets the threads of a step
+/// cached pictures and of files, on random pairs; exit 1 if a goal is missed, whatever `--file-side`.
+/// `RAYON_NUM_THREADS` sets the threads of a step
 #[derive(Parser)]
 struct Cli {
     /// Architecture: `vit-small` (64 px) or a preset

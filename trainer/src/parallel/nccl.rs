@@ -7,7 +7,7 @@ use terminal::Exit;
 
 use super::{
     Collective, launch, variable,
-    watch::{Pace, Watch},
+    watch::{Loss, Pace, Watch},
 };
 use crate::{
     error::{Error, Result},
@@ -20,15 +20,20 @@ const END_WAIT: Duration = Duration::from_secs(3);
 /// Ends this process as soon as another is gone: what waits for that one waits for ever.
 fn watch(seat: &Seat, (host, port): &(String, u16)) -> Result<Watch> {
     let Seat { rank, ranks, .. } = *seat;
-    let end = move |gone| {
-        let why = if gone == rank {
-            "the others have not heard of it for too long".to_owned()
-        } else {
-            format!("rank {gone} is gone")
+    let (place, pace) = (format!("`{host}`, port {}", port + 1), Pace::USUAL);
+    let end = move |loss| {
+        let why = match loss {
+            Loss::Gone(gone) if gone as usize == rank => {
+                "the others have not heard of it for too long".to_owned()
+            }
+            Loss::Gone(gone) => format!("rank {gone} is gone"),
+            Loss::Late(late) => {
+                format!("rank {late} did not come to {place} within {} s", pace.start.as_secs())
+            }
         };
         Nccl::end(rank, ranks, &why)
     };
-    let found = Watch::start(seat, (host, port + 1), Pace::USUAL, end);
+    let found = Watch::start(seat, (host, port + 1), pace, end);
     found.map_err(|problem| Error::Nccl { problem })
 }
 
@@ -70,8 +75,8 @@ impl Nccl {
         process::exit(Exit::Refused.code().into())
     }
 
-    /// Lets this process end soon, whatever CUDA or a full pipe waits for: the others see it alive as
-    /// long as it is there.
+    /// Lets this process end soon, whatever CUDA waits for: the others see it alive as long as it is
+    /// there.
     fn end_in_time() {
         let guard = || {
             thread::sleep(END_WAIT);

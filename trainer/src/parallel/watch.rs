@@ -18,8 +18,10 @@ use std::{
 
 use clip::ops::Seat;
 
-/// What whoever calls on rank 0 says first, before its number, and is answered with.
+/// What whoever calls on rank 0 says first, before its number.
 const HELLO: [u8; 8] = *b"roclip 1";
+/// What rank 0 answers. Not the same, since a call on a port of one's own machine may find itself.
+const WELCOME: [u8; 8] = *b"welcome.";
 /// A word that is no rank's number: still here.
 const ALIVE: u32 = u32::MAX;
 /// Another: done, and leaving.
@@ -48,6 +50,15 @@ impl Pace {
     };
 }
 
+/// Why a rank cannot go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Loss {
+    /// This rank came, and is no longer there
+    Gone(u32),
+    /// This one has not come in time
+    Late(u32),
+}
+
 /// The other ranks are watched, and watch this one, until it leaves; one that is dropped before is
 /// gone to them.
 #[derive(Debug)]
@@ -63,9 +74,8 @@ pub(super) struct Watch {
 type Lines = Arc<Mutex<Vec<TcpStream>>>;
 
 impl Watch {
-    /// Rank 0 waits for the others at `host:port`. `gone` is called, once and on a thread of its own,
-    /// with the number of the first rank that is, or that has not come in time. Waits for nobody, and
-    /// looks into the environment on this thread alone.
+    /// Rank 0 waits for the others at `host:port`. `lost` is called, once and on a thread of its own,
+    /// with the first loss. Waits for nobody, and looks into the environment on this thread alone.
     ///
     /// # Errors
     /// One line, if the port is taken or nothing is known of the host.
@@ -73,12 +83,12 @@ impl Watch {
         seat: &Seat,
         (host, port): (&str, u16),
         pace: Pace,
-        gone: impl Fn(usize) + Send + Sync + 'static,
+        lost: impl Fn(Loss) + Send + Sync + 'static,
     ) -> Result<Self, String> {
         let (lines, known) = (Lines::default(), AtomicBool::new(false));
-        let gone = Arc::new(move |rank: u32| {
+        let lost = Arc::new(move |loss| {
             if !known.swap(true, Ordering::Relaxed) {
-                gone(rank as usize);
+                lost(loss);
             }
         });
         if seat.rank == 0 {
@@ -86,7 +96,7 @@ impl Watch {
                 format!("but its first rank cannot wait for the others on port {port}: {error}")
             })?;
             let (lines, ranks) = (lines.clone(), seat.ranks);
-            thread::spawn(move || receive(&listener, ranks, pace, &lines, &gone));
+            thread::spawn(move || receive(&listener, ranks, pace, &lines, &lost));
         } else {
             let addresses = (host, port)
                 .to_socket_addrs()
@@ -94,8 +104,8 @@ impl Watch {
             let addresses: Vec<_> = addresses.collect();
             let (seat, lines) = (seat.clone(), lines.clone());
             thread::spawn(move || {
-                if let Some(rank) = call(&seat, &addresses, pace, &lines) {
-                    gone(rank);
+                if let Some(loss) = call(&seat, &addresses, pace, &lines) {
+                    lost(loss);
                 }
             });
         }
@@ -133,7 +143,7 @@ fn receive(
     ranks: usize,
     pace: Pace,
     lines: &Lines,
-    gone: &Arc<impl Fn(u32) + Send + Sync + 'static>,
+    lost: &Arc<impl Fn(Loss) + Send + Sync + 'static>,
 ) {
     let until = Instant::now() + pace.start;
     let missing = Arc::new(Mutex::new((1..ranks as u32).collect::<Vec<_>>()));
@@ -141,18 +151,20 @@ fn receive(
         let first = lock(&missing).first().copied();
         let Some(first) = first else { return };
         if Instant::now() > until {
-            return lose(first, lines, &**gone);
+            tell(lines, first);
+            return lost(Loss::Late(first));
         }
         let Ok((line, _)) = listener.accept() else {
             thread::sleep(Duration::from_millis(50));
             continue;
         };
-        let (missing, lines, gone) = (missing.clone(), lines.clone(), gone.clone());
+        let (missing, lines, lost) = (missing.clone(), lines.clone(), lost.clone());
         thread::spawn(move || {
             if let Some(rank) = greeted(&line, &missing, pace)
                 && let Some(rank) = kept(line, rank, ranks, pace, &lines)
             {
-                lose(rank, &lines, &*gone);
+                tell(&lines, rank);
+                lost(Loss::Gone(rank));
             }
         });
     }
@@ -162,31 +174,31 @@ fn receive(
 fn greeted(mut line: &TcpStream, missing: &Mutex<Vec<u32>>, pace: Pace) -> Option<u32> {
     line.set_nonblocking(false).ok()?; // as it is on some systems, after the listener
     line.set_read_timeout(Some(pace.silence)).ok()?;
-    let rank = is_hello(line).then(|| word(line).ok())??;
+    let rank = says(HELLO, line).then(|| word(line).ok())??;
     let mut missing = lock(missing);
     let at = missing.iter().position(|&other| other == rank)?;
-    line.write_all(&HELLO).ok()?;
+    line.write_all(&WELCOME).ok()?;
     missing.remove(at);
     Some(rank)
 }
 
-/// Calls on rank 0 until it answers, and listens to it; who is gone in the end.
-fn call(seat: &Seat, addresses: &[SocketAddr], pace: Pace, lines: &Lines) -> Option<u32> {
+/// Calls on rank 0 until it answers, and listens to it; what is lost in the end.
+fn call(seat: &Seat, addresses: &[SocketAddr], pace: Pace, lines: &Lines) -> Option<Loss> {
     let until = Instant::now() + pace.start;
     let answered = |address| {
         let mut line = TcpStream::connect_timeout(address, CONNECTION.min(pace.start)).ok()?;
         line.write_all(&HELLO).ok()?;
         line.write_all(&(seat.rank as u32).to_le_bytes()).ok()?;
         line.set_read_timeout(Some(pace.silence)).ok()?;
-        is_hello(&line).then_some(line)
+        says(WELCOME, &line).then_some(line)
     };
     while Instant::now() < until {
         match addresses.iter().find_map(answered) {
-            Some(line) => return kept(line, 0, seat.ranks, pace, lines),
+            Some(line) => return kept(line, 0, seat.ranks, pace, lines).map(Loss::Gone),
             None => thread::sleep(Duration::from_millis(200)),
         }
     }
-    Some(0)
+    Some(Loss::Late(0))
 }
 
 /// Holds the line to a rank; who is gone, by it: that rank, or whom it names; nobody after a
@@ -214,10 +226,10 @@ fn add(lines: &Lines, line: &TcpStream, pace: Pace) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether somebody on the other side is of this kind.
-fn is_hello(mut line: &TcpStream) -> bool {
-    let mut hello = [0; HELLO.len()];
-    line.read_exact(&mut hello).is_ok() && hello == HELLO
+/// Whether this comes next on a line.
+fn says(expected: [u8; 8], mut line: &TcpStream) -> bool {
+    let mut said = [0; 8];
+    line.read_exact(&mut said).is_ok() && said == expected
 }
 
 /// A word of a line.
@@ -225,12 +237,6 @@ fn word(mut line: &TcpStream) -> io::Result<u32> {
     let mut word = [0; 4];
     line.read_exact(&mut word)?;
     Ok(u32::from_le_bytes(word))
-}
-
-/// Tells all others that a rank is gone.
-fn lose(rank: u32, lines: &Lines, gone: &impl Fn(u32)) {
-    tell(lines, rank);
-    gone(rank);
 }
 
 /// Says a word on all lines. Whether it arrives is the matter of who listens to them.
@@ -288,7 +294,7 @@ mod tests {
 
     struct Rank {
         watch: Watch,
-        told: mpsc::Receiver<usize>,
+        told: mpsc::Receiver<Loss>,
     }
 
     impl Rank {
@@ -297,7 +303,7 @@ mod tests {
             let (tell, told) = mpsc::channel();
             let seat = Seat { rank, ranks: 3, meeting: None };
             // Nobody listens any longer where a test is over.
-            let tell = move |rank| tell.send(rank).unwrap_or_default();
+            let tell = move |loss| tell.send(loss).unwrap_or_default();
             let watch = Watch::start(&seat, (HOST, port), pace, tell).expect("a watch");
             Self { watch, told }
         }
@@ -310,7 +316,7 @@ mod tests {
             }
         }
 
-        fn is_told(&self, expected: usize) {
+        fn is_told(&self, expected: Loss) {
             assert_eq!(self.told.recv_timeout(SOON), Ok(expected));
         }
     }
@@ -357,7 +363,7 @@ mod tests {
             }
             child.kill().expect("a process that waits");
             child.wait().expect("a process that is over");
-            others.iter().for_each(|(_, other)| other.is_told(killed));
+            others.iter().for_each(|(_, other)| other.is_told(Loss::Gone(killed as u32)));
         }
     }
 
@@ -382,35 +388,35 @@ mod tests {
     #[test]
     fn who_is_silent_is_gone() {
         let hasty = Pace { silence: Duration::from_secs(2), ..PATIENT };
-        let says = |mut line: &TcpStream, words: &[u8]| line.write_all(words).expect("a line");
+        let say = |mut line: &TcpStream, words: &[u8]| line.write_all(words).expect("a line");
         // Rank 0 hears a stranger, one rank, and another that says its number and no more.
         let place = port();
         let (first, second) = (Rank::new(0, place, hasty), Rank::new(1, place, hasty));
         let hellos: [&[u8]; 2] = [b"GET / HTTP/1.1\r\n\r\n", b"roclip 1\x02\0\0\0"];
         let open = hellos.map(|hello| {
             let line = TcpStream::connect((HOST, place)).expect("a watch that waits");
-            says(&line, hello);
+            say(&line, hello);
             line
         });
-        first.is_told(2);
-        second.is_told(2);
+        first.is_told(Loss::Gone(2));
+        second.is_told(Loss::Gone(2));
         drop(open);
         // Rank 0 answers and says no more.
         let listener = TcpListener::bind((HOST, 0)).expect("a free port");
         let third = Rank::new(2, listener.local_addr().expect("its address").port(), hasty);
         let (line, _) = listener.accept().expect("a rank that calls");
-        says(&line, &HELLO);
-        third.is_told(0);
+        say(&line, &WELCOME);
+        third.is_told(Loss::Gone(0));
     }
 
     #[test]
     fn who_never_comes_is_gone() {
         let hurried = Pace { start: Duration::from_secs(4), ..PATIENT };
-        Rank::new(1, port(), hurried).is_told(0);
+        Rank::new(1, port(), hurried).is_told(Loss::Late(0));
         let place = port();
         let (first, third) = (Rank::new(0, place, hurried), Rank::new(2, place, hurried));
-        first.is_told(1);
-        third.is_told(1);
+        first.is_told(Loss::Late(1));
+        third.is_told(Loss::Gone(1)); // as rank 0 says
     }
 
     #[test]

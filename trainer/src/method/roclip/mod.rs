@@ -27,6 +27,8 @@ pub struct Roclip {
     phases: Phases,
     /// Of the whole run.
     epochs: u32,
+    /// Rows that a pool for these data should have at least.
+    rows_min: usize,
     /// Of matching that waits until the towers know enough.
     signal: Option<Signal>,
     captions: Pool,
@@ -48,8 +50,26 @@ impl Roclip {
             images: looks_for_images.then(|| pool(1)).transpose()?,
             phases: Phases::new(&settings, config.optim.epochs, config.seed),
             epochs: config.optim.epochs,
+            rows_min: rows_min(epoch_rows, batch_size),
             signal: settings.match_from_agreement.map(Signal::new),
             settings,
+        })
+    }
+
+    /// What the user may not have meant, at the begin of an epoch.
+    fn warning(&self, epoch: u32) -> Option<String> {
+        let (rows, rows_min) = (self.captions.capacity(), self.rows_min);
+        if epoch == self.epochs && self.from().is_none() {
+            let line = "nothing has been matched: the pool is not full, or the agreement of \
+                        `method.roclip.match_from_agreement` was not reached";
+            return Some(line.into());
+        }
+        (epoch == 1 && rows < rows_min).then(|| {
+            let key = key(&self.settings);
+            format!(
+                "`method.roclip.{key}` makes a pool of {rows} rows: below {rows_min} it is a slice of \
+                 the last batches, or holds little of what the data show"
+            )
         })
     }
 
@@ -139,12 +159,7 @@ impl Method for Roclip {
         if let Some(signal) = &mut self.signal {
             signal.begin(epoch);
         }
-        let is_idle = epoch == self.epochs && self.from().is_none();
-        Ok(is_idle.then(|| {
-            "nothing has been matched: the pool is not full, or the agreement of \
-             `method.roclip.match_from_agreement` was not reached"
-                .into()
-        }))
+        Ok(self.warning(epoch))
     }
 
     fn loss(&mut self, pairs: &Pairs, logit_scale: &Tensor) -> Result<MethodLoss> {
@@ -204,16 +219,24 @@ const ROWS_MIN: usize = 1000;
 /// Batches below which a pool is a slice of the last ones.
 const BATCHES_MIN: usize = 8;
 
+/// Rows that a pool for a data set of `rows` pairs should have at least.
+fn rows_min(rows: usize, batch_size: usize) -> usize {
+    (BATCHES_MIN * batch_size).max(ROWS_MIN).min(rows / 2).max(batch_size)
+}
+
+/// What says how large a pool is.
+fn key(settings: &config::Roclip) -> &'static str {
+    if settings.pool_rows.is_some() { "pool_rows" } else { "pool_share" }
+}
+
 /// Rows of a pool for a data set of `rows` pairs.
 pub(super) fn capacity(settings: &config::Roclip, rows: usize, batch_size: usize) -> Result<usize> {
     let share = |share: f64| (share * rows as f64).round() as usize;
-    let key = if settings.pool_rows.is_some() { "pool_rows" } else { "pool_share" };
+    let key = key(settings);
     let capacity = match (settings.pool_rows, settings.pool_share) {
         (Some(count), _) => count,
         (None, Some(of_rows)) => share(of_rows),
-        (None, None) => {
-            share(SHARE).max(BATCHES_MIN * batch_size).max(ROWS_MIN).min(rows / 2).max(batch_size)
-        }
+        (None, None) => share(SHARE).max(rows_min(rows, batch_size)),
     };
     if capacity < batch_size {
         return Err(Error::SmallPool { key, rows, capacity, batch_size });

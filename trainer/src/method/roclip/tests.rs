@@ -269,3 +269,20 @@ fn pools_that_make_no_sense_are_refused() {
     check(count(50), 5_000, Err("50 of 5000"));
     check(count(2_501), 5_000, Err("2501 of 5000"));
 }
+
+#[test]
+fn a_pool_with_fewer_rows_than_usual_is_told() -> Result<()> {
+    let warning = |pool_rows, epoch| -> Result<Option<String>> {
+        let mut config = Config::default();
+        config.data.batch_size = 2;
+        config.method.roclip = Some(config::Roclip { pool_rows, ..Default::default() });
+        Ok(Roclip::new(&config, Sizes::whole(5_000, 2), &Device::Cpu)?.warning(epoch))
+    };
+    let line = warning(Some(999), 1)?.expect("too few");
+    assert!(line.contains("pool_rows` makes a pool of 999 rows: below 1000 "), "{line}");
+    assert_eq!(
+        [warning(Some(999), 2)?, warning(Some(1_000), 1)?, warning(None, 1)?],
+        [None, None, None]
+    );
+    Ok(())
+}
