@@ -235,8 +235,8 @@ pub enum Error {
     },
     /// A pool that holds more than half of the data: many images would meet their own captions.
     #[error(
-        "the pool would hold {capacity} of {rows} rows, more than half: lower `data.batch_size` or \
-         the method's `{key}`"
+        "the pool would hold {capacity} of {rows} rows, more than half: lower the method's \
+         `{key}` or, where that is not given, `data.batch_size`"
     )]
     LargePool {
         /// What decides it.

@@ -87,11 +87,13 @@ pub fn train(
     let config = &config.for_pairs(listing.all());
     let mut run = collective.agree(Run::open(config, listing, gpu, resume, collective, watch))?;
     checkpoint::check_same(config, &run.origin, run.place, &run.trainer)?;
+    let held = collective.is_first().then(|| folder::hold(config, resume)).transpose()?;
     run.begin()?;
     let summary = threads()?.install(|| run.epochs(watch))?;
     if collective.is_first() {
         run.finish(&summary)?;
     }
+    drop(held);
     Ok(summary)
 }
 

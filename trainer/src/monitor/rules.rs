@@ -94,7 +94,8 @@ pub(super) const RULES: [Rule; 9] = [
         side: Side::Below,
         value: |seen| share(seen.tally.distinct, seen.tally.images),
         told: "as many distinct captions as images in a matched batch",
-        advice: "few captions stand for all: raise `method.roclip.pool_share`, or match later",
+        advice: "few captions stand for all: enlarge the pool (`method.roclip.pool_share` or \
+                 `pool_rows`), or match later",
     },
     Rule {
         name: "pool_row",
@@ -102,8 +103,8 @@ pub(super) const RULES: [Rule; 9] = [
         side: Side::Above,
         value: |seen| share(seen.tally.busiest(), seen.tally.matches),
         told: "of all matches were with one pooled caption",
-        advice: "one caption draws images of any kind: look at it in the manifest, raise \
-                 `method.roclip.pool_share`, or match later",
+        advice: "one caption draws images of any kind: look at it in the manifest, enlarge the pool \
+                 (`method.roclip.pool_share` or `pool_rows`), or match later",
     },
     Rule {
         name: "poison_matches",
@@ -111,7 +112,8 @@ pub(super) const RULES: [Rule; 9] = [
         side: Side::Above,
         value: |seen| share(seen.tally.with_poisons, seen.tally.of_poisons),
         told: "of the poisoned images were matched with a poisoned pair's caption",
-        advice: "matching teaches the attack: lower `method.roclip.pool_share`, or match earlier",
+        advice: "matching teaches the attack: make the pool smaller \
+                 (`method.roclip.pool_share` or `pool_rows`), or match earlier",
     },
     Rule {
         name: "stale_matches",

@@ -1,6 +1,9 @@
 //! The folder of a run: what it holds, and what an earlier run has left there.
 
-use std::{fs, path::Path};
+use std::{
+    fs::{self, File, TryLockError},
+    path::Path,
+};
 
 use super::Watch;
 use crate::{
@@ -25,6 +28,20 @@ pub(super) fn check(config: &Config, resume: bool) -> Result<()> {
         (false, true) => refuse("holds a model and no checkpoint that could be continued"),
         (false, false) => Ok(()),
     }
+}
+
+/// Keeps other runs out of the folder until what is returned is dropped; `None` where the system
+/// locks no folders. Makes it, if that can be done.
+pub(super) fn hold(config: &Config, resume: bool) -> Result<Option<File>> {
+    let folder = &config.output.folder;
+    let held = fs::create_dir_all(folder).and_then(|()| File::open(folder)).ok();
+    let locked = held.as_ref().map(File::try_lock);
+    if matches!(locked, Some(Err(TryLockError::WouldBlock))) {
+        let problem = "is written by another run".to_owned();
+        return Err(Error::Occupied { path: folder.clone(), problem });
+    }
+    check(config, resume)?; // another run may have come and gone since this one began
+    Ok(held)
 }
 
 /// The checkpoint to go on from, in a folder that [`check`] has seen.
@@ -67,4 +84,28 @@ pub(super) fn sweep(folder: &Path) -> Result<()> {
         removed.map_err(|source| Error::Write { path, source })?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_run_at_a_time_writes_into_a_folder() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut config = Config::default();
+        config.output.folder = folder.path().join("run");
+        let held = hold(&config, false).expect("a folder of nobody");
+        assert!(held.is_some() && config.output.folder.is_dir());
+        for resume in [false, true] {
+            let error = hold(&config, resume).expect_err("a folder that is held").to_string();
+            assert!(error.ends_with("is written by another run"), "{error}");
+        }
+        drop(held);
+        hold(&config, false).expect("a folder that was left");
+        fs::write(config.output.folder.join(checkpoint::FILE), "").expect("writable");
+        let error = hold(&config, false).expect_err("a run that has been there").to_string();
+        assert!(error.contains("holds a run already"), "{error}");
+        hold(&config, true).expect("a run that goes on");
+    }
 }
