@@ -63,11 +63,10 @@ pub(super) enum Loss {
 /// gone to them.
 #[derive(Debug)]
 pub(super) struct Watch {
-    /// Takes the goodbye
-    end: mpsc::Sender<()>,
-    beating: JoinHandle<()>,
-    #[cfg(test)]
     lines: Lines,
+    beating: JoinHandle<()>,
+    /// Ends the signs of life when it is dropped
+    end: mpsc::Sender<()>,
 }
 
 /// Where signs of life are written to: the line of each other rank, or that to rank 0.
@@ -110,22 +109,16 @@ impl Watch {
             });
         }
         let (end, ended) = mpsc::channel();
-        #[cfg(test)]
-        let seen = lines.clone();
-        let beating = thread::spawn(move || beat(&lines, pace.beat, &ended));
-        Ok(Self {
-            end,
-            beating,
-            #[cfg(test)]
-            lines: seen,
-        })
+        let written = lines.clone();
+        let beating = thread::spawn(move || beat(&written, pace.beat, &ended));
+        Ok(Self { lines, beating, end })
     }
 
     /// Says goodbye: all has come to its end, and the others need not end with this rank.
     pub(super) fn leave(self) {
-        if self.end.send(()).is_ok() {
-            let _ = self.beating.join(); // who did not hear it will say so
-        }
+        drop(self.end);
+        let _ = self.beating.join(); // nothing is said after the goodbye
+        tell(&self.lines, GOODBYE);
     }
 }
 
@@ -246,14 +239,10 @@ fn tell(lines: &Lines, word: u32) {
     }
 }
 
-/// Signs of life, until this rank leaves or its watch is dropped.
+/// Signs of life, until the other end is dropped.
 fn beat(lines: &Lines, beat: Duration, ended: &mpsc::Receiver<()>) {
-    loop {
-        match ended.recv_timeout(beat) {
-            Err(mpsc::RecvTimeoutError::Timeout) => tell(lines, ALIVE),
-            Ok(()) => return tell(lines, GOODBYE),
-            Err(mpsc::RecvTimeoutError::Disconnected) => return,
-        }
+    while ended.recv_timeout(beat) == Err(mpsc::RecvTimeoutError::Timeout) {
+        tell(lines, ALIVE);
     }
 }
 
@@ -326,18 +315,16 @@ mod tests {
         if rank == 0 { 2 } else { 1 }
     }
 
+    /// The test below as a process of its own, which is a rank then.
     fn process(rank: usize, port: u16) -> Child {
-        let test = "parallel::watch::tests::a_process_of_its_own";
+        let test = "parallel::watch::tests::all_are_told_who_was_killed";
         let mut command = Command::new(env::current_exe().expect("this program"));
-        command.args(["--exact", test, "--ignored", "--nocapture"]);
-        command.env(CHILD, format!("{rank} {port}")).stdout(Stdio::piped());
-        command.spawn().expect("a process")
+        command.args(["--exact", test, "--nocapture"]).env(CHILD, format!("{rank} {port}"));
+        command.stdout(Stdio::piped()).spawn().expect("a process")
     }
 
-    #[test]
-    #[ignore = "what another test starts and kills"]
-    fn a_process_of_its_own() {
-        let Ok(place) = env::var(CHILD) else { return };
+    /// Waits to be killed.
+    fn be_a_rank(place: &str) {
         let (rank, port) = place.split_once(' ').expect("two numbers");
         let number = rank.parse().expect("a rank");
         let rank = Rank::new(number, port.parse().expect("a port"), PATIENT);
@@ -348,6 +335,9 @@ mod tests {
 
     #[test]
     fn all_are_told_who_was_killed() {
+        if let Ok(place) = env::var(CHILD) {
+            return be_a_rank(&place);
+        }
         for killed in [0, 1] {
             let port = port();
             let mut child = process(killed, port);

@@ -89,15 +89,11 @@ pub fn pieces() -> Result<Vec<Piece>> {
     // Forward reads and writes, backward reads the input and a gradient and writes a gradient.
     let passes = |values: u64| Work::Bytes(5 * 4 * values);
     let expand: &[&[usize]] = &[&[4 * WIDTH, WIDTH], &[4 * WIDTH]];
-    pieces.push(taped(
-        "linear/fc1",
-        products(2 * rows * width * wide),
-        &[tokens],
-        expand,
-        |t, x, w| t.linear(&x[0], Linear::new(&w[0], Some(&w[1])), None),
-    )?);
     let shrink: &[&[usize]] = &[&[WIDTH, 4 * WIDTH], &[WIDTH]];
     let work = products(2 * rows * width * wide);
+    pieces.push(taped("linear/fc1", work, &[tokens], expand, |t, x, w| {
+        t.linear(&x[0], Linear::new(&w[0], Some(&w[1])), None)
+    })?);
     pieces.push(taped("linear/fc2 and residual", work, &[hidden, tokens], shrink, |t, x, w| {
         t.linear(&x[0], Linear::new(&w[0], Some(&w[1])), Some(&x[1]))
     })?);
