@@ -173,12 +173,22 @@ fn flatten(key: String, value: &Value, keys: &mut Keys) {
     }
 }
 
-/// The first key in which two configurations differ, with both values.
+/// Keys of which others take their defaults, first.
+const DECIDING: [&str; 4] = ["method.name", "optim.", "model.", "data."];
+
+/// The first key in which two configurations differ, with both values, and how many more there are.
 fn difference(then: &Keys, now: &Keys) -> Option<String> {
     let keys: BTreeSet<&String> = then.keys().chain(now.keys()).collect();
-    let key = keys.into_iter().find(|key| then.get(*key) != now.get(*key))?;
-    let value = |keys: &Keys| keys.get(key).cloned().unwrap_or("unset".into());
-    Some(format!("`{key}` was {}, now it is {}", value(then), value(now)))
+    let differ: Vec<_> = keys.into_iter().filter(|key| then.get(*key) != now.get(*key)).collect();
+    let rank = |key: &str| DECIDING.iter().position(|start| key.starts_with(start));
+    let key = differ.iter().min_by_key(|key| rank(key).unwrap_or(DECIDING.len()))?;
+    let value = |keys: &Keys| keys.get(*key).cloned().unwrap_or("unset".into());
+    let more = match differ.len() - 1 {
+        0 => String::new(),
+        1 => ", and another key differs".into(),
+        more => format!(", and {more} other keys differ"),
+    };
+    Some(format!("`{key}` was {}, now it is {}{more}", value(then), value(now)))
 }
 
 /// Refuses ranks that do not train the same: they were given other files, or computed otherwise.
@@ -354,7 +364,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_key_that_differs_is_named_and_paths_decide_nothing() {
+    fn the_key_that_decides_is_named_first_and_paths_decide_nothing() {
         let check = |change: &dyn Fn(&mut Config), expected: Option<&str>| {
             let (then, mut now) = (Config::default(), Config::default());
             change(&mut now);
@@ -373,8 +383,9 @@ mod tests {
         let length = Some("`model.context_length` was unset, now it is 8");
         check(&|now| now.model.context_length = Some(8), length);
         let sizes = |now: &mut Config| now.model.sizes = clip::ClipConfig::preset("vit-micro");
-        let first = Some("`model.pretrained.activation` was unset, now it is \"quick_gelu\"");
-        check(&sizes, first);
+        let first = "`model.pretrained.activation` was unset, now it is \"quick_gelu\", and 14 \
+                     other keys differ";
+        check(&sizes, Some(first));
         let with = |crowd_factor| {
             let mut config = Config::default();
             config.method.sieve = Some(config::Sieve { crowd_factor, ..Default::default() });
@@ -383,7 +394,7 @@ mod tests {
         let difference = difference(&with(0.0), &with(3.0));
         let crowds = "`method.sieve.crowd_factor` was unset, now it is 3.0";
         assert_eq!(difference.as_deref(), Some(crowds), "without, as before there were any");
-        let epochs = Some("`optim.epochs` was 20, now it is 1");
-        check(&|now| (now.seed, now.optim.epochs) = (1, 1), epochs);
+        let epochs = "`optim.epochs` was 20, now it is 1, and another key differs";
+        check(&|now| (now.augment.epochs, now.optim.epochs) = (Some(1), 1), Some(epochs));
     }
 }

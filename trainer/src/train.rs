@@ -248,16 +248,16 @@ impl<'a> Run<'a> {
     fn begin(&mut self) -> Result<()> {
         if self.trainer.collective.is_first() {
             let (folder, step) = (&self.config.output.folder, self.place.step);
+            folder::sweep(folder, step == 0)?;
+            let resolved = toml::to_string(self.config);
+            let resolved = resolved.expect("`config::open` refused paths that are no text");
+            atomic_write(&folder.join(RESOLVED), resolved.as_bytes())?;
             let mut journal = Journal::open(&folder.join(METRICS), step)?;
             if self.config.output.tensorboard {
                 journal = journal.with_events(Events::create(folder, step)?);
             }
             self.alarms = Some(self.open_alarms(&journal)?);
             self.journal = Some(journal);
-            folder::sweep(folder)?;
-            let resolved = toml::to_string(self.config);
-            let resolved = resolved.expect("`config::open` refused paths that are no text");
-            atomic_write(&folder.join(RESOLVED), resolved.as_bytes())?;
             if !self.loader.store.skipped().is_empty() {
                 atomic_write(&folder.join(skipped::FILE), &skipped::to_csv(&self.loader.store))?;
             }

@@ -248,19 +248,23 @@ mod tests {
 
     #[test]
     fn roclip_must_match_before_its_end() {
-        let check = |epochs: u32, from: u32, is_sound: bool| {
+        let check = |epochs: u32, from: u32, complaint: &[&str]| {
             let lines = problems(&format!(
                 "[data]\nmanifest = 'a.csv'\n[optim]\nepochs = {epochs}\n\
                  [method]\nname = 'roclip'\n[method.roclip]\nmatch_from_epoch = {from}"
             ));
-            assert_eq!(lines.len(), usize::from(!is_sound), "{lines:?}");
-            assert!(lines.iter().all(|line| line.contains("at most `optim.epochs`")), "{lines:?}");
+            assert_eq!(lines, complaint, "{epochs}, {from}");
         };
-        check(3, 2, true);
-        check(3, 3, true);
-        check(3, 4, false);
-        check(1, 2, false);
-        check(3, 1, false);
+        check(3, 2, &[]);
+        check(3, 3, &[]);
+        let from = "`method.roclip.match_from_epoch` must be at least 2, at most `optim.epochs`, \
+                    which is 3";
+        check(3, 4, &[from]);
+        check(3, 1, &[from]);
+        let two = "`optim.epochs` must be at least 2 for `roclip`: captions of the first fill the \
+                   pool";
+        check(1, 2, &[two]);
+        check(0, 2, &["`optim.epochs` must be at least 1"]);
     }
 
     #[test]

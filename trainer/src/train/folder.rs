@@ -22,11 +22,19 @@ pub(super) fn check(config: &Config, resume: bool) -> Result<()> {
     if folder.is_file() {
         return refuse("is a file, expected a folder");
     }
-    match (folder.join(checkpoint::FILE).exists(), folder.join(MODEL).exists()) {
-        (true, _) if resume => Ok(()),
-        (true, _) => refuse("holds a run already: `--resume` continues it"),
-        (false, true) => refuse("holds a model and no checkpoint that could be continued"),
-        (false, false) => Ok(()),
+    let has = |file: &str| folder.join(file).exists();
+    match (has(checkpoint::FILE), has(MODEL)) {
+        (true, _) if resume => return Ok(()),
+        (true, _) => return refuse("holds a run already: `--resume` continues it"),
+        (false, true) => return refuse("holds a model and no checkpoint that could be continued"),
+        (false, false) => {}
+    }
+    // A run that was killed before its first checkpoint begins anew; without, they are of others.
+    match FILES.iter().find(|file| has(file)) {
+        Some(file) if !has(RESOLVED) => refuse(&format!(
+            "holds `{file}` of something else, which would be overwritten: expected a new folder"
+        )),
+        _ => Ok(()),
     }
 }
 
@@ -68,15 +76,18 @@ pub(super) const SUMMARY: &str = "summary.json";
 const FILES: [&str; 7] =
     [RESOLVED, METRICS, checkpoint::FILE, MODEL, SUMMARY, doubted::FILE, skipped::FILE];
 
-/// Removes what a killed run left half-written beside its final files.
-pub(super) fn sweep(folder: &Path) -> Result<()> {
+/// Removes what a killed run left half-written beside its final files; where a run `begins` also
+/// what an earlier one had to say of its data and its end.
+pub(super) fn sweep(folder: &Path, begins: bool) -> Result<()> {
     let refuse = |source| Error::Write { path: folder.to_owned(), source };
     for entry in fs::read_dir(folder).map_err(refuse)? {
         let entry = entry.map_err(refuse)?;
         let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
         let is_ours =
             |file: &&str| name.strip_prefix(*file).is_some_and(|rest| rest.starts_with('.'));
-        if !name.ends_with(".partial") || !FILES.iter().any(is_ours) {
+        let is_partial = name.ends_with(".partial") && FILES.iter().any(is_ours);
+        let is_old = begins && [SUMMARY, doubted::FILE, skipped::FILE].contains(&&*name);
+        if !is_partial && !is_old {
             continue;
         }
         let removed =
@@ -107,5 +118,26 @@ mod tests {
         let error = hold(&config, false).expect_err("a run that has been there").to_string();
         assert!(error.contains("holds a run already"), "{error}");
         hold(&config, true).expect("a run that goes on");
+    }
+
+    #[test]
+    fn files_of_others_stay_and_those_of_a_run_that_was_killed_do_not() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut config = Config::default();
+        config.output.folder = folder.path().to_owned();
+        let file = |name: &str| folder.path().join(name);
+        for name in ["log.txt", "summary.json"] {
+            fs::write(file(name), "mine").expect("writable");
+        }
+        let error = check(&config, false).expect_err("would overwrite").to_string();
+        assert!(error.contains("holds `summary.json` of something else"), "{error}");
+        for name in [RESOLVED, METRICS, "metrics.jsonl.1.partial"] {
+            fs::write(file(name), "").expect("writable");
+        }
+        check(&config, false).expect("a run that was killed early");
+        sweep(folder.path(), false).expect("writable");
+        assert!(file(SUMMARY).exists() && !file("metrics.jsonl.1.partial").exists());
+        sweep(folder.path(), true).expect("writable");
+        assert!(!file(SUMMARY).exists() && file("log.txt").exists());
     }
 }

@@ -178,6 +178,10 @@ impl Roclip {
     }
 
     pub(super) fn check(&self, epochs: u32, problems: &mut Problems) {
+        let first = if self.fill == Fill::Gaussian { 1 } else { 2 };
+        let is_long = epochs >= first;
+        let limits = "at least 2 for `roclip`: captions of the first fill the pool";
+        problems.require(is_long || epochs == 0, "optim.epochs", limits);
         let mut require = |sound: bool, key: &str, limits: &str| {
             problems.require(sound, &format!("method.roclip.{key}"), limits);
         };
@@ -187,10 +191,9 @@ impl Roclip {
         require(self.match_every_epochs >= 1, "match_every_epochs", "at least 1");
         let chance = self.match_chance.is_none_or(|chance| 0.0 < chance && chance <= 1.0);
         require(chance, "match_chance", "above 0, at most 1");
-        let first = if self.fill == Fill::Gaussian { 1 } else { 2 };
         let from = (first..=epochs).contains(&self.match_from_epoch); // else nothing is ever matched
-        let limits = format!("at least {first}, at most `optim.epochs`");
-        require(from, "match_from_epoch", &limits);
+        let limits = format!("at least {first}, at most `optim.epochs`, which is {epochs}");
+        require(from || !is_long, "match_from_epoch", &limits);
         let signal = self.match_from_agreement.is_none_or(|least| 0.0 < least && least < 1.0);
         require(signal, "match_from_agreement", "above 0, below 1");
         let signal = self.match_from_agreement.is_none() || self.fill == Fill::Captions;

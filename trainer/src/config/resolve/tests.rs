@@ -71,9 +71,9 @@ fn a_mistake_is_told_of_who_made_it() {
     let bad = format!("{good}[optim]\nlr = -1\n");
     check(&bad, &["seed=1"], lr);
     check(&bad, &["optim.lr=0"], &format!("`--set optim.lr=0`: {lr}"));
-    let from = "`method.roclip.match_from_epoch` must be at least 2, at most `optim.epochs`";
+    let two = "`optim.epochs` must be at least 2 for `roclip`: captions of the first fill the pool";
     let roclip = format!("{good}[method]\nname = 'roclip'\n");
-    check(&roclip, &["optim.epochs=1"], &format!("`--set optim.epochs=1`: {from}"));
+    check(&roclip, &["optim.epochs=1"], &format!("`--set optim.epochs=1`: {two}"));
     let first = ["optim.epochs=0", "optim.lr=0", "optim.epochs=2"];
     check(good, &first, &format!("`--set optim.lr=0`: {lr}"));
 }
