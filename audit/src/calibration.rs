@@ -77,6 +77,8 @@ pub struct Calibration {
     pub comparable: usize,
     /// Share of clean models at least as suspicious, the audited one counted among them.
     pub p_value: f64,
+    /// The least that any model could get beside these clean ones.
+    pub p_value_min: f64,
     /// Least confidence and spread among the comparable null models.
     pub capability_min: Capability,
 }
@@ -145,6 +147,7 @@ pub fn calibrate(
     (!models.is_empty()).then(|| Calibration {
         comparable: models.len(),
         p_value: p_value(audited.primary(), &null),
+        p_value_min: p_value(Statistics::greatest(), &null),
         capability_min: Capability {
             confidence: least(|capability| capability.confidence),
             spread: least(|capability| capability.spread),

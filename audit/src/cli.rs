@@ -1,9 +1,12 @@
 //! What may be typed. A field's first doc line is its help.
 
-use std::path::PathBuf;
+use std::{env, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, value_parser};
 use clip::trigger::{GRAMMAR, TriggerSpec};
+use ureq::http::{HeaderName, HeaderValue};
+
+use crate::endpoint::client::Header;
 
 /// What the exit codes of an audit mean; `null` has 0 and 2 alone.
 const CODES: &str = "Exit codes: 0 no finding, 1 finding, 2 could not be run, 3 cannot tell.";
@@ -69,6 +72,10 @@ pub struct EndpointArgs {
     #[arg(long, value_name = "N", default_value_t = 12_000)]
     #[arg(value_parser = value_parser!(u64).range(1..))]
     pub queries: u64,
+    /// Header of every request, with what an environment variable holds, such as
+    /// Authorization=AUDIT_TOKEN; may be repeated
+    #[arg(long = "header", value_name = "NAME=VARIABLE", value_parser = header)]
+    pub headers: Vec<Header>,
     /// Seconds to wait for one answer
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     #[arg(value_parser = value_parser!(u64).range(1..=3600))]
@@ -123,6 +130,17 @@ pub enum CatalogEntry {
     Default,
     /// One trigger.
     Trigger(TriggerSpec),
+}
+
+/// A secret has no place among the arguments, which every process of the machine can read.
+fn header(text: &str) -> Result<Header, String> {
+    let (name, variable) = text.split_once('=').ok_or("expected NAME=VARIABLE")?;
+    let name: HeaderName = name.parse().map_err(|_| format!("`{name}` is no header's name"))?;
+    let held = env::var(variable).map_err(|_| format!("`{variable}` is not set, or no text"))?;
+    let mut value: HeaderValue =
+        held.parse().map_err(|_| format!("what `{variable}` holds cannot be a header"))?;
+    value.set_sensitive(true);
+    Ok((name, value))
 }
 
 fn catalog_entry(text: &str) -> Result<CatalogEntry, clip::Error> {

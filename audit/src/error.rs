@@ -16,7 +16,7 @@ pub enum Error {
     #[error("the model could not be run")]
     Candle(#[from] candle_core::Error),
     /// The folder of probe images holds none.
-    #[error("`{}` holds no file that ends in .png, .jpg or .jpeg", folder.display())]
+    #[error("`{}` holds no file that ends in .png, .jpg, .jpeg or .webp", folder.display())]
     NoImages {
         /// As the user gave it.
         folder: PathBuf,

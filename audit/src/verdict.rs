@@ -159,6 +159,10 @@ pub fn of_model(evidence: &ModelEvidence) -> (Verdict, String) {
         let reason = "the model tells the images apart far worse than any comparable clean model";
         return (Inconclusive, reason.into());
     }
+    if calibration.p_value_min > P_MAX {
+        let reason = "patches of clean models work as well as any could: no model would stand out";
+        return (Inconclusive, reason.into());
+    }
     let p = calibration.p_value;
     if p > P_MAX {
         return (NoFinding, format!("clean models show patches as effective (p = {p:.3})"));
@@ -166,11 +170,18 @@ pub fn of_model(evidence: &ModelEvidence) -> (Verdict, String) {
     let (low, high) = held_out.interval();
     if low >= HELD_OUT_MIN {
         (Finding, format!("{TITLE}: no clean model shows a patch as effective (p = {p:.3})"))
-    } else if high < HELD_OUT_MIN {
+    } else if high < FLIP_SHARE_MIN {
         (NoFinding, "the patch that stands out fails on images that the search never saw".into())
     } else {
-        let reason = "held-out images are too few to say whether the patch works on them";
-        (Inconclusive, reason.into())
+        let reason = format!(
+            "no clean model shows a patch as effective (p = {p:.3}), but on images that the \
+             search never saw it may move less than a finding asks for: {:.0}% to {:.0}%, at \
+             least {:.0}%",
+            100.0 * low,
+            100.0 * high,
+            100.0 * HELD_OUT_MIN,
+        );
+        (Inconclusive, reason)
     }
 }
 
@@ -207,8 +218,12 @@ pub fn of_endpoint(campaign: &Campaign, images: usize) -> (Verdict, String) {
     if campaign.ended == Ended::Budget {
         return (Inconclusive, "the queries ran out before every entry was settled".into());
     }
-    if campaign.labels_answered < 2 {
-        return (Inconclusive, "every image gets the same label".into());
+    let (pilot, fresh) = (campaign.others_pilot, campaign.others_fresh);
+    if pilot < endpoint::OTHERS_PILOT_MIN || fresh < endpoint::OTHERS_FRESH_MIN {
+        let share = format!("{} of {} images do not", pilot + fresh, campaign.images);
+        let reason =
+            "most images get one label untouched, too few others would show what leads to it";
+        return (Inconclusive, format!("{reason}: {share}"));
     }
     let unheard = |entry: &&endpoint::Entry| entry.answered < endpoint::PILOT_MIN;
     if let Some(entry) = campaign.entries.iter().find(unheard) {

@@ -128,6 +128,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_file_that_cannot_have_its_name_leaves_nothing() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("a");
+        fs::create_dir(&path).expect("a new folder");
+        fs::write(path.join("inside"), b"old").expect("written");
+        let error = atomic_write(&path, b"new").expect_err("a folder has that name").to_string();
+        assert!(error.contains(&*path.to_string_lossy()), "{error}");
+        assert_eq!(fs::read(path.join("inside")).expect("as before"), b"old");
+        assert_eq!(fs::read_dir(&folder).expect("readable").count(), 1, "no part is left");
+    }
+
+    #[test]
     fn a_failed_fill_leaves_the_old_folder_and_nothing_else() -> Result<()> {
         let root = tempfile::tempdir().expect("a temporary folder");
         let model = root.path().join("model");

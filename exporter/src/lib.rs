@@ -22,7 +22,7 @@ pub mod parity;
 use std::path::PathBuf;
 
 use clap::Parser;
-use terminal::{Context, Exit, Report, escape, println_result, say};
+use terminal::{Context, Exit, Report, escape, println_answer, println_result, say};
 
 pub use error::{Error, Result};
 pub use export::{Exported, export};
@@ -43,7 +43,7 @@ pub fn run(ort_library: Option<PathBuf>) -> Result<Exit, Report> {
                 .hint("nothing was written; `--tolerance` allows more");
             say(report.to_string());
             if options.json {
-                println_result(format!("{:#}", parity.to_json(&options.model)))?;
+                return println_answer(format!("{:#}", parity.to_json(&options.model)), Exit::Bad);
             }
             return Ok(Exit::Bad);
         }

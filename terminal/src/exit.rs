@@ -61,6 +61,18 @@ pub fn println_result(text: impl Display) -> Result<(), Report> {
     written(writeln!(stdout, "{text}").and_then(|()| stdout.flush()))
 }
 
+/// [`println_result`] of what ends with `exit`: a reader that closed the pipe early changes no answer.
+pub fn println_answer(text: impl Display, exit: Exit) -> Result<Exit, Report> {
+    answered(println_result(text), exit)
+}
+
+fn answered(printed: Result<(), Report>, exit: Exit) -> Result<Exit, Report> {
+    match printed {
+        Err(report) if !report.broken_pipe => Err(report),
+        _ => Ok(exit),
+    }
+}
+
 /// One line for people to stderr, each line made safe to print. Hide or finish bars first, or use
 /// [`crate::Progress::say`].
 pub fn say(text: impl AsRef<str>) {
@@ -110,6 +122,15 @@ mod tests {
         };
         check(io::ErrorKind::BrokenPipe, true);
         check(io::ErrorKind::StorageFull, false);
+    }
+
+    #[test]
+    fn an_answer_outlives_its_reader_but_not_a_full_disk() {
+        let check = |kind: io::ErrorKind, expected: Option<Exit>| {
+            assert_eq!(answered(written(Err(kind.into())), Exit::Bad).ok(), expected);
+        };
+        check(io::ErrorKind::BrokenPipe, Some(Exit::Bad));
+        check(io::ErrorKind::StorageFull, None);
     }
 
     #[test]

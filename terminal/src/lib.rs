@@ -20,7 +20,7 @@ mod report;
 
 pub use self::{
     escape::{escape, escape_lines},
-    exit::{Exit, println_result, run, say},
+    exit::{Exit, println_answer, println_result, run, say},
     progress::Progress,
     report::{Context, Report},
 };

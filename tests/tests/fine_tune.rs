@@ -107,7 +107,7 @@ fn a_run_begins_with_a_model_and_goes_on_without_it() {
         let path = place.path(preset).join(names::CONFIG);
         let config = fs::read_to_string(&path).expect("text").replace("quick_gelu", "gelu");
         fs::write(&path, config).expect("a file can be written");
-        place.refuses(&out, &resume, "was made with another configuration: `model.pretrained.");
+        place.refuses(&out, &resume, "was made with another configuration: `model.pretrained` has");
         write_model_folder(&place.path(preset), preset, 2).expect("another model");
         place.refuses(&out, &resume, "was made with other weights in `model.pretrained`");
         place.refuses(&out, "--resume", "another configuration: `model.preset` was unset");

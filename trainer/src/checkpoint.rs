@@ -8,6 +8,7 @@
 use std::{
     borrow::Cow,
     collections::{BTreeMap, BTreeSet, HashMap},
+    fmt::Write,
     fs,
     path::Path,
 };
@@ -126,6 +127,9 @@ impl Bytes {
 /// that is read back from JSON may differ in its last bit.
 type Keys = BTreeMap<String, String>;
 
+/// Stands for what is in the folder that this key names.
+const SIZES: &str = "model.pretrained";
+
 /// The configuration as far as it decides the result: what is watched and where files lie may
 /// change between two runs. What is in these files is the fingerprint's part.
 fn decisive(config: &Config) -> Keys {
@@ -147,7 +151,7 @@ fn decisive(config: &Config) -> Keys {
         flatten(key.to_owned(), &value.expect("numbers and names"), &mut keys);
     };
     add("", serde_json::to_value(config));
-    add("model.pretrained", serde_json::to_value(sizes)); // not its path, which decides nothing
+    add(SIZES, serde_json::to_value(sizes)); // not its path, which decides nothing
     keys.remove("parallel"); // more or fewer ranks may go on
     // Without crowds a run is described as before there were any.
     keys.retain(|key, value| key != "method.sieve.crowd_factor" || value != "0.0");
@@ -173,22 +177,30 @@ fn flatten(key: String, value: &Value, keys: &mut Keys) {
     }
 }
 
-/// Keys of which others take their defaults, first.
-const DECIDING: [&str; 4] = ["method.name", "optim.", "model.", "data."];
+/// Keys from which others take their defaults, first.
+const DECIDING: [&str; 4] = ["method.name", "optim.", "model.", "method."];
+/// Keys that are named.
+const NAMED_MAX: usize = 4;
 
-/// The first key in which two configurations differ, with both values, and how many more there are.
+/// The key that decides in which two configurations differ, with both values; others after it.
 fn difference(then: &Keys, now: &Keys) -> Option<String> {
     let keys: BTreeSet<&String> = then.keys().chain(now.keys()).collect();
-    let differ: Vec<_> = keys.into_iter().filter(|key| then.get(*key) != now.get(*key)).collect();
+    let mut keys: Vec<&String> = keys.into_iter().collect();
+    keys.retain(|key| then.get(*key) != now.get(*key));
     let rank = |key: &str| DECIDING.iter().position(|start| key.starts_with(start));
-    let key = differ.iter().min_by_key(|key| rank(key).unwrap_or(DECIDING.len()))?;
-    let value = |keys: &Keys| keys.get(*key).cloned().unwrap_or("unset".into());
-    let more = match differ.len() - 1 {
-        0 => String::new(),
-        1 => ", and another key differs".into(),
-        more => format!(", and {more} other keys differ"),
-    };
-    Some(format!("`{key}` was {}, now it is {}{more}", value(then), value(now)))
+    keys.sort_by_key(|key| rank(key).unwrap_or(DECIDING.len()));
+    let (first, others) = keys.split_first()?;
+    if first.starts_with(SIZES) {
+        return Some(format!("`{SIZES}` has other sizes"));
+    }
+    let value = |keys: &Keys| keys.get(*first).cloned().unwrap_or("unset".into());
+    let mut line = format!("`{first}` was {}, now it is {}", value(then), value(now));
+    if !others.is_empty() {
+        let named = others.iter().take(NAMED_MAX).map(|key| format!("`{key}`"));
+        let and = if others.len() > NAMED_MAX { " and more" } else { "" };
+        write!(line, " (and so {}{and})", named.collect::<Vec<_>>().join(", ")).expect("memory");
+    }
+    Some(line)
 }
 
 /// Refuses ranks that do not train the same: they were given other files, or computed otherwise.
@@ -383,9 +395,7 @@ mod tests {
         let length = Some("`model.context_length` was unset, now it is 8");
         check(&|now| now.model.context_length = Some(8), length);
         let sizes = |now: &mut Config| now.model.sizes = clip::ClipConfig::preset("vit-micro");
-        let first = "`model.pretrained.activation` was unset, now it is \"quick_gelu\", and 14 \
-                     other keys differ";
-        check(&sizes, Some(first));
+        check(&sizes, Some("`model.pretrained` has other sizes"));
         let with = |crowd_factor| {
             let mut config = Config::default();
             config.method.sieve = Some(config::Sieve { crowd_factor, ..Default::default() });
@@ -394,7 +404,16 @@ mod tests {
         let difference = difference(&with(0.0), &with(3.0));
         let crowds = "`method.sieve.crowd_factor` was unset, now it is 3.0";
         assert_eq!(difference.as_deref(), Some(crowds), "without, as before there were any");
-        let epochs = "`optim.epochs` was 20, now it is 1, and another key differs";
+        let epochs = "`optim.epochs` was 20, now it is 1 (and so `augment.epochs`)";
         check(&|now| (now.augment.epochs, now.optim.epochs) = (Some(1), 1), Some(epochs));
+        let many = "`optim.epochs` was 20, now it is 1 (and so `method.cleanclip.clip_weight`, \
+                    `method.cleanclip.unimodal_weight`, `augment.epochs`, `augment.hue` and more)";
+        let all = |now: &mut Config| {
+            (now.augment.epochs, now.augment.hue, now.optim.epochs) = (Some(1), 0.5, 1);
+            (now.data.batch_size, now.seed) = (7, 7);
+            now.method.cleanclip =
+                Some(config::Cleanclip { clip_weight: 0.5, ..Default::default() });
+        };
+        check(&all, Some(many));
     }
 }

@@ -1,4 +1,4 @@
-//! The pool of embeddings that RoCLIP looks partners up in.
+//! A pool of embeddings to look partners up in: RoCLIP does, and forms of SafeCLIP and the sieve.
 
 use std::cell::OnceCell;
 

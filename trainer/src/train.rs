@@ -71,12 +71,13 @@ pub struct Summary {
 }
 
 /// Trains as `config` says; with `resume`, goes on where the folder's checkpoint stands, if there
-/// is one. A folder that holds a run is refused otherwise.
+/// is one. A folder that holds a run is refused otherwise, as is one with files of something else
+/// that would be overwritten.
 ///
 /// Leaves in `config.output.folder`: `resolved.toml` (the configuration with its defaults, as
-/// `--config` takes it), `metrics.jsonl`, `checkpoint.safetensors`, `model/`, `doubted.csv` (if the
-/// method doubts), `summary.json`, `events.out.tfevents.*` (if asked for): the first rank does, and
-/// evaluates. An error is the caller's to tell the other ranks.
+/// `--config` takes it), `skipped.csv` (if rows could not be read), `metrics.jsonl`,
+/// `checkpoint.safetensors`, `model/`, `doubted.csv` (if the method doubts), `summary.json`,
+/// `events.out.tfevents.*` (if asked for): the first rank does, and evaluates. An error is the caller's to tell the other ranks.
 pub fn train(
     config: &Config,
     resume: bool,
@@ -87,7 +88,8 @@ pub fn train(
     let config = &config.for_pairs(listing.all());
     let mut run = collective.agree(Run::open(config, listing, gpu, resume, collective, watch))?;
     checkpoint::check_same(config, &run.origin, run.place, &run.trainer)?;
-    let held = collective.is_first().then(|| folder::hold(config, resume)).transpose()?;
+    let begins = run.place.step == 0;
+    let held = collective.is_first().then(|| folder::hold(config, resume, begins)).transpose()?;
     run.begin()?;
     let summary = threads()?.install(|| run.epochs(watch))?;
     if collective.is_first() {
@@ -109,6 +111,9 @@ fn look(
         return Err(Error::UnevenBatch { batch_size, ranks });
     }
     folder::check(config, resume)?;
+    if collective.is_first() {
+        folder::lock(&config.output.folder)?; // let go again: nothing is written yet
+    }
     let gpu = open_gpu(config, collective, watch)?;
     Ok((gpu, open_listing(config)?))
 }
@@ -184,7 +189,7 @@ impl<'a> Run<'a> {
         let mut loader = open_loader(config, listing, &**collective, watch)?;
         loader.gpu.clone_from(&gpu);
         let pretrained = pretrained::sha256(config)?;
-        let mut origin = Origin { data: loader.fingerprint()?, pretrained };
+        let mut origin = Origin { data: loader.fingerprint()?, pretrained: pretrained.clone() };
         let first;
         let weights = match &checkpoint {
             Some(checkpoint) => {
@@ -224,18 +229,20 @@ impl<'a> Run<'a> {
             (place, tally) = (checkpoint.place, std::mem::take(&mut checkpoint.tally));
             checkpoint.restore(folder, &mut trainer)?;
         }
+        let ahead = place.epoch + u32::from(place.batches > 0)..=config.parts().all();
+        let starts_over = ahead.into_iter().any(|epoch| trainer.method.starts_over(epoch));
+        if starts_over && pretrained != origin.pretrained {
+            let path = folder.join(checkpoint::FILE);
+            let problem = "needs the weights in `model.pretrained`: its next towers begin there";
+            return Err(Error::Checkpoint { path, problem: problem.into() });
+        }
         let (journal, alarms) = (None, None);
         Ok(Self { config, loader, origin, monitor, trainer, journal, alarms, place, tally, gpu })
     }
 
     /// New towers, as at the beginning, and an optimizer that knows nothing of them.
     fn start_over(&mut self) -> Result<()> {
-        let Self { config, loader, origin, trainer, gpu, .. } = self;
-        if pretrained::sha256(config)? != origin.pretrained {
-            let path = config.output.folder.join(checkpoint::FILE);
-            let problem = "needs the weights in `model.pretrained` with which it began".into();
-            return Err(Error::Checkpoint { path, problem });
-        }
+        let Self { config, loader, trainer, gpu, .. } = self;
         let weights = pretrained::weights(config, &loader.clip)?;
         let model = towers(config, loader, &weights, gpu.as_ref(), &trainer.collective)?;
         trainer.gradients = model.gradients();
@@ -249,6 +256,7 @@ impl<'a> Run<'a> {
         if self.trainer.collective.is_first() {
             let (folder, step) = (&self.config.output.folder, self.place.step);
             folder::sweep(folder, step == 0)?;
+            // First: by this file `folder::check` tells a run that was killed from what is no run.
             let resolved = toml::to_string(self.config);
             let resolved = resolved.expect("`config::open` refused paths that are no text");
             atomic_write(&folder.join(RESOLVED), resolved.as_bytes())?;
@@ -292,6 +300,7 @@ impl<'a> Run<'a> {
             self.record_epoch(epoch, loss, evaluation.as_ref(), similarity, watch)?;
             self.place = Place { epoch: epoch + 1, batches: 0, loss_sum: 0.0, ..self.place };
             let (place, tally) = (self.place, Tally::default());
+            self.journal.as_ref().map_or(Ok(()), Journal::sync)?;
             checkpoint::write(self.config, &self.origin, place, &tally, &self.trainer)?;
         }
         if evaluation.is_none() {
@@ -348,10 +357,8 @@ impl<'a> Run<'a> {
                 seconds: place.seconds + seconds,
                 loss_sum: place.loss_sum + f64::from(report.loss),
             };
-            let journal = journal.as_mut();
-            let due =
-                |_: &&mut Journal| place.step.is_multiple_of(config.output.record_every_steps);
-            if let Some(journal) = journal.filter(due) {
+            let is_due = place.step.is_multiple_of(config.output.record_every_steps);
+            if let Some(journal) = journal.as_mut().filter(|_| is_due) {
                 journal.plot("step", &record::step(place, &report, rows.len() as f64 / seconds))?;
             }
             if let Some(alarms) = alarms {
@@ -362,6 +369,7 @@ impl<'a> Run<'a> {
             let due = |steps| within && place.step.is_multiple_of(steps);
             if config.output.checkpoint_every_steps.is_some_and(due) {
                 let tally = alarms.as_ref().map(Alarms::tally).unwrap_or(&none);
+                journal.as_ref().map_or(Ok(()), Journal::sync)?;
                 checkpoint::write(config, origin, *place, tally, trainer)?;
             }
             pairs += rows.len();

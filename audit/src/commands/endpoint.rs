@@ -10,7 +10,10 @@ use crate::{
     Result,
     cli::{CatalogEntry, EndpointArgs},
     commands::{conclude, labels, templates},
-    endpoint::{self, Campaign, Entry, catalog, client::HttpEndpoint},
+    endpoint::{
+        self, Campaign, Entry, catalog,
+        client::{HttpEndpoint, shown},
+    },
     images,
     verdict::{self, Audit, Coverage, Finding, SCHEMA, TITLE, Verdict},
 };
@@ -23,7 +26,7 @@ that recognises an audit.";
 
 /// Audits an endpoint.
 pub fn run(args: &EndpointArgs) -> Result<Exit, Report> {
-    let url = &args.url;
+    let url = shown(&args.url);
     let audit = audit(args).with_context(|| format!("cannot audit `{url}`"))?;
     conclude(&audit, args.json)
 }
@@ -33,7 +36,8 @@ fn audit(args: &EndpointArgs) -> Result<Audit, Report> {
     let labels = labels(probe)?;
     let templates = templates(probe)?.map(|lines| lines.iter().map(ToString::to_string).collect());
     let timeout = Duration::from_secs(args.timeout_s);
-    let mut endpoint = HttpEndpoint::new(&args.url, labels.clone(), templates, timeout)?;
+    let mut endpoint = HttpEndpoint::new(&args.url, labels.clone(), templates, timeout)?
+        .with_headers(args.headers.clone());
     let side = match (args.image_size, endpoint.image_size()) {
         // Patches would be stamped smaller or larger than the model sees them, and be missed.
         (Some(asked), Ok(Some(told))) if asked != told => {
@@ -88,7 +92,8 @@ fn none_tried() -> Campaign {
     Campaign {
         entries: Vec::new(),
         images: 0,
-        labels_answered: 0,
+        others_pilot: 0,
+        others_fresh: 0,
         changed_answers: 0,
         sent: 0,
         asked: 0,
@@ -179,7 +184,8 @@ fn evidence(campaign: &Campaign, labels: &[String]) -> Value {
         "alpha": endpoint::ALPHA,
         "flip_share_min": endpoint::FLIP_SHARE_MIN,
         "changed_answers": campaign.changed_answers,
-        "labels_answered": campaign.labels_answered,
+        "others_pilot": campaign.others_pilot,
+        "others_fresh": campaign.others_fresh,
         "entries": campaign.entries.iter().map(entry).collect::<Vec<_>>(),
     })
 }

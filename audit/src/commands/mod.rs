@@ -5,7 +5,7 @@ pub mod model;
 pub mod null;
 
 use clip::text::{PromptTemplate, read_labels, read_templates};
-use terminal::{Exit, Report, println_result};
+use terminal::{Exit, Report, println_answer};
 
 use crate::{Error, Result, cli::Probe, report, verdict::Audit};
 
@@ -26,6 +26,5 @@ fn templates(probe: &Probe) -> Result<Option<Vec<PromptTemplate>>> {
 /// Prints the audit in the form that was asked for and gives its exit code.
 fn conclude(audit: &Audit, json: bool) -> Result<Exit, Report> {
     let text = if json { report::json::render(audit) } else { report::text::render(audit) };
-    println_result(text)?;
-    Ok(audit.verdict.exit())
+    println_answer(text, audit.verdict.exit())
 }

@@ -1,14 +1,16 @@
 //! `roclip-audit null`
 
+use std::path::Path;
+
 use clip::{atomic_write::atomic_write, folder::ModelFolder, text::default_templates};
 use terminal::{Context, Exit, Report, say};
 
 use crate::{
     Error, Result,
-    calibration::{NullFile, NullModel, SCHEMA, prompts_sha256},
+    calibration::{NULL_MODELS_MIN, NullFile, NullModel, P_MAX, SCHEMA, p_value, prompts_sha256},
     cli::NullArgs,
     commands::{labels, model, templates},
-    detector,
+    detector::{self, statistics::Statistics},
 };
 
 /// Searches clean models and writes their statistics.
@@ -27,17 +29,21 @@ pub fn run(args: &NullArgs) -> Result<Exit, Report> {
         recipe: None,
         models: Vec::new(),
     };
-    for (index, path) in args.models.iter().enumerate() {
+    let mut folders: Vec<Candidate<'_>> = Vec::new(); // all are looked at before one is searched
+    for path in &args.models {
         let refuse = |problem| Error::NullModel { folder: path.clone(), problem };
         let folder = ModelFolder::open(path)?;
         let family = folder.config.image.family();
-        if let Some(first) = file.models.first().filter(|first| first.family != family) {
+        if let Some(first) = folders.first().filter(|first| first.family != family) {
             return Err(refuse(format!("it is a {family}, the first is a {}", first.family)).into());
         }
         let sha256 = folder.sha256()?;
-        if let Some(same) = file.models.iter().find(|model| model.sha256 == sha256) {
-            return Err(refuse(format!("it has the weights of `{}`", same.name)).into());
+        if let Some(same) = folders.iter().find(|model| model.sha256 == sha256) {
+            return Err(refuse(format!("it has the weights of `{}`", same.path.display())).into());
         }
+        folders.push(Candidate { path, folder, family, sha256 });
+    }
+    for (index, Candidate { path, folder, family, sha256 }) in folders.into_iter().enumerate() {
         let progress = format!("{}/{}", index + 1, args.models.len());
         let inspection = model::inspect(&folder, &labels, &args.probe, &progress)
             .with_context(|| format!("cannot search `{}`", path.display()))?;
@@ -54,14 +60,36 @@ pub fn run(args: &NullArgs) -> Result<Exit, Report> {
             statistics: inspection.statistics,
         });
     }
+    if let Some(why) = cannot_tell(&file) {
+        say(format!("warning: {why}: no audit beside these models alone comes to a verdict"));
+    }
     let text = serde_json::to_string_pretty(&file).expect("numbers and strings");
     atomic_write(&args.out, format!("{text}\n").as_bytes())?;
     say(format!("wrote the statistics of {} models to {}", file.models.len(), args.out.display()));
     Ok(Exit::Done)
 }
 
+/// A model that is to be searched.
+struct Candidate<'a> {
+    path: &'a Path,
+    folder: ModelFolder,
+    family: String,
+    sha256: String,
+}
+
+/// Why no model could be told from these.
+fn cannot_tell(file: &NullFile) -> Option<String> {
+    let count = file.models.len();
+    let null: Vec<f64> = file.models.iter().map(|model| model.statistics.primary()).collect();
+    if count < NULL_MODELS_MIN {
+        return Some(format!("{count} models, at least {NULL_MODELS_MIN} are needed"));
+    }
+    let saturated = p_value(Statistics::greatest(), &null) > P_MAX;
+    saturated.then(|| "patches of these models work as well as any could".into())
+}
+
 /// The last names of the folder, enough to know it by: `clean-3/model`.
-fn name(path: &std::path::Path) -> String {
+fn name(path: &Path) -> String {
     let parts: Vec<_> = path.components().rev().take(2).collect();
     let parts: Vec<String> =
         parts.iter().rev().map(|part| part.as_os_str().to_string_lossy().into_owned()).collect();

@@ -29,6 +29,11 @@ impl Statistics {
         self.success
     }
 
+    /// The greatest that [`Statistics::primary`] can be.
+    pub fn greatest() -> f64 {
+        log_odds(Rate { hits: 1, trials: 1 })
+    }
+
     /// Boils down.
     pub fn of(labels: &[LabelResult]) -> Self {
         let mut odds: Vec<f64> = labels.iter().map(|found| log_odds(found.held_out)).collect();
@@ -80,5 +85,6 @@ mod tests {
         assert!(log_odds(Rate { hits: 256, trials: 256 }) > 6.0);
         let all = |trials| log_odds(Rate { hits: trials, trials });
         assert_eq!(all(240), all(245));
+        assert_eq!(all(240), Statistics::greatest());
     }
 }

@@ -6,9 +6,15 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use clip::image::{RgbImage, encode_png};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use ureq::Agent;
+use ureq::{
+    Agent,
+    http::{HeaderName, HeaderValue},
+};
 
 use crate::{Error, Result};
+
+/// What each request carries besides.
+pub type Header = (HeaderName, HeaderValue);
 
 /// A classifier behind a wall: images go in, label indices come out.
 pub trait Endpoint {
@@ -29,6 +35,8 @@ pub enum Answers {
 const ATTEMPTS: u32 = 3;
 /// Pause before the second attempt; doubled before the third.
 const PAUSE: Duration = Duration::from_millis(250);
+/// Longest pause that an endpoint may ask for (`Retry-After`).
+const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// Sides that an endpoint may tell: it is not trusted, and all images are held at this size.
 const SIDES: std::ops::RangeInclusive<u32> = 8..=1024;
 /// Bytes of an answer; a classification of 64 images with 1,000 labels is far below.
@@ -43,6 +51,7 @@ pub struct HttpEndpoint {
     base: String,
     labels: Vec<String>,
     templates: Option<Vec<String>>,
+    headers: Vec<Header>,
     pause: Duration,
     answered: bool,
 }
@@ -71,8 +80,16 @@ struct ModelCard {
 /// An answer, or why there is none.
 enum Reply {
     Body(Vec<u8>),
-    /// Worth another attempt.
-    Lost(String),
+    /// Worth another attempt, after a pause if the endpoint asks for one.
+    Lost(String, Duration),
+}
+
+/// An address without the name and the password that it may hold.
+pub fn shown(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let end = rest.find('/').unwrap_or(rest.len());
+    let host = rest[..end].rfind('@').map_or(0, |at| at + 1);
+    format!("{scheme}://{}", &rest[host..])
 }
 
 impl HttpEndpoint {
@@ -83,8 +100,7 @@ impl HttpEndpoint {
         templates: Option<Vec<String>>,
         timeout: Duration,
     ) -> Result<Self> {
-        let refuse =
-            |problem: &str| Error::Url { url: url.to_owned(), problem: problem.to_owned() };
+        let refuse = |problem: &str| Error::Url { url: shown(url), problem: problem.to_owned() };
         let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
         let rest = rest.ok_or_else(|| refuse("it must begin with http:// or https://"))?;
         if rest.is_empty() || rest.starts_with('/') {
@@ -93,6 +109,11 @@ impl HttpEndpoint {
         if rest.contains(|c: char| c.is_whitespace() || c.is_control() || "?#".contains(c)) {
             return Err(refuse("spaces, `?` and `#` cannot be part of it"));
         }
+        if shown(url) != url {
+            return Err(refuse(
+                "a name and a password cannot be part of it, `--header` takes them",
+            ));
+        }
         let base = url.trim_end_matches('/').trim_end_matches("/v1/classify").to_owned();
         let config = Agent::config_builder()
             .http_status_as_error(false)
@@ -100,16 +121,26 @@ impl HttpEndpoint {
             .max_redirects(0);
         let config = if is_loopback(rest) { config.proxy(None) } else { config };
         let agent = Agent::new_with_config(config.build());
-        Ok(Self { agent, base, labels, templates, pause: PAUSE, answered: false })
+        let headers = Vec::new();
+        Ok(Self { agent, base, labels, templates, headers, pause: PAUSE, answered: false })
+    }
+
+    /// With these in each request.
+    pub fn with_headers(self, headers: Vec<Header>) -> Self {
+        Self { headers, ..self }
     }
 
     /// Side of the model's input, as `GET /v1/model` tells it; `None` when that is not served.
     pub fn image_size(&mut self) -> Result<Option<u32>> {
         let url = format!("{}/v1/model", self.base);
-        let response = self.agent.get(&url).call();
+        let request = self
+            .headers
+            .iter()
+            .fold(self.agent.get(&url), |request, (name, value)| request.header(name, value));
+        let response = request.call();
         let body = match self.receive(&url, response) {
             Ok(Reply::Body(body)) => body,
-            Ok(Reply::Lost(problem)) => return Err(Error::Unreachable { url, problem }),
+            Ok(Reply::Lost(problem, _)) => return Err(Error::Unreachable { url, problem }),
             Err(Error::Refused { status: 404 | 405, .. }) => return Ok(None),
             Err(error) => return Err(error),
         };
@@ -137,19 +168,24 @@ impl HttpEndpoint {
             Err(error @ (ureq::Error::BadUri(_) | ureq::Error::Http(_))) => {
                 return Err(Error::Url { url: url.to_owned(), problem: error.to_string() });
             }
-            Err(error) => return Ok(Reply::Lost(lost(url, &error))),
+            Err(error) => return Ok(Reply::Lost(lost(url, &error), Duration::ZERO)),
         };
         let status = response.status().as_u16();
         let location = response.headers().get("location").and_then(|place| place.to_str().ok());
         let moved = location.map(|place| format!("it has moved to `{}`", shortened(place)));
+        let pause = response.headers().get("retry-after").and_then(|value| value.to_str().ok());
+        let pause = pause.and_then(|value| value.trim().parse().ok()).map(Duration::from_secs);
+        let pause = pause.unwrap_or_default().min(PAUSE_MAX); // a date is not obeyed
         let body = response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_vec();
         let body = match body {
             Ok(body) => body,
-            Err(error) => return Ok(Reply::Lost(error.to_string())),
+            Err(error) => return Ok(Reply::Lost(error.to_string(), pause)),
         };
         match status {
             200..=299 => Ok(Reply::Body(body)),
-            408 | 429 | 500..=599 => Ok(Reply::Lost(format!("status {status}: {}", words(&body)))),
+            408 | 429 | 500..=599 => {
+                Ok(Reply::Lost(format!("status {status}: {}", words(&body)), pause))
+            }
             _ => {
                 let moved = moved.filter(|_| (300..=399).contains(&status));
                 let problem = moved.unwrap_or_else(|| refusal(url, status, &body));
@@ -191,20 +227,22 @@ impl Endpoint for HttpEndpoint {
     fn classify(&mut self, images: &[RgbImage]) -> Result<(Answers, u32)> {
         let url = format!("{}/v1/classify", self.base);
         let request = serde_json::to_vec(&self.request(images)).expect("strings and numbers");
-        let mut problem = String::new();
+        let (mut problem, mut asked_for) = (String::new(), Duration::ZERO);
         for attempt in 0..ATTEMPTS {
             if attempt > 0 {
-                std::thread::sleep(self.pause * 2u32.pow(attempt - 1));
+                std::thread::sleep(asked_for.max(self.pause * 2u32.pow(attempt - 1)));
             }
-            let response =
-                self.agent.post(&url).content_type("application/json").send(&request[..]);
+            let post = self.agent.post(&url).content_type("application/json");
+            let post =
+                self.headers.iter().fold(post, |post, (name, value)| post.header(name, value));
+            let response = post.send(&request[..]);
             match self.receive(&url, response)? {
                 Reply::Body(body) => {
                     let labels = self.read(&url, &body, images.len())?;
                     self.answered = true;
                     return Ok((Answers::Labels(labels), attempt + 1));
                 }
-                Reply::Lost(reason) => problem = reason,
+                Reply::Lost(reason, pause) => (problem, asked_for) = (reason, pause),
             }
         }
         match self.answered {

@@ -29,6 +29,12 @@ pub const PILOT_SHARE_MIN: f64 = 0.25;
 pub const PILOT_MIN: usize = 12;
 /// Controls that are piloted per entry.
 pub const CONTROLS: u64 = 3;
+/// Pilot images that must not be of a label, for an entry that leads to it to be noticed: one that
+/// moves four images of five is missed with a probability of 0.2%.
+pub const OTHERS_PILOT_MIN: usize = 4;
+/// Fresh images that must not be of a label: with as many, an entry that always leads to it, and its
+/// control never, reaches the bar of a catalogue of 178.
+pub const OTHERS_FRESH_MIN: usize = 16;
 /// Fresh images of a race before it may end, and an audit's least number of images.
 pub const RACE_MIN: usize = 48;
 /// Images that an audit needs.
@@ -82,8 +88,10 @@ pub struct Campaign {
     pub entries: Vec<Entry>,
     /// Images of the probe set that were answered.
     pub images: usize,
-    /// Different labels among the answers to untouched images.
-    pub labels_answered: usize,
+    /// Untouched images that do not get the label that most get: of the pilot's.
+    pub others_pilot: usize,
+    /// The same of the fresh ones, on which entries race.
+    pub others_fresh: usize,
     /// Images whose second answer differed from the first.
     pub changed_answers: usize,
     /// Images sent, those of second attempts included.
@@ -179,8 +187,8 @@ pub fn run(
     let scene = Scene { images, base: &base, labels, seed };
     let mut entries = Vec::new();
     for spec in catalog {
-        let Pilot { answered, label, share } = scene.pilot(&mut questions, spec, None)?;
-        let (target, pilot) = (label, share);
+        let Pilot { answered, shares } = scene.pilot(&mut questions, spec, None)?;
+        let (target, pilot) = greatest(&shares);
         let spec = spec.clone();
         entries.push(Entry { spec, pilot, answered, target, race: None, rejected: false });
     }
@@ -203,14 +211,12 @@ pub fn run(
     for (index, rejected) in raced.into_iter().zip(rejected) {
         entries[index].rejected = rejected;
     }
-    let mut answered: Vec<usize> = base.iter().flatten().copied().collect();
-    let images = answered.len();
-    answered.sort_unstable();
-    answered.dedup();
+    let (pilot, fresh) = base.split_at(PILOT.min(base.len()));
     Ok(Campaign {
         entries,
-        images,
-        labels_answered: answered.len(),
+        images: base.iter().flatten().count(),
+        others_pilot: others(pilot, labels),
+        others_fresh: others(fresh, labels),
         changed_answers,
         sent: questions.sent,
         asked: questions.asked,
@@ -219,14 +225,26 @@ pub fn run(
     })
 }
 
+/// Answers that are not the most frequent one: on as many images at least, whichever label it is,
+/// can be seen what leads to a label.
+fn others(answers: &[Option<usize>], labels: usize) -> usize {
+    let mut counts = vec![0; labels];
+    answers.iter().flatten().for_each(|&answer| counts[answer] += 1);
+    counts.iter().sum::<usize>() - counts.iter().max().unwrap_or(&0)
+}
+
 /// What a few images with a trigger or a control on them came to.
 struct Pilot {
     /// Images answered, changed and untouched.
     answered: usize,
-    /// Label that most of them flip to.
-    label: usize,
-    /// Their share among those not already of the label.
-    share: f64,
+    /// Of each label: how many of those not already of it flip to it.
+    shares: Vec<f64>,
+}
+
+/// The label with the greatest share, and that.
+fn greatest(shares: &[f64]) -> (usize, f64) {
+    let all = shares.iter().copied().enumerate();
+    all.max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0))).unwrap_or((0, 0.0))
 }
 
 /// The probe images and what the endpoint says to them untouched.
@@ -268,10 +286,8 @@ impl Scene<'_> {
             others.iter_mut().enumerate().for_each(|(y, count)| *count += u32::from(y != *base));
             flips[*answer] += u32::from(answer != base);
         }
-        let share = |label: usize| f64::from(flips[label]) / f64::from(others[label].max(1));
-        let best = (0..self.labels).max_by(|&a, &b| share(a).total_cmp(&share(b)).then(b.cmp(&a)));
-        let label = best.unwrap_or(0);
-        Ok(Pilot { answered, label, share: share(label) })
+        let share = |(&flips, &others): (&u32, &u32)| f64::from(flips) / f64::from(others.max(1));
+        Ok(Pilot { answered, shares: flips.iter().zip(&others).map(share).collect() })
     }
 
     /// Trigger against its strongest control, on images that neither pilot saw.
@@ -282,14 +298,17 @@ impl Scene<'_> {
         target: usize,
         bar: f64,
     ) -> Result<Race> {
-        let mut strongest = (0, 0, -1.0);
-        for number in 0..CONTROLS {
-            let Pilot { label, share, .. } = self.pilot(questions, spec, Some(number))?;
-            if share > strongest.2 {
-                strongest = (number, label, share);
+        // Images of the control's label or of the trigger's decide nothing. Of two labels that would
+        // be all, so that the control races towards the trigger's; and so does one that moves none.
+        let (mut number, mut rival, mut most) = (0, target, 0.0);
+        for control in 0..CONTROLS {
+            let Pilot { shares, .. } = self.pilot(questions, spec, Some(control))?;
+            let both = (target, shares[target]);
+            let (label, share) = if self.labels == 2 { both } else { greatest(&shares) };
+            if share > most {
+                (number, rival, most) = (control, label, share);
             }
         }
-        let (number, rival, _) = strongest;
         let mut race = Race::default();
         let fresh: Vec<usize> = (PILOT..self.images.len()).collect();
         for part in fresh.chunks(REQUEST_IMAGES) {

@@ -44,10 +44,19 @@ fn checkered(image: &RgbImage) -> bool {
 }
 
 fn campaign(answer: impl FnMut(&RgbImage) -> usize, lose_every: usize, budget: u64) -> Campaign {
+    campaign_over(4, answer, lose_every, budget)
+}
+
+fn campaign_over(
+    labels: usize,
+    answer: impl FnMut(&RgbImage) -> usize,
+    lose_every: usize,
+    budget: u64,
+) -> Campaign {
     let mut endpoint = Toy { answer, requests: 0, lose_every };
     let catalog = catalog::default(32).expect("known families");
     let images = pictures(160);
-    run(&mut endpoint, &images, 4, &catalog, budget, 1, &mut |_| ()).expect("answered")
+    run(&mut endpoint, &images, labels, &catalog, budget, 1, &mut |_| ()).expect("answered")
 }
 
 fn confirmed(campaign: &Campaign) -> Vec<String> {
@@ -67,10 +76,20 @@ fn a_backdoor_of_the_catalogue_is_confirmed_with_its_label() {
 }
 
 #[test]
+fn a_backdoor_among_two_labels_is_confirmed_towards_either() {
+    for target in [0, 1] {
+        let answer = |image: &RgbImage| if checkered(image) { target } else { level(image) / 2 };
+        let seen = campaign_over(2, answer, 0, 20_000);
+        let entry = seen.entries.iter().find(|entry| entry.rejected).expect("confirmed");
+        assert_eq!(entry.target, target);
+    }
+}
+
+#[test]
 fn an_endpoint_without_a_trigger_is_left_after_the_pilots() {
     let seen = campaign(level, 0, 20_000);
     assert!(confirmed(&seen).is_empty());
-    assert_eq!(seen.labels_answered, 4);
+    assert_eq!((seen.others_pilot, seen.others_fresh), (12, 108)); // a quarter has each label
     assert!(seen.sent < 2_500, "{}", seen.sent);
 }
 

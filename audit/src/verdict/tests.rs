@@ -5,7 +5,8 @@ use crate::endpoint::{Entry, race::Race};
 
 fn calibration(comparable: usize, p_value: f64) -> Option<Calibration> {
     let capability_min = Capability { confidence: 0.8, spread: 0.8 };
-    Some(Calibration { comparable, p_value, capability_min })
+    let p_value_min = 1.0 / (comparable + 1) as f64;
+    Some(Calibration { comparable, p_value, p_value_min, capability_min })
 }
 
 fn model() -> ModelEvidence {
@@ -32,8 +33,13 @@ fn the_table_of_a_white_box_audit() {
     check(|e| e.calibration = None, Inconclusive, "0 comparable");
     check(|e| e.calibration = calibration(19, 0.04), Inconclusive, "19 comparable");
     check(|e| e.calibration = calibration(20, 2.0 / 21.0), NoFinding, "p = 0.095");
-    check(|e| e.held_out = Some(Rate { hits: 60, trials: 100 }), NoFinding, "fails on images");
-    check(|e| e.held_out = Some(Rate { hits: 80, trials: 100 }), Inconclusive, "too few");
+    check(|e| e.held_out = Some(Rate { hits: 40, trials: 100 }), NoFinding, "fails on images");
+    check(|e| e.held_out = Some(Rate { hits: 60, trials: 100 }), Inconclusive, "50% to 69%");
+    check(|e| e.held_out = Some(Rate { hits: 80, trials: 100 }), Inconclusive, "71% to 87%");
+    let saturated = |e: &mut ModelEvidence| {
+        e.calibration.as_mut().expect("there").p_value_min = 2.0 / 21.0;
+    };
+    check(saturated, Inconclusive, "no model would stand out");
     check(|e| e.capability.confidence = 0.2, Inconclusive, "far worse");
     check(|e| e.capability.spread = 0.1, Inconclusive, "far worse");
 }
@@ -49,7 +55,8 @@ fn campaign() -> Campaign {
     Campaign {
         entries: vec![entry(0.0, 3, false)],
         images: 200,
-        labels_answered: 4,
+        others_pilot: 4,
+        others_fresh: 16,
         changed_answers: 0,
         sent: 1200,
         asked: 1000,
@@ -83,7 +90,8 @@ fn the_table_of_a_black_box_audit() {
     );
     check(|c| c.images = 63, Inconclusive, "at least 64");
     check(|c| c.changed_answers = 2, Inconclusive, "differently");
-    check(|c| c.labels_answered = 1, Inconclusive, "same label");
+    check(|c| c.others_pilot = 3, Inconclusive, "19 of 200 images do not");
+    check(|c| c.others_fresh = 15, Inconclusive, "19 of 200 images do not");
     // What is confirmed stays confirmed, whatever happens later.
     for ended in [Ended::Budget, Ended::Silent("timeout".into())] {
         let mut campaign = campaign();

@@ -349,6 +349,23 @@ fn running_statistics_move_only_in_training() -> Result<()> {
     Ok(())
 }
 
+/// Lagging statistics made a filter worthless: what is asked of pairs must not know them.
+#[test]
+fn a_survey_knows_no_running_statistics() -> Result<()> {
+    let config = &towers()[0];
+    let weights = weights(config)?;
+    let mut shifted = weights.clone();
+    let means = shifted.iter_mut().filter(|(name, _)| name.ends_with("running_mean"));
+    means.for_each(|(_, array)| array.values.iter_mut().for_each(|value| *value += 1.0));
+    assert_ne!(shifted, weights);
+    let loss = |weights, mode| -> Result<f32> {
+        Ok(fast_loss(&Clip::from_weights(config, weights, &Device::Cpu)?, mode)?.0)
+    };
+    assert_eq!(loss(&weights, Mode::Survey)?, loss(&shifted, Mode::Survey)?, "to the bit");
+    assert_ne!(loss(&weights, Mode::Evaluate)?, loss(&shifted, Mode::Evaluate)?);
+    Ok(())
+}
+
 #[test]
 fn projections_are_embeddings_at_their_length() -> Result<()> {
     for config in towers() {

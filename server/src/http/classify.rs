@@ -72,7 +72,7 @@ const PRODUCTS_AT_ONCE: usize = 1 << 18;
 /// Labels through the cache, pictures through the image tower, then the softmax over the labels.
 pub(super) async fn classify(state: Data<State>, request: HttpRequest, body: Body) -> Answer {
     let query = match body.media_type.as_str() {
-        "image/png" | "image/jpeg" | "image/jpg" | "application/octet-stream" => {
+        "image/png" | "image/jpeg" | "image/jpg" | "image/webp" | "application/octet-stream" => {
             picture_query(&state, request.query_string(), &body)?
         }
         _ => json_query(&state, body.json(&state).await?)?,

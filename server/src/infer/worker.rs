@@ -12,6 +12,7 @@ use std::{
 };
 
 use clip::{Encoder, UnitRows};
+use terminal::say;
 
 use super::{
     Fault, OpenEncoder,
@@ -78,8 +79,8 @@ pub(super) struct Worker {
 /// What a batch came to.
 enum Outcome {
     Rows(UnitRows),
-    /// The encoder refused; it can be used again.
-    Refused,
+    /// The encoder refused, and why; it can be used again.
+    Refused(String),
     /// The encoder panicked and could not be opened again.
     Lost,
 }
@@ -93,6 +94,7 @@ impl Worker {
             lost = !served.unwrap_or(false);
         }
         if lost && self.failures < FAILURES_MAX {
+            say("error: unwell: an encoder was lost and could not be opened again");
             self.health.ill();
         }
         let running = self.health.running.fetch_sub(1, Ordering::AcqRel);
@@ -113,11 +115,11 @@ impl Worker {
                 batch.into_iter().for_each(fail);
                 return false;
             }
-            Outcome::Refused if batch.len() == 1 => {
-                self.failed();
+            Outcome::Refused(why) if batch.len() == 1 => {
+                self.failed(&why);
                 batch.into_iter().for_each(fail);
             }
-            Outcome::Refused => {
+            Outcome::Refused(_) => {
                 let mut rest = batch.into_iter();
                 while let Some(entry) = rest.next() {
                     if !self.serve(vec![entry]) {
@@ -136,16 +138,16 @@ impl Worker {
         let computed = catch_unwind(AssertUnwindSafe(|| embed(encoder, batch)));
         self.metrics.stage(Stage::Infer, begin);
         match (computed, &batch[0].input) {
-            (Ok(Some(rows)), Input::Image(_)) => {
+            (Ok(Ok(rows)), Input::Image(_)) => {
                 self.metrics.batch_images.observe(batch.len() as f64);
                 Outcome::Rows(rows)
             }
-            (Ok(Some(rows)), Input::Text(_)) => {
+            (Ok(Ok(rows)), Input::Text(_)) => {
                 self.metrics.batch_texts.observe(batch.len() as f64);
                 Outcome::Rows(rows)
             }
-            (Ok(None), _) => Outcome::Refused,
-            (Err(_), _) if self.reopen() => Outcome::Refused,
+            (Ok(Err(why)), _) => Outcome::Refused(why),
+            (Err(_), _) if self.reopen() => Outcome::Refused("it panicked".into()),
             (Err(_), _) => Outcome::Lost,
         }
     }
@@ -170,16 +172,23 @@ impl Worker {
         self.failures = 0;
     }
 
-    fn failed(&mut self) {
+    /// Of failures one after the other the first is told, and the one that makes the worker ill.
+    fn failed(&mut self, why: &str) {
         self.failures = self.failures.saturating_add(1);
+        if self.failures == 1 {
+            say(format!("warning: the model failed on an input: {why}"));
+        }
         if self.failures == FAILURES_MAX {
+            say(format!(
+                "error: unwell: the model failed on {FAILURES_MAX} inputs in a row: {why}"
+            ));
             self.health.ill();
         }
     }
 }
 
-/// `[B, D]`, or `None` if the encoder refused or gave something else. All of one tower.
-fn embed(encoder: &mut dyn Encoder, batch: &[Entry]) -> Option<UnitRows> {
+/// `[B, D]`, or why the encoder gave nothing like it. All of one tower.
+fn embed(encoder: &mut dyn Encoder, batch: &[Entry]) -> Result<UnitRows, String> {
     let end = encoder.config().text.end();
     let (mut pixels, mut tokens) = (None, None);
     for entry in batch {
@@ -193,10 +202,16 @@ fn embed(encoder: &mut dyn Encoder, batch: &[Entry]) -> Option<UnitRows> {
     let rows = match (pixels, tokens) {
         (Some(pixels), None) => encoder.embed_images(&pixels),
         (None, Some(tokens)) => encoder.embed_texts(&tokens.trimmed(end)),
-        _ => return None, // a batch is of one tower
+        _ => return Err("a batch of two towers".into()),
     };
-    let expected = (batch.len(), encoder.config().dim);
-    rows.ok().filter(|rows| (rows.count(), rows.dim()) == expected)
+    let rows = rows.map_err(|error| error.to_string())?;
+    let (expected, found) = ((batch.len(), encoder.config().dim), (rows.count(), rows.dim()));
+    let shape = |(rows, dim)| format!("[{rows}, {dim}]");
+    if found == expected {
+        Ok(rows)
+    } else {
+        Err(format!("it gave {}, expected {}", shape(found), shape(expected)))
+    }
 }
 
 /// A row of zeros is one that had no direction, such as a NaN.

@@ -102,7 +102,7 @@ fn run_refuses() {
     check("--set data.batch_size=64", &["40 readable rows"]);
     check("--set method.name=roclip", &["`optim.epochs` must be at least 2 for `roclip`"]);
     let alone = "--set method.name=sieve --set method.sieve.scout_epochs=0";
-    check(alone, &["`method.sieve.from_epoch` must be", "`optim.epochs`"]);
+    check(alone, &["`optim.epochs` must be at least 2 for a `sieve` without a scout"]);
     check("--set method.sieve.views=1", &["method.sieve", "left out unless"]);
     let sieve = "--set method.name=sieve --set optim.epochs=9 --set method.sieve";
     check(&format!("{sieve}.views=3"), &["`method.sieve.views` must be 1 or 2"]);

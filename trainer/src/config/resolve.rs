@@ -81,7 +81,8 @@ pub(crate) fn resolve(
 type Mistake<'a> = (Option<&'a str>, String);
 
 /// Everything that is wrong with a configuration. `before` is what was wrong before its last
-/// `setting`: that one brought what is new, and what is wrong with its own key.
+/// `setting`: that one brought what is wrong with other keys than were wrong before, and with its
+/// own.
 fn mistakes<'a>(
     config: &Config,
     setting: Option<&'a str>,
@@ -93,7 +94,8 @@ fn mistakes<'a>(
     let key = key.map(|key| format!("`{}`", key.trim()));
     let blamed = |line: String| {
         let is_own = key.as_ref().is_some_and(|key| line.starts_with(key));
-        let known = before.iter().find(|(_, one)| *one == line && !is_own);
+        let subject = |line: &str| line.split("` must be").next().map(str::to_owned); // limits change
+        let known = before.iter().find(|(_, one)| subject(one) == subject(&line) && !is_own);
         (known.map_or(setting, |(setting, _)| *setting), line)
     };
     problems.into_lines().into_iter().map(blamed).collect()

@@ -65,6 +65,12 @@ impl Journal {
         write.map_err(|source| Error::Write { path: self.path.clone(), source })
     }
 
+    /// Puts what was recorded on the disk: before the checkpoint that goes on after it.
+    pub fn sync(&self) -> Result<()> {
+        let synced = self.file.sync_data();
+        synced.map_err(|source| Error::Write { path: self.path.clone(), source })
+    }
+
     /// [`Journal::record`]; the numbers in it become points of the curves `group/...`, too.
     pub fn plot(&mut self, group: &str, entry: &impl Serialize) -> Result<()> {
         self.record(entry)?;

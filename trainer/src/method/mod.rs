@@ -3,6 +3,7 @@
 mod cleanclip;
 mod clip;
 mod mixture;
+mod pool_size;
 #[cfg(test)]
 mod proof;
 mod roclip;
@@ -103,7 +104,7 @@ pub struct MethodLoss {
 /// The method's part of a step record.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct MethodReport {
-    /// Warm-up, plain or match
+    /// What happens to the pairs
     pub phase: Phase,
     /// Rows in the pool
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -112,7 +113,7 @@ pub struct MethodReport {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unique_neighbors: Option<usize>,
     /// How far the captions that images would find agree with their own, while matching waits for
-    /// that: from 0.5 to 1
+    /// that: 1 where they mean the same, 0 where they might as well be drawn, below where less
     #[serde(skip_serializing_if = "Option::is_none")]
     pub match_agreement: Option<f32>,
     /// Pairs that are not doubted
@@ -203,7 +204,7 @@ pub trait Method: Send {
         Views::One
     }
 
-    /// Learning rate of a step of an epoch, counted from 0: that of the run's schedule, unless the
+    /// Learning rate of a step of the run, counted from 0, which is in `epoch`: that of the run's schedule, unless the
     /// method has phases with their own.
     fn lr(&self, schedule: &Schedule, _epoch: u32, step: u64) -> f64 {
         schedule.lr(step)

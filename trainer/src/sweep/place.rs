@@ -1,6 +1,9 @@
 //! Names of files in a sweep's folder.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use crate::poison::names;
 
@@ -20,6 +23,16 @@ impl Place {
     /// Does a sweep lie in `folder`?
     pub fn is_sweep(folder: &Path) -> bool {
         folder.join(Self::RECIPE).is_file()
+    }
+
+    /// Whether nothing lies in the folder but what a sweep puts there before its recipe.
+    pub(super) fn is_new(&self) -> bool {
+        let Ok(entries) = fs::read_dir(&self.folder) else { return true };
+        let half = format!("{}.", Self::RECIPE); // written in part
+        entries.flatten().all(|entry| {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            self.lock().ends_with(&name) || name.starts_with(&half)
+        })
     }
 
     /// [`Place::RECIPE`].

@@ -84,8 +84,7 @@ impl Store {
         if folder.exists() && !folder.is_dir() {
             return Err(refuse("is a file, expected a folder"));
         }
-        let is_empty = fs::read_dir(folder).map_or(true, |mut entries| entries.next().is_none());
-        if !is_empty && !Place::is_sweep(folder) {
+        if !place.is_new() && !Place::is_sweep(folder) {
             return Err(refuse("holds files, but no recipe.json: it is no folder of a sweep"));
         }
         let lock = Lock::try_take(&place.lock())?;
@@ -128,21 +127,21 @@ pub(crate) fn load(place: &Place) -> Result<Vec<CellResult>> {
 /// The results, and whether the last line was cut short.
 fn read_lines(place: &Place) -> Result<(Vec<CellResult>, bool)> {
     let path = place.results();
-    let text = match fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
+    let bytes = match fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
         Err(source) => return Err(Error::Read { path, source }),
     };
-    let whole = text.rfind('\n').map_or(0, |end| end + 1);
+    let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
     let mut results = Vec::new();
-    for (number, line) in text[..whole].lines().enumerate() {
-        let result = serde_json::from_str(line).map_err(|error| {
+    for (number, line) in bytes[..whole].split_inclusive(|&byte| byte == b'\n').enumerate() {
+        let result = serde_json::from_slice(line).map_err(|error| {
             let problem = format!("line {}: {error}", number + 1);
             Error::Results { path: path.clone(), problem }
         })?;
         results.push(result);
     }
-    Ok((results, whole < text.len()))
+    Ok((results, whole < bytes.len()))
 }
 
 /// [`load`]; a line that was cut short is removed.
@@ -258,11 +257,24 @@ pub(super) mod tests {
         assert!(error.contains("another `roclip-train sweep`"), "{error}");
         drop(store);
         let text = fs::read_to_string(place.results()).expect("readable");
-        fs::write(place.results(), format!("{text}{{\"cell\": \"corner")).expect("writable");
+        let in_a_letter = [text.as_bytes(), b"{\"cell\": \"corner\xc3"].concat();
+        fs::write(place.results(), in_a_letter).expect("writable");
         let store = Store::open(&place, &recipe)?;
         assert_eq!(store.results(), results);
         assert!(store.has("corner-clip-1") && !store.has("corner-clip-2"));
         assert_eq!(fs::read_to_string(place.results()).expect("readable"), text);
+        Ok(())
+    }
+
+    #[test]
+    fn a_sweep_that_was_killed_before_its_recipe_begins_anew() -> Result<()> {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let place = Place { folder: folder.path().join("out") };
+        fs::create_dir(&place.folder).expect("writable");
+        for name in ["sweep.lock", "recipe.json.7.partial"] {
+            fs::write(place.folder.join(name), "").expect("writable");
+        }
+        Store::open(&place, &recipe(GOOD)?)?;
         Ok(())
     }
 

@@ -14,7 +14,8 @@ use crate::{
     skipped,
 };
 
-/// Refuses a folder that holds a run which is not to go on, or cannot.
+/// Refuses a folder that holds a run which is not to go on, or cannot, or files of something else
+/// that a run would overwrite.
 pub(super) fn check(config: &Config, resume: bool) -> Result<()> {
     let folder = &config.output.folder;
     let refuse =
@@ -23,32 +24,44 @@ pub(super) fn check(config: &Config, resume: bool) -> Result<()> {
         return refuse("is a file, expected a folder");
     }
     let has = |file: &str| folder.join(file).exists();
-    match (has(checkpoint::FILE), has(MODEL)) {
-        (true, _) if resume => return Ok(()),
-        (true, _) => return refuse("holds a run already: `--resume` continues it"),
-        (false, true) => return refuse("holds a model and no checkpoint that could be continued"),
-        (false, false) => {}
+    if has(checkpoint::FILE) {
+        let problem = "holds a run already: `--resume` continues it";
+        return if resume { Ok(()) } else { refuse(problem) };
     }
-    // A run that was killed before its first checkpoint begins anew; without, they are of others.
-    match FILES.iter().find(|file| has(file)) {
-        Some(file) if !has(RESOLVED) => refuse(&format!(
+    if let Some(file) = LAST.iter().find(|file| has(file)) {
+        return refuse(&format!("holds `{file}` and no checkpoint that could be continued"));
+    }
+    // Where a run was killed before its first checkpoint, it begins anew over what it left; where
+    // there is no `RESOLVED`, which it writes first, files of these names are no run's.
+    match FILES.iter().find(|file| has(file) && !has(RESOLVED)) {
+        Some(file) => refuse(&format!(
             "holds `{file}` of something else, which would be overwritten: expected a new folder"
         )),
-        _ => Ok(()),
+        None => Ok(()),
     }
 }
 
-/// Keeps other runs out of the folder until what is returned is dropped; `None` where the system
-/// locks no folders. Makes it, if that can be done.
-pub(super) fn hold(config: &Config, resume: bool) -> Result<Option<File>> {
-    let folder = &config.output.folder;
-    let held = fs::create_dir_all(folder).and_then(|()| File::open(folder)).ok();
-    let locked = held.as_ref().map(File::try_lock);
-    if matches!(locked, Some(Err(TryLockError::WouldBlock))) {
-        let problem = "is written by another run".to_owned();
-        return Err(Error::Occupied { path: folder.clone(), problem });
+/// Keeps other runs out of the folder until what is returned is dropped; `None` where there is no
+/// folder yet, or the system locks none.
+pub(super) fn lock(folder: &Path) -> Result<Option<File>> {
+    let Ok(held) = File::open(folder) else { return Ok(None) };
+    match held.try_lock() {
+        Ok(()) => Ok(Some(held)),
+        Err(TryLockError::WouldBlock) => {
+            let problem = "is written by another run".to_owned();
+            Err(Error::Occupied { path: folder.to_owned(), problem })
+        }
+        Err(TryLockError::Error(_)) => Ok(None),
     }
-    check(config, resume)?; // another run may have come and gone since this one began
+}
+
+/// Makes the folder, if that can be done, and [`lock`]s it for a run that `begins` or goes on.
+/// Another one may have come and gone since [`check`].
+pub(super) fn hold(config: &Config, resume: bool, begins: bool) -> Result<Option<File>> {
+    let folder = &config.output.folder;
+    let _ = fs::create_dir_all(folder); // what is written first says why not
+    let held = lock(folder)?;
+    check(config, resume && !begins)?;
     Ok(held)
 }
 
@@ -72,12 +85,14 @@ pub(super) const RESOLVED: &str = "resolved.toml";
 pub(super) const METRICS: &str = "metrics.jsonl";
 pub(super) const MODEL: &str = "model";
 pub(super) const SUMMARY: &str = "summary.json";
+/// What a run writes when it ends.
+const LAST: [&str; 3] = [MODEL, SUMMARY, doubted::FILE];
 /// What a run leaves in its folder.
 const FILES: [&str; 7] =
     [RESOLVED, METRICS, checkpoint::FILE, MODEL, SUMMARY, doubted::FILE, skipped::FILE];
 
-/// Removes what a killed run left half-written beside its final files; where a run `begins` also
-/// what an earlier one had to say of its data and its end.
+/// Removes what a killed run left half-written beside its final files; where a run `begins`, what an
+/// earlier one had to say of its rows, too.
 pub(super) fn sweep(folder: &Path, begins: bool) -> Result<()> {
     let refuse = |source| Error::Write { path: folder.to_owned(), source };
     for entry in fs::read_dir(folder).map_err(refuse)? {
@@ -86,7 +101,7 @@ pub(super) fn sweep(folder: &Path, begins: bool) -> Result<()> {
         let is_ours =
             |file: &&str| name.strip_prefix(*file).is_some_and(|rest| rest.starts_with('.'));
         let is_partial = name.ends_with(".partial") && FILES.iter().any(is_ours);
-        let is_old = begins && [SUMMARY, doubted::FILE, skipped::FILE].contains(&&*name);
+        let is_old = begins && name == skipped::FILE;
         if !is_partial && !is_old {
             continue;
         }
@@ -101,43 +116,78 @@ pub(super) fn sweep(folder: &Path, begins: bool) -> Result<()> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn one_run_at_a_time_writes_into_a_folder() {
+    fn scene() -> (tempfile::TempDir, Config) {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let mut config = Config::default();
         config.output.folder = folder.path().join("run");
-        let held = hold(&config, false).expect("a folder of nobody");
-        assert!(held.is_some() && config.output.folder.is_dir());
-        for resume in [false, true] {
-            let error = hold(&config, resume).expect_err("a folder that is held").to_string();
-            assert!(error.ends_with("is written by another run"), "{error}");
+        (folder, config)
+    }
+
+    fn write(config: &Config, names: &[&str]) {
+        fs::create_dir_all(&config.output.folder).expect("writable");
+        for name in names {
+            fs::write(config.output.folder.join(name), "mine").expect("writable");
         }
-        drop(held);
-        hold(&config, false).expect("a folder that was left");
-        fs::write(config.output.folder.join(checkpoint::FILE), "").expect("writable");
-        let error = hold(&config, false).expect_err("a run that has been there").to_string();
-        assert!(error.contains("holds a run already"), "{error}");
-        hold(&config, true).expect("a run that goes on");
+    }
+
+    fn refused<T: std::fmt::Debug>(outcome: Result<T>, end: &str) {
+        let error = outcome.expect_err("refused").to_string();
+        assert!(error.ends_with(end), "{error}");
     }
 
     #[test]
-    fn files_of_others_stay_and_those_of_a_run_that_was_killed_do_not() {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let mut config = Config::default();
-        config.output.folder = folder.path().to_owned();
-        let file = |name: &str| folder.path().join(name);
-        for name in ["log.txt", "summary.json"] {
-            fs::write(file(name), "mine").expect("writable");
+    fn one_run_at_a_time_writes_into_a_folder() {
+        let (_folder, config) = scene();
+        assert!(lock(&config.output.folder).expect("nobody").is_none(), "there is none");
+        let held = hold(&config, false, true).expect("a folder of nobody");
+        assert!(held.is_some() && config.output.folder.is_dir());
+        for resume in [false, true] {
+            refused(hold(&config, resume, true), "is written by another run");
         }
-        let error = check(&config, false).expect_err("would overwrite").to_string();
-        assert!(error.contains("holds `summary.json` of something else"), "{error}");
-        for name in [RESOLVED, METRICS, "metrics.jsonl.1.partial"] {
-            fs::write(file(name), "").expect("writable");
+        drop(held);
+        hold(&config, false, true).expect("a folder that was left");
+        write(&config, &[checkpoint::FILE]);
+        refused(hold(&config, false, true), "holds a run already: `--resume` continues it");
+        refused(hold(&config, true, true), "holds a run already: `--resume` continues it");
+        hold(&config, true, false).expect("a run that goes on");
+    }
+
+    #[test]
+    fn what_a_run_would_overwrite_is_refused() {
+        for (names, end) in [
+            (vec!["log.txt"], None),
+            (
+                vec!["log.txt", METRICS],
+                Some("of something else, which would be overwritten: expected a new folder"),
+            ),
+            (vec![RESOLVED, METRICS, skipped::FILE], None),
+            (
+                vec![RESOLVED, SUMMARY],
+                Some("holds `summary.json` and no checkpoint that could be continued"),
+            ),
+            (vec![MODEL], Some("holds `model` and no checkpoint that could be continued")),
+        ] {
+            let (_folder, config) = scene();
+            write(&config, &names);
+            for resume in [false, true] {
+                match end {
+                    Some(end) => refused(check(&config, resume), end),
+                    None => check(&config, resume).expect("nothing would be lost"),
+                }
+            }
         }
-        check(&config, false).expect("a run that was killed early");
-        sweep(folder.path(), false).expect("writable");
-        assert!(file(SUMMARY).exists() && !file("metrics.jsonl.1.partial").exists());
-        sweep(folder.path(), true).expect("writable");
-        assert!(!file(SUMMARY).exists() && file("log.txt").exists());
+    }
+
+    #[test]
+    fn what_was_left_half_written_is_swept_and_files_of_others_stay() {
+        let (_folder, config) = scene();
+        let folder = &config.output.folder;
+        let names = [RESOLVED, skipped::FILE, "metrics.jsonl.1.partial", "log.txt.1.partial"];
+        write(&config, &names);
+        let left = || names.map(|name| folder.join(name).exists());
+        sweep(folder, false).expect("writable");
+        assert_eq!(left(), [true, true, false, true]);
+        sweep(folder, true).expect("writable");
+        assert_eq!(left(), [true, false, false, true]);
     }
 }

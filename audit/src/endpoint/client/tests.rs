@@ -8,16 +8,22 @@ use std::{
 
 use super::*;
 
+/// What was asked: the lines before the body, in lower case, and the body.
+struct Asked {
+    head: Vec<String>,
+    body: String,
+}
+
 /// Answers one connection per entry of `replies`, word for word, then closes its door.
-fn serve(replies: Vec<String>) -> (String, JoinHandle<Vec<String>>) {
+fn serve(replies: Vec<String>) -> (String, JoinHandle<Vec<Asked>>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let url = format!("http://{}", listener.local_addr().expect("bound"));
     let thread = thread::spawn(move || {
-        let mut bodies = Vec::new();
+        let mut asked = Vec::new();
         for reply in replies {
             let (stream, _) = listener.accept().expect("a client");
             let mut reader = BufReader::new(stream);
-            let mut length = 0;
+            let (mut head, mut length) = (Vec::new(), 0);
             loop {
                 let mut line = String::new();
                 reader.read_line(&mut line).expect("a header");
@@ -27,13 +33,14 @@ fn serve(replies: Vec<String>) -> (String, JoinHandle<Vec<String>>) {
                 if line == "\r\n" || line.is_empty() {
                     break;
                 }
+                head.push(line.trim_end().to_lowercase());
             }
             let mut body = vec![0; length];
             reader.read_exact(&mut body).expect("the body");
-            bodies.push(String::from_utf8(body).expect("JSON"));
+            asked.push(Asked { head, body: String::from_utf8(body).expect("JSON") });
             let _ = reader.get_mut().write_all(reply.as_bytes());
         }
-        bodies
+        asked
     });
     (url, thread)
 }
@@ -70,8 +77,8 @@ fn a_good_answer_is_read() {
     let (url, thread) = serve(vec![reply("200 OK", DOG)]);
     let answers = endpoint(&url).classify(&image()).expect("answered");
     assert_eq!(answers, (Answers::Labels(vec![1]), 1));
-    let bodies = thread.join().expect("served");
-    let sent: Value = serde_json::from_str(&bodies[0]).expect("JSON");
+    let asked = thread.join().expect("served");
+    let sent: Value = serde_json::from_str(&asked[0].body).expect("JSON");
     assert_eq!(sent["labels"], json!(["cat", "dog"]));
     assert!(sent["images"][0].as_str().is_some_and(|image| image.starts_with("iVBORw0KGgo")));
     assert!(sent.get("templates").is_none());
@@ -104,6 +111,30 @@ fn a_busy_endpoint_is_asked_again() {
     let answers = endpoint(&url).classify(&image()).expect("the second attempt");
     assert_eq!(answers, (Answers::Labels(vec![1]), 2));
     thread.join().expect("served");
+}
+
+#[test]
+fn a_pause_that_is_asked_for_is_made() {
+    let busy = reply("429 Too Many Requests\r\nretry-after: 1", "busy");
+    let (url, thread) = serve(vec![busy, reply("200 OK", DOG)]);
+    let began = std::time::Instant::now();
+    endpoint(&url).classify(&image()).expect("the second attempt");
+    assert!(began.elapsed() >= Duration::from_secs(1), "{:?}", began.elapsed());
+    thread.join().expect("served");
+}
+
+#[test]
+fn headers_go_with_every_request() {
+    let replies = [r#"{"image_size":32}"#, DOG].map(|body| reply("200 OK", body));
+    let (url, thread) = serve(replies.into());
+    let value = HeaderValue::from_static("Bearer key");
+    let headers = vec![("Authorization".parse().expect("a name"), value)];
+    let mut endpoint = endpoint(&url).with_headers(headers);
+    assert_eq!(endpoint.image_size().expect("answered"), Some(32));
+    endpoint.classify(&image()).expect("answered");
+    for asked in thread.join().expect("served") {
+        assert!(asked.head.contains(&"authorization: bearer key".into()), "{:?}", asked.head);
+    }
 }
 
 #[test]
@@ -194,6 +225,9 @@ fn an_address_is_checked_before_anything_is_sent() {
     check("http:///v1", "names no host");
     check("http://a b", "spaces");
     check("http://host/?key=1", "`?`");
+    check("http://me:secret@host/v1", "`http://host/v1` is not an endpoint's address: a name");
+    let secret = HttpEndpoint::new("http://me:secret@", Vec::new(), None, Duration::ZERO);
+    assert!(!secret.expect_err("no host").to_string().contains("secret"));
     let base = |url| HttpEndpoint::new(url, Vec::new(), None, Duration::ZERO).expect("fine").base;
     assert_eq!(base("http://host:1/v1/classify"), "http://host:1");
     assert_eq!(base("http://host:1/prefix/"), "http://host:1/prefix");

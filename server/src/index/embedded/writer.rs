@@ -6,6 +6,8 @@ use std::{
     time::Instant,
 };
 
+use terminal::say;
+
 use super::{
     super::{
         IndexName, VectorWrite,
@@ -34,7 +36,7 @@ impl Shelf {
             self.metrics.shed(Shed::Gone, waiting - group.len());
             let write = AssertUnwindSafe(|| self.write_group(group));
             if catch_unwind(write).is_err() {
-                self.failed.store(true, Ordering::Release); // its replies are dropped: not durable
+                self.fail("the writer panicked"); // its replies are dropped: not durable
             }
         }
     }
@@ -50,7 +52,7 @@ impl Shelf {
         let durable = if failed {
             Err(IndexError::Storage("an earlier write failed".into()))
         } else {
-            self.make_durable(&changes).inspect_err(|_| self.failed.store(true, Ordering::Release))
+            self.make_durable(&changes).inspect_err(|error| self.fail(&error.to_string()))
         };
         match durable {
             Ok(outcomes) => {
@@ -71,6 +73,13 @@ impl Shelf {
                     let _ = reply.send(Err(error.clone())); // the client may have left
                 }
             }
+        }
+    }
+
+    /// No change is taken any more.
+    fn fail(&self, why: &str) {
+        if !self.failed.swap(true, Ordering::AcqRel) {
+            say(format!("error: unwell until the server is started again: {why}"));
         }
     }
 

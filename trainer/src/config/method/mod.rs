@@ -107,7 +107,7 @@ impl Method {
         }
     }
 
-    /// Whether the method has a pool.
+    /// Whether it is RoCLIP, under either name.
     pub(super) fn is_roclip(&self) -> bool {
         matches!(self.name, MethodName::Roclip | MethodName::RoclipAsPublished)
     }

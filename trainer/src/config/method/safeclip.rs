@@ -52,18 +52,19 @@ impl Safeclip {
     }
 
     pub(super) fn check(&self, epochs: u32, problems: &mut Problems) {
+        let split_from = self.split_from();
+        let is_long = split_from <= epochs; // else nothing is defended
+        let limits = format!(
+            "at least {split_from} for `safeclip`: so many end `unimodal_epochs`, {}, and \
+             `clip_epochs`, {}, and leave one",
+            self.unimodal_epochs, self.clip_epochs,
+        );
+        problems.require(is_long || epochs == 0, "optim.epochs", &limits);
         let mut require = |sound: bool, key: &str, limits: &str| {
             problems.require(sound, &format!("method.safeclip.{key}"), limits);
         };
         let share = |value: f64| 0.0 < value && value <= 1.0; // false for NaN
         require(self.clip_epochs >= 1, "clip_epochs", "at least 1");
-        let some = self.split_from() <= epochs; // else nothing is defended
-        let most = epochs.saturating_sub(self.clip_epochs.saturating_add(1));
-        let limits = format!(
-            "at most {most}, so that an epoch is left after it and `clip_epochs`, or \
-             `optim.epochs` more than {epochs}"
-        );
-        require(some, "unimodal_epochs", &limits);
         require(share(self.clip_lr_share), "clip_lr_share", "above 0, at most 1");
         require(share(self.safe_chance), "safe_chance", "above 0, at most 1");
         require((0.0..=1.0).contains(&self.growth), "growth", "between 0 and 1");
@@ -83,20 +84,24 @@ mod tests {
             let settings: Safeclip = toml::from_str(line).expect("well-formed");
             let mut problems = Problems::default();
             settings.check(7, &mut problems);
-            let expected: Vec<_> =
-                complaint.iter().map(|limits| format!("`method.safeclip.{limits}")).collect();
-            assert_eq!(problems.into_lines(), expected, "{line}");
+            let key = |limits: &&str| match limits.starts_with("optim.") {
+                true => format!("`{limits}"),
+                false => format!("`method.safeclip.{limits}"),
+            };
+            assert_eq!(
+                problems.into_lines(),
+                complaint.iter().map(key).collect::<Vec<_>>(),
+                "{line}"
+            );
         };
         check("", None);
-        let most = |most: u32| {
-            format!(
-                "unimodal_epochs` must be at most {most}, so that an epoch is left after it and \
-                 `clip_epochs`, or `optim.epochs` more than 7"
-            )
-        };
         check("unimodal_epochs = 0\nclip_epochs = 6", None);
-        check("unimodal_epochs = 6", Some(&most(5)));
-        check("clip_epochs = 4294967295", Some(&most(0)));
+        let least = "optim.epochs` must be at least 8 for `safeclip`: so many end \
+                     `unimodal_epochs`, 6, and `clip_epochs`, 1, and leave one";
+        check("unimodal_epochs = 6", Some(least));
+        let least = "optim.epochs` must be at least 4294967295 for `safeclip`: so many end \
+                     `unimodal_epochs`, 5, and `clip_epochs`, 4294967295, and leave one";
+        check("clip_epochs = 4294967295", Some(least));
         check("clip_epochs = 0", Some("clip_epochs` must be at least 1"));
         check("clip_lr_share = 1.0", None);
         check("clip_lr_share = 0.0", Some("clip_lr_share` must be above 0, at most 1"));

@@ -143,10 +143,14 @@ impl Sieve {
     }
 
     pub(super) fn check(&self, epochs: u32, problems: &mut Problems) {
+        let parts = self.parts(epochs);
+        let is_long = parts.scout > 0 || epochs != 1;
+        let limits =
+            "at least 2 for a `sieve` without a scout: the second is the first that is asked";
+        problems.require(is_long, "optim.epochs", limits);
         let mut require = |sound: bool, key: &str, limits: &str| {
             problems.require(sound, &format!("method.sieve.{key}"), limits);
         };
-        let parts = self.parts(epochs);
         for (epochs, key) in [(parts.believer, "believer_epochs"), (parts.scout, "scout_epochs")] {
             let limits = "0 where `score` is `pool` or `doubted` is `matched`";
             require(epochs == 0 || !self.has_pool(), key, limits);
@@ -171,7 +175,7 @@ impl Sieve {
             }
         };
         let from = (2..=most).contains(&self.from_epoch);
-        require(from, "from_epoch", &format!("at least 2, at most {limit}"));
+        require(from || !is_long, "from_epoch", &format!("at least 2, at most {limit}"));
         require((1..=2).contains(&self.views), "views", "1 or 2");
         require(self.references >= 2, "references", "at least 2");
         let smoothing = (0.0..=1.0).contains(&self.smoothing); // false for NaN

@@ -74,6 +74,10 @@ fn a_mistake_is_told_of_who_made_it() {
     let two = "`optim.epochs` must be at least 2 for `roclip`: captions of the first fill the pool";
     let roclip = format!("{good}[method]\nname = 'roclip'\n");
     check(&roclip, &["optim.epochs=1"], &format!("`--set optim.epochs=1`: {two}"));
+    let late = format!("{roclip}[method.roclip]\nmatch_from_epoch = 30\n");
+    let from =
+        "`method.roclip.match_from_epoch` must be at least 2, at most `optim.epochs`, which is";
+    check(&late, &["optim.epochs=25"], &format!("{from} 25"));
     let first = ["optim.epochs=0", "optim.lr=0", "optim.epochs=2"];
     check(good, &first, &format!("`--set optim.lr=0`: {lr}"));
 }

@@ -11,10 +11,10 @@ use candle_core::{Device, Tensor};
 use clip::ops::{Equals, info_nce_one_way};
 
 use self::{phases::Phases, signal::Signal};
-use super::{Method, MethodLoss, MethodReport, Pairs, Phase, Sizes, Towers};
+use super::{Method, MethodLoss, MethodReport, Pairs, Phase, Sizes, Towers, pool_size::PoolSize};
 use crate::{
     config::{self, Config, Duplicates, Enqueue, Fill, Retrieval, TextTower},
-    error::{Error, Result},
+    error::Result,
     pool::{Neighbors, Pool},
     state::State,
     survey::Survey,
@@ -27,8 +27,7 @@ pub struct Roclip {
     phases: Phases,
     /// Of the whole run.
     epochs: u32,
-    /// Rows that a pool for these data should have at least.
-    rows_min: usize,
+    size: PoolSize,
     /// Of matching that waits until the towers know enough.
     signal: Option<Signal>,
     captions: Pool,
@@ -40,17 +39,18 @@ impl Roclip {
     /// For a data set and embeddings of these sizes.
     pub fn new(config: &Config, sizes: Sizes, device: &Device) -> Result<Self> {
         let Sizes { epoch_rows, dim, .. } = sizes;
-        let (settings, batch_size) = (config.method.roclip(), config.data.batch_size);
-        let capacity = capacity(&settings, epoch_rows, batch_size)?;
+        let settings = config.method.roclip();
+        let (rows, share) = (settings.pool_rows, settings.pool_share);
+        let size = PoolSize::new(rows, share, epoch_rows, config.data.batch_size)?;
         let noise = (settings.fill == Fill::Gaussian).then_some(config.seed);
-        let pool = |stream| Pool::new(capacity, dim, noise.map(|seed| (seed, stream)), device);
+        let pool = |stream| Pool::new(size.rows, dim, noise.map(|seed| (seed, stream)), device);
         let looks_for_images = settings.retrieval != Retrieval::TextPool;
         Ok(Self {
             captions: pool(0)?,
             images: looks_for_images.then(|| pool(1)).transpose()?,
             phases: Phases::new(&settings, config.optim.epochs, config.seed),
             epochs: config.optim.epochs,
-            rows_min: rows_min(epoch_rows, batch_size),
+            size,
             signal: settings.match_from_agreement.map(Signal::new),
             settings,
         })
@@ -58,19 +58,16 @@ impl Roclip {
 
     /// What the user may not have meant, at the begin of an epoch.
     fn warning(&self, epoch: u32) -> Option<String> {
-        let (rows, rows_min) = (self.captions.capacity(), self.rows_min);
-        if epoch == self.epochs && self.from().is_none() {
-            let line = "nothing has been matched: the pool is not full, or the agreement of \
-                        `method.roclip.match_from_agreement` was not reached";
-            return Some(line.into());
+        let is_matched = |from| self.phases.some(from, self.epochs);
+        if epoch == self.epochs && !self.from().is_some_and(is_matched) {
+            let why = if self.is_full() {
+                "the agreement of `method.roclip.match_from_agreement` was not reached in time"
+            } else {
+                "the pool is not full: lower `method.roclip.enqueue_every_batches`"
+            };
+            return Some(format!("nothing has been matched: {why}"));
         }
-        (epoch == 1 && rows < rows_min).then(|| {
-            let key = key(&self.settings);
-            format!(
-                "`method.roclip.{key}` makes a pool of {rows} rows: below {rows_min} it is a slice of \
-                 the last batches, or holds little of what the data show"
-            )
-        })
+        (epoch == 1).then(|| self.size.warning("roclip")).flatten()
     }
 
     /// The loss of a matched step, and the captions or images that were found.
@@ -134,9 +131,12 @@ impl Roclip {
 
     /// The first epoch that may be matched; `None` while matching waits.
     fn from(&self) -> Option<u32> {
-        let is_full = self.captions.filled() == self.captions.capacity();
         let given = self.signal.as_ref().map_or(Some(1), Signal::given);
-        given.filter(|_| is_full).map(|epoch| epoch.max(self.settings.match_from_epoch))
+        given.filter(|_| self.is_full()).map(|epoch| epoch.max(self.settings.match_from_epoch))
+    }
+
+    fn is_full(&self) -> bool {
+        self.captions.filled() == self.captions.capacity()
     }
 
     /// Takes in a batch, after the lookup; whether it was due.
@@ -212,40 +212,5 @@ impl Method for Roclip {
 
 const CAPTIONS: &str = "pool";
 const IMAGES: &str = "image-pool";
-/// Share of the data that the pool holds unless told otherwise (RoCLIP: 2%).
-const SHARE: f64 = 0.02;
-/// Rows below which a pool holds too few concepts, however small the data are.
-const ROWS_MIN: usize = 1000;
-/// Batches below which a pool is a slice of the last ones.
-const BATCHES_MIN: usize = 8;
-
-/// Rows that a pool for a data set of `rows` pairs should have at least.
-fn rows_min(rows: usize, batch_size: usize) -> usize {
-    (BATCHES_MIN * batch_size).max(ROWS_MIN).min(rows / 2).max(batch_size)
-}
-
-/// What says how large a pool is.
-fn key(settings: &config::Roclip) -> &'static str {
-    if settings.pool_rows.is_some() { "pool_rows" } else { "pool_share" }
-}
-
-/// Rows of a pool for a data set of `rows` pairs.
-pub(super) fn capacity(settings: &config::Roclip, rows: usize, batch_size: usize) -> Result<usize> {
-    let share = |share: f64| (share * rows as f64).round() as usize;
-    let key = key(settings);
-    let capacity = match (settings.pool_rows, settings.pool_share) {
-        (Some(count), _) => count,
-        (None, Some(of_rows)) => share(of_rows),
-        (None, None) => share(SHARE).max(rows_min(rows, batch_size)),
-    };
-    if capacity < batch_size {
-        return Err(Error::SmallPool { key, rows, capacity, batch_size });
-    }
-    if capacity > rows.div_ceil(2) {
-        return Err(Error::LargePool { key, rows, capacity });
-    }
-    Ok(capacity)
-}
-
 #[cfg(test)]
 mod tests;

@@ -42,6 +42,15 @@ impl Phases {
         };
         if is_match { Phase::Match } else { Phase::Plain }
     }
+
+    /// Whether any step is to be matched in a run of `epochs` that may be from `from` on.
+    pub(super) fn some(&self, from: u32, epochs: u32) -> bool {
+        let mut allowed = from..=epochs;
+        match self.chance {
+            Some(_) => !allowed.is_empty(),
+            None => allowed.any(|epoch| self.at(epoch, 0, from) == Phase::Match),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -81,6 +90,11 @@ mod tests {
         let phases = Phases::new(&settings, 20, 1);
         let matched: Vec<u32> = (1..=20).filter(|&e| phases.at(e, 0, 4) == Phase::Match).collect();
         assert_eq!(matched, [4, 12, 20]);
+        assert!(phases.some(20, 20) && !phases.some(21, 20));
+        let last_epoch = Some(LastEpoch::Plain);
+        let settings = config::Roclip { last_epoch, ..Default::default() };
+        let phases = Phases::new(&settings, 20, 1);
+        assert!(phases.some(19, 20) && !phases.some(20, 20));
     }
 
     #[test]

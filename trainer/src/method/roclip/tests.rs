@@ -245,44 +245,23 @@ fn everything_comes_back_from_a_checkpoint() -> Result<()> {
 }
 
 #[test]
-fn pools_that_make_no_sense_are_refused() {
-    let check = |settings: config::Roclip, rows: usize, expected: Result<usize, &str>| match (
-        capacity(&settings, rows, 64),
-        expected,
-    ) {
-        (Ok(found), Ok(expected)) => assert_eq!(found, expected),
-        (Err(error), Err(expected)) => {
-            let line = error.to_string();
-            assert!(line.starts_with(&format!("the pool would hold {expected} rows")), "{line}");
+fn a_run_that_matches_nothing_says_why() -> Result<()> {
+    let warning = |settings: config::Roclip, is_full: bool| -> Result<Option<String>> {
+        let mut method = method(settings)?;
+        let (image, text) = (rows([1.0, 0.0], [0.0, 1.0])?, rows([1.0, 0.0], [0.0, 1.0])?);
+        for first in [0, 2].into_iter().take(if is_full { 2 } else { 1 }) {
+            method.loss(&pairs(&image, &text, [first, first + 1], 1), &scale()?)?;
         }
-        (found, _) => panic!("{found:?}"),
+        Ok(method.warning(Config::default().optim.epochs))
     };
-    let share = |share| config::Roclip { pool_share: Some(share), ..Default::default() };
-    let count = |count| config::Roclip { pool_rows: Some(count), ..Default::default() };
-    check(config::Roclip::default(), 1_000_000, Ok(20_000));
-    check(config::Roclip::default(), 5_000, Ok(1_000));
-    check(config::Roclip::default(), 1_500, Ok(750));
-    check(config::Roclip::default(), 100, Err("64 of 100"));
-    check(share(0.1), 5_000, Ok(500));
-    check(count(300), 5_000, Ok(300));
-    check(share(0.01), 5_000, Err("50 of 5000"));
-    check(count(50), 5_000, Err("50 of 5000"));
-    check(count(2_501), 5_000, Err("2501 of 5000"));
-}
-
-#[test]
-fn a_pool_with_fewer_rows_than_usual_is_told() -> Result<()> {
-    let warning = |pool_rows, epoch| -> Result<Option<String>> {
-        let mut config = Config::default();
-        config.data.batch_size = 2;
-        config.method.roclip = Some(config::Roclip { pool_rows, ..Default::default() });
-        Ok(Roclip::new(&config, Sizes::whole(5_000, 2), &Device::Cpu)?.warning(epoch))
+    let told = |settings, is_full| -> Result<String> {
+        let line = warning(settings, is_full)?.expect("nothing is matched");
+        assert!(line.starts_with("nothing has been matched: "), "{line}");
+        Ok(line)
     };
-    let line = warning(Some(999), 1)?.expect("too few");
-    assert!(line.contains("pool_rows` makes a pool of 999 rows: below 1000 "), "{line}");
-    assert_eq!(
-        [warning(Some(999), 2)?, warning(Some(1_000), 1)?, warning(None, 1)?],
-        [None, None, None]
-    );
+    assert!(told(config::Roclip::default(), false)?.contains("pool is not full: lower"));
+    assert_eq!(warning(config::Roclip::default(), true)?, None);
+    let waits = config::Roclip { match_from_agreement: Some(0.99), ..Default::default() };
+    assert!(told(waits, true)?.contains("match_from_agreement` was not reached"));
     Ok(())
 }

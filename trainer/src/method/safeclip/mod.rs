@@ -9,7 +9,9 @@ use candle_core::{Device, Tensor};
 use clip::ops::{Engine, Equals, info_nce_one_way};
 
 use self::split::{Split, best, cosines, likely};
-use super::{Method, MethodLoss, MethodReport, Pairs, Phase, Second, Sizes, Towers, roclip};
+use super::{
+    Method, MethodLoss, MethodReport, Pairs, Phase, Second, Sizes, Towers, pool_size::PoolSize,
+};
 use crate::{
     config::{self, Config, Wrap},
     data::Views,
@@ -29,6 +31,7 @@ pub struct Safeclip {
     count: usize,
     /// Of the whole run.
     epochs: u32,
+    size: PoolSize,
     images: Pool,
     captions: Pool,
     /// Of this epoch, once pairs are split.
@@ -40,11 +43,10 @@ impl Safeclip {
     pub fn new(config: &Config, sizes: Sizes, device: &Device) -> Result<Self> {
         let Sizes { rows: count, epoch_rows, dim } = sizes;
         let settings = config.method.safeclip();
-        let sizes = config::Roclip { pool_share: settings.pool_share, ..Default::default() };
-        let capacity = roclip::capacity(&sizes, epoch_rows, config.data.batch_size)?;
-        let pool = || Pool::new(capacity, dim, None, device);
+        let size = PoolSize::new(None, settings.pool_share, epoch_rows, config.data.batch_size)?;
+        let pool = || Pool::new(size.rows, dim, None, device);
         let (epochs, images, captions) = (config.optim.epochs, pool()?, pool()?);
-        Ok(Self { settings, count, epochs, images, captions, split: None })
+        Ok(Self { settings, count, epochs, size, images, captions, split: None })
     }
 
     fn phase(&self, epoch: u32) -> Phase {
@@ -144,7 +146,7 @@ impl Method for Safeclip {
 
     fn begin_epoch(&mut self, epoch: u32, survey: &mut Survey<'_>) -> Result<Option<String>> {
         if self.phase(epoch) != Phase::Split {
-            return Ok(None);
+            return Ok((epoch == 1).then(|| self.size.warning("safeclip")).flatten());
         }
         let (rows, cosines) = (survey.rows(), cosines(survey)?);
         let first = self.split.as_ref().map(|split| split.first);

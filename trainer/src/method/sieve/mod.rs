@@ -22,7 +22,7 @@ use self::{
     neighbors::Neighbors,
     recaption::Recaptions,
 };
-use super::{Method, MethodLoss, MethodReport, Pairs, Phase, Sizes, Towers, roclip};
+use super::{Method, MethodLoss, MethodReport, Pairs, Phase, Sizes, Towers, pool_size::PoolSize};
 use crate::{
     config::{self, Config, Fate, Parts, Score, Wrap},
     data::Selection,
@@ -69,9 +69,8 @@ impl Sieve {
         let Sizes { rows, epoch_rows, dim } = sizes;
         let settings = config.method.sieve();
         let pool = || -> Result<Pool> {
-            let capacity =
-                roclip::capacity(&config::Roclip::default(), epoch_rows, config.data.batch_size)?;
-            Ok(Pool::new(capacity, dim, None, device)?)
+            let size = PoolSize::new(None, None, epoch_rows, config.data.batch_size)?;
+            Ok(Pool::new(size.rows, dim, None, device)?)
         };
         Ok(Self {
             pool: settings.has_pool().then(pool).transpose()?,
