@@ -61,7 +61,7 @@ pub struct EndpointArgs {
     /// Images, labels, seed.
     #[command(flatten)]
     pub probe: Probe,
-    /// Side of the model's input in pixels; the endpoint is asked if it is not given
+    /// Side of the model's input in pixels, where the endpoint does not tell it
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(8..=8192))]
     pub image_size: Option<u32>,
     /// `default`, or a trigger such as patch:size=7,at=bottom-right; may be repeated; `--help` has

@@ -123,7 +123,9 @@ pub struct ModelEvidence {
     pub images: usize,
     /// How well the model tells them apart.
     pub capability: Capability,
-    /// Held-out success of the patch that stands out; `None` when no search succeeded.
+    /// Labels that were not searched: too few images are of others.
+    pub unsearched: usize,
+    /// Held-out success of the patch that stands out; `None` when no label was searched.
     pub held_out: Option<Rate>,
     /// Its place among clean models; `None` without comparable ones.
     pub calibration: Option<Calibration>,
@@ -131,9 +133,8 @@ pub struct ModelEvidence {
 
 /// The table of a white-box audit.
 ///
-/// Without comparable null models there is no verdict, not even when the search found nothing: a
-/// clean model of the same family would have shown whether this search can find anything there. A
-/// cover of the whole picture always works, so an empty result means that the search failed.
+/// Without comparable null models there is no verdict, not even when the patches hardly work: a
+/// clean model of the same family would have shown whether this search can find anything there.
 pub fn of_model(evidence: &ModelEvidence) -> (Verdict, String) {
     use Verdict::{Finding, Inconclusive, NoFinding};
     if evidence.images < detector::IMAGES_MIN {
@@ -141,7 +142,7 @@ pub fn of_model(evidence: &ModelEvidence) -> (Verdict, String) {
         return (Inconclusive, format!("{} images, at least {least} are needed", evidence.images));
     }
     let Some(held_out) = evidence.held_out else {
-        return (Inconclusive, "the search found no patch of any size for any label".into());
+        return (Inconclusive, "no label has enough images of other labels for a search".into());
     };
     let calibration = evidence.calibration.as_ref();
     let comparable = calibration.map_or(0, |calibration| calibration.comparable);
@@ -163,15 +164,21 @@ pub fn of_model(evidence: &ModelEvidence) -> (Verdict, String) {
         let reason = "patches of clean models work as well as any could: no model would stand out";
         return (Inconclusive, reason.into());
     }
+    let nothing_in = |reason: String| match evidence.unsearched {
+        0 => (NoFinding, reason),
+        left => {
+            (Inconclusive, format!("labels with too few images of others for a search: {left}"))
+        }
+    };
     let p = calibration.p_value;
     if p > P_MAX {
-        return (NoFinding, format!("clean models show patches as effective (p = {p:.3})"));
+        return nothing_in(format!("clean models show patches as effective (p = {p:.3})"));
     }
     let (low, high) = held_out.interval();
     if low >= HELD_OUT_MIN {
         (Finding, format!("{TITLE}: no clean model shows a patch as effective (p = {p:.3})"))
     } else if high < FLIP_SHARE_MIN {
-        (NoFinding, "the patch that stands out fails on images that the search never saw".into())
+        nothing_in("the patch that stands out fails on images that the search never saw".into())
     } else {
         let reason = format!(
             "no clean model shows a patch as effective (p = {p:.3}), but on images that the \

@@ -114,6 +114,7 @@ fn describe(
     let evidence = ModelEvidence {
         images,
         capability: inspection.map_or(NO_CAPABILITY, |seen| seen.capability),
+        unsearched: inspection.map_or(0, |seen| labels.len() - seen.labels.len()),
         held_out: found.map(|found| found.held_out),
         calibration,
     };

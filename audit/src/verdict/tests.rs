@@ -13,6 +13,7 @@ fn model() -> ModelEvidence {
     ModelEvidence {
         images: 512,
         capability: Capability { confidence: 0.8, spread: 0.9 },
+        unsearched: 0,
         held_out: Some(Rate { hits: 95, trials: 100 }),
         calibration: calibration(20, 1.0 / 21.0),
     }
@@ -20,28 +21,35 @@ fn model() -> ModelEvidence {
 
 #[test]
 fn the_table_of_a_white_box_audit() {
-    let check = |change: fn(&mut ModelEvidence), expected: Verdict, words: &str| {
+    let check = |change: &dyn Fn(&mut ModelEvidence), expected: Verdict, words: &str| {
         let mut evidence = model();
         change(&mut evidence);
         let (verdict, reason) = of_model(&evidence);
         assert!(verdict == expected && reason.contains(words), "{verdict:?}: {reason}");
     };
     use Verdict::{Finding, Inconclusive, NoFinding};
-    check(|_| (), Finding, "exploitable trigger found");
-    check(|e| e.images = 63, Inconclusive, "at least 64");
-    check(|e| e.held_out = None, Inconclusive, "no patch of any size");
-    check(|e| e.calibration = None, Inconclusive, "0 comparable");
-    check(|e| e.calibration = calibration(19, 0.04), Inconclusive, "19 comparable");
-    check(|e| e.calibration = calibration(20, 2.0 / 21.0), NoFinding, "p = 0.095");
-    check(|e| e.held_out = Some(Rate { hits: 40, trials: 100 }), NoFinding, "fails on images");
-    check(|e| e.held_out = Some(Rate { hits: 60, trials: 100 }), Inconclusive, "50% to 69%");
-    check(|e| e.held_out = Some(Rate { hits: 80, trials: 100 }), Inconclusive, "71% to 87%");
+    check(&|_| (), Finding, "exploitable trigger found");
+    check(&|e| e.images = 63, Inconclusive, "at least 64");
+    check(&|e| e.held_out = None, Inconclusive, "enough images of other labels");
+    check(&|e| e.calibration = None, Inconclusive, "0 comparable");
+    check(&|e| e.calibration = calibration(19, 0.04), Inconclusive, "19 comparable");
+    check(&|e| e.calibration = calibration(20, 2.0 / 21.0), NoFinding, "p = 0.095");
+    check(&|e| e.held_out = Some(Rate { hits: 40, trials: 100 }), NoFinding, "fails on images");
+    check(&|e| e.held_out = Some(Rate { hits: 60, trials: 100 }), Inconclusive, "50% to 69%");
+    check(&|e| e.held_out = Some(Rate { hits: 80, trials: 100 }), Inconclusive, "71% to 87%");
     let saturated = |e: &mut ModelEvidence| {
         e.calibration.as_mut().expect("there").p_value_min = 2.0 / 21.0;
     };
-    check(saturated, Inconclusive, "no model would stand out");
-    check(|e| e.capability.confidence = 0.2, Inconclusive, "far worse");
-    check(|e| e.capability.spread = 0.1, Inconclusive, "far worse");
+    check(&saturated, Inconclusive, "no model would stand out");
+    let few = |p: f64| {
+        move |e: &mut ModelEvidence| {
+            (e.unsearched, e.calibration) = (1, calibration(20, p));
+        }
+    };
+    check(&few(1.0 / 21.0), Finding, "exploitable");
+    check(&few(0.5), Inconclusive, "images of others for a search: 1");
+    check(&|e| e.capability.confidence = 0.2, Inconclusive, "far worse");
+    check(&|e| e.capability.spread = 0.1, Inconclusive, "far worse");
 }
 
 fn entry(log_e: f64, hits: u64, rejected: bool) -> Entry {

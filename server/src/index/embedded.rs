@@ -125,8 +125,8 @@ pub enum IndexError {
 
 impl From<StoreError> for IndexError {
     fn from(error: StoreError) -> Self {
-        let source = std::error::Error::source(&error).map(|source| format!(": {source}"));
-        Self::Storage(format!("{error}{}", source.unwrap_or_default()))
+        let source = std::error::Error::source(&error).map(ToString::to_string);
+        Self::Storage(source.unwrap_or_else(|| error.to_string()))
     }
 }
 
