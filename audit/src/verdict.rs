@@ -87,6 +87,15 @@ pub struct Coverage {
     pub missing: Option<u64>,
 }
 
+/// The weights that an audit speaks of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct WeightsFile {
+    /// Its name in the folder.
+    pub file: String,
+    /// Lower-case hex.
+    pub sha256: String,
+}
+
 /// One audit, ready to be rendered.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Audit {
@@ -96,6 +105,8 @@ pub struct Audit {
     pub mode: &'static str,
     /// Address or folder.
     pub subject: String,
+    /// The file that was searched, in `model` mode.
+    pub weights: Option<WeightsFile>,
     /// The answer.
     pub verdict: Verdict,
     /// Why, in one sentence.

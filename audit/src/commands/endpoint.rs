@@ -133,6 +133,7 @@ fn describe(
         schema: SCHEMA,
         mode: "endpoint",
         subject: args.url.clone(),
+        weights: None,
         verdict,
         reason,
         target: findings.first().map(|finding| finding.target.clone()),

@@ -1,6 +1,10 @@
 //! `roclip-audit model`
 
-use clip::{ClipConfig, folder::ModelFolder, text::default_templates};
+use clip::{
+    ClipConfig,
+    folder::{ModelFolder, weights_path},
+    text::default_templates,
+};
 use serde_json::{Value, json};
 use terminal::{Context, Exit, Progress, Report, say};
 
@@ -16,7 +20,7 @@ use crate::{
     },
     images::{self, ProbeImages},
     report,
-    verdict::{self, Audit, Coverage, Finding, ModelEvidence, SCHEMA, TITLE, Verdict},
+    verdict::{self, Audit, Coverage, Finding, ModelEvidence, SCHEMA, TITLE, Verdict, WeightsFile},
 };
 
 const NOT_COVERED: &str = "\
@@ -41,15 +45,16 @@ fn audit(args: &ModelArgs) -> Result<Audit, Report> {
         null.push(NullFile::read(path)?);
     }
     let folder = ModelFolder::open(&args.model)?;
+    let weights = weights_file(&folder)?;
     let Some(inspection) = inspect(&folder, &labels, &args.probe, "search")? else {
         let images = images(&folder.config, &args.probe)?.images.len();
-        return Ok(describe(args, &labels, None, None, images));
+        return Ok(describe(args, &labels, weights, None, None, images));
     };
     let family = folder.config.image.family();
     let templates = templates(&args.probe)?.unwrap_or_else(default_templates);
     let (prompts_sha256, recipe) = (&*prompts_sha256(&labels, &templates), &inspection.recipe);
     let stratum = Stratum { family: &family, prompts_sha256, recipe };
-    let calibration = calibrate(&null, stratum, &folder.sha256()?, &inspection.statistics);
+    let calibration = calibrate(&null, stratum, &weights.sha256, &inspection.statistics);
     let comparable = calibration.as_ref().map_or(0, |calibration| calibration.comparable);
     if comparable < NULL_MODELS_MIN && !args.json {
         say(format!(
@@ -64,7 +69,13 @@ fn audit(args: &ModelArgs) -> Result<Audit, Report> {
         report::picture::write(path, &found.patch)?;
     }
     let images = inspection.recipe.search_images + inspection.held_out_images;
-    Ok(describe(args, &labels, Some(&inspection), calibration, images))
+    Ok(describe(args, &labels, weights, Some(&inspection), calibration, images))
+}
+
+fn weights_file(folder: &ModelFolder) -> Result<WeightsFile> {
+    let path = weights_path(&folder.path);
+    let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    Ok(WeightsFile { file, sha256: folder.sha256()? })
 }
 
 /// Searches one model; `None` when there are too few images.
@@ -106,6 +117,7 @@ fn stands_out(inspection: &Inspection) -> Option<&LabelResult> {
 fn describe(
     args: &ModelArgs,
     labels: &[String],
+    weights: WeightsFile,
     inspection: Option<&Inspection>,
     calibration: Option<Calibration>,
     images: usize,
@@ -134,6 +146,7 @@ fn describe(
         schema: SCHEMA,
         mode: "model",
         subject: args.model.display().to_string(),
+        weights: Some(weights),
         verdict,
         reason,
         target: findings.first().map(|finding| finding.target.clone()),

@@ -20,6 +20,9 @@ pub fn render(audit: &Audit) -> String {
     let mut lines = vec![format!("{word}: {}", escape(&audit.reason))];
     let mut row = |name: &str, value: String| lines.push(format!("  {name:<11} {value}"));
     row(audit.mode, escape(&audit.subject));
+    if let Some(weights) = &audit.weights {
+        row("weights", format!("{}, SHA-256 {}", escape(&weights.file), weights.sha256));
+    }
     if let Some(target) = &audit.target {
         row("target", escape(target));
     }
@@ -99,6 +102,7 @@ mod tests {
             schema: SCHEMA,
             mode: "endpoint",
             subject: "http://127.0.0.1:8080".into(),
+            weights: None,
             verdict: Verdict::Finding,
             reason: format!("{TITLE}: 1 of 96 catalogue entries confirmed"),
             target: Some(finding.target.clone()),
