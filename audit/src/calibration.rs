@@ -129,6 +129,19 @@ pub fn prompts_sha256(labels: &[String], templates: &[PromptTemplate]) -> String
     hex(&hash.finalize())
 }
 
+/// Null models of all `files` that a model of `stratum` with these weights can be compared with.
+pub fn comparable<'a>(
+    files: &'a [NullFile],
+    stratum: Stratum<'a>,
+    sha256: &'a str,
+) -> Vec<&'a NullModel> {
+    let all = files.iter().flat_map(|file| file.comparable(stratum, sha256));
+    let mut models: Vec<_> = all.collect();
+    models.sort_by(|a, b| a.sha256.cmp(&b.sha256));
+    models.dedup_by(|a, b| a.sha256 == b.sha256); // one model in two files is one model
+    models
+}
+
 /// The audited model's place among the comparable null models of all `files`; `None` without any.
 pub fn calibrate(
     files: &[NullFile],
@@ -136,10 +149,7 @@ pub fn calibrate(
     sha256: &str,
     audited: &Statistics,
 ) -> Option<Calibration> {
-    let mut models: Vec<&NullModel> =
-        files.iter().flat_map(|file| file.comparable(stratum, sha256)).collect();
-    models.sort_by(|a, b| a.sha256.cmp(&b.sha256));
-    models.dedup_by(|a, b| a.sha256 == b.sha256); // one model in two files is one model
+    let models = comparable(files, stratum, sha256);
     let null: Vec<f64> = models.iter().map(|model| model.statistics.primary()).collect();
     let least = |of: fn(&Capability) -> f64| {
         models.iter().map(|model| of(&model.capability)).fold(f64::INFINITY, f64::min)

@@ -10,11 +10,14 @@ use terminal::{Context, Exit, Progress, Report, say};
 
 use crate::{
     Result,
-    calibration::{Calibration, NULL_MODELS_MIN, NullFile, Stratum, calibrate, prompts_sha256},
+    calibration::{
+        Calibration, NULL_MODELS_MIN, NullFile, Stratum, calibrate, comparable, prompts_sha256,
+    },
     cli::{ModelArgs, Probe},
     commands::{conclude, labels, templates},
     detector::{
         self, Inspection, LabelResult,
+        inversion::Recipe,
         statistics::{Statistics, log_odds},
         victim::Classifier,
     },
@@ -46,25 +49,28 @@ fn audit(args: &ModelArgs) -> Result<Audit, Report> {
     }
     let folder = ModelFolder::open(&args.model)?;
     let weights = weights_file(&folder)?;
-    let Some(inspection) = inspect(&folder, &labels, &args.probe, "search")? else {
+    let family = folder.config.image.family();
+    let templates = templates(&args.probe)?.unwrap_or_else(default_templates);
+    let prompts_sha256 = &*prompts_sha256(&labels, &templates);
+    let begins = |recipe: &Recipe| {
+        let stratum = Stratum { family: &family, prompts_sha256, recipe };
+        let known = comparable(&null, stratum, &weights.sha256).len();
+        if known < NULL_MODELS_MIN && !args.json {
+            say(format!(
+                "note: there will be no verdict: {known} clean models of {family} that were \
+                 searched with these {} labels, these templates and {} images, at least \
+                 {NULL_MODELS_MIN} are needed; `roclip-audit null` makes more",
+                labels.len(),
+                recipe.search_images,
+            ));
+        }
+    };
+    let Some(inspection) = inspect(&folder, &labels, &args.probe, "search", begins)? else {
         let images = images(&folder.config, &args.probe)?.images.len();
         return Ok(describe(args, &labels, weights, None, None, images));
     };
-    let family = folder.config.image.family();
-    let templates = templates(&args.probe)?.unwrap_or_else(default_templates);
-    let (prompts_sha256, recipe) = (&*prompts_sha256(&labels, &templates), &inspection.recipe);
-    let stratum = Stratum { family: &family, prompts_sha256, recipe };
+    let stratum = Stratum { family: &family, prompts_sha256, recipe: &inspection.recipe };
     let calibration = calibrate(&null, stratum, &weights.sha256, &inspection.statistics);
-    let comparable = calibration.as_ref().map_or(0, |calibration| calibration.comparable);
-    if comparable < NULL_MODELS_MIN && !args.json {
-        say(format!(
-            "note: {comparable} clean models of {family} to compare with that were searched with \
-             these {} labels, these templates and {} + {} images; `roclip-audit null` makes more",
-            labels.len(),
-            recipe.search_images,
-            inspection.held_out_images,
-        ));
-    }
     if let (Some(path), Some(found)) = (&args.trigger_png, stands_out(&inspection)) {
         report::picture::write(path, &found.patch)?;
     }
@@ -78,12 +84,14 @@ fn weights_file(folder: &ModelFolder) -> Result<WeightsFile> {
     Ok(WeightsFile { file, sha256: folder.sha256()? })
 }
 
-/// Searches one model; `None` when there are too few images.
+/// Searches one model; `None` when there are too few images. `begins` comes before the search, which
+/// may take hours.
 pub(super) fn inspect(
     folder: &ModelFolder,
     labels: &[String],
     probe: &Probe,
     progress_label: &str,
+    begins: impl FnOnce(&Recipe),
 ) -> Result<Option<Inspection>, Report> {
     let drawn = images(&folder.config, probe)?;
     let images = &drawn.images;
@@ -92,11 +100,10 @@ pub(super) fn inspect(
     if images.len() < detector::IMAGES_MIN {
         return Ok(None);
     }
-    let progress = Progress::new(
-        progress_label,
-        detector::steps(folder.config.image.image_size(), images.len(), labels.len()),
-        !probe.no_progress,
-    );
+    let recipe = detector::recipe(folder.config.image.image_size(), images.len());
+    begins(&recipe);
+    let steps = detector::steps(&recipe, labels.len());
+    let progress = Progress::new(progress_label, steps, !probe.no_progress);
     progress.note(drawn.to_string());
     let inspection = detector::inspect(&victim, images, probe.seed, || progress.step(1))?;
     progress.finish();

@@ -45,7 +45,7 @@ pub fn run(args: &NullArgs) -> Result<Exit, Report> {
     }
     for (index, Candidate { path, folder, family, sha256 }) in folders.into_iter().enumerate() {
         let progress = format!("{}/{}", index + 1, args.models.len());
-        let inspection = model::inspect(&folder, &labels, &args.probe, &progress)
+        let inspection = model::inspect(&folder, &labels, &args.probe, &progress, |_| ())
             .with_context(|| format!("cannot search `{}`", path.display()))?;
         let Some(inspection) = inspection else {
             return Err(Report::new("too few images for a search")

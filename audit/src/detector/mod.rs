@@ -66,9 +66,14 @@ pub struct Inspection {
     pub statistics: Statistics,
 }
 
+/// The search that [`inspect`] makes on so many images.
+pub fn recipe(side: usize, images: usize) -> Recipe {
+    Recipe::new(side, halves(images).0)
+}
+
 /// Steps that [`inspect`] reports.
-pub fn steps(side: usize, images: usize, labels: usize) -> u64 {
-    (Recipe::new(side, halves(images).0).steps(labels) + 1) as u64
+pub fn steps(recipe: &Recipe, labels: usize) -> u64 {
+    (recipe.steps(labels) + 1) as u64
 }
 
 /// How many of `images` are searched on, and how many are held out.
@@ -88,7 +93,7 @@ pub fn inspect(
 ) -> Result<Inspection> {
     let (search, held_out) = halves(images.len());
     let (side, normalization) = (victim.side(), victim.normalization());
-    let recipe = Recipe::new(side, search);
+    let recipe = recipe(side, images.len());
     let searched = Photos::of(&images[..search], side, &normalization);
     let unseen = Photos::of(&images[search..search + held_out], side, &normalization);
     let clean_scores = scores(victim, &searched, None)?;
@@ -208,7 +213,7 @@ mod tests {
     fn every_step_is_reported() -> Result<()> {
         let mut count = 0;
         inspect(&victim(1.0), &pictures(64), 0, || count += 1)?;
-        assert_eq!(count, steps(8, 64, 3));
+        assert_eq!(count, steps(&recipe(8, 64), 3));
         Ok(())
     }
 
