@@ -8,6 +8,7 @@ use std::{fs, path::Path};
 
 use clip::{folder::hex, text::PromptTemplate};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::{
@@ -97,10 +98,14 @@ impl NullFile {
 
     fn parse(path: &Path, text: &str) -> Result<Self> {
         let refuse = |problem| Error::Null { path: path.to_owned(), problem };
-        let file: Self = serde_json::from_str(text).map_err(|error| refuse(error.to_string()))?;
-        match file.schema.as_str() {
-            SCHEMA => Ok(file),
-            other => Err(refuse(format!("schema `{other}`, expected `{SCHEMA}`"))),
+        let no_json = |error| refuse(format!("no JSON: {error}"));
+        let value: Value = serde_json::from_str(text).map_err(no_json)?;
+        match value["schema"].as_str() {
+            Some(SCHEMA) => Self::deserialize(value).map_err(|error| refuse(error.to_string())),
+            other => {
+                let found = other.unwrap_or("none");
+                Err(refuse(format!("schema `{found}`, expected `{SCHEMA}`")))
+            }
         }
     }
 

@@ -23,12 +23,12 @@ pub enum Error {
         bytes_max: usize,
     },
     /// The output folder would lose files that are not an export's.
-    #[error("`{}` exists and holds `{entry}`, which an export does not write", path.display())]
+    #[error("`{}` exists and {problem}", path.display())]
     Occupied {
         /// The output folder.
         path: PathBuf,
-        /// One of its entries.
-        entry: String,
+        /// What it holds.
+        problem: String,
     },
     /// The two implementations differ by more than was allowed: the answer is bad.
     #[error("{0}")]

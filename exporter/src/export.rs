@@ -108,10 +108,14 @@ fn refuse_foreign_files(out: &Path) -> Result<()> {
             found.push(format!("onnx/{}", name.to_string_lossy()));
         }
     }
+    let holds = |entry: String| format!("holds `{entry}`, which an export does not write");
+    let foreign = found.iter().find(|name| !OURS.contains(&name.as_str())).cloned();
+    let is_export = found.iter().any(|name| name == names::VISION_ONNX);
     // Without a graph it is no export but a trained model, maybe the only copy.
-    let exported = found.iter().any(|name| name == names::VISION_ONNX);
-    match found.into_iter().find(|name| !exported || !OURS.contains(&name.as_str())) {
-        Some(entry) => Err(Error::Occupied { path: out.to_owned(), entry }),
+    let is_model = !is_export && !found.is_empty();
+    let only = || "holds a model that is no export: it may be the only copy".to_owned();
+    match foreign.map(holds).or_else(|| is_model.then(only)) {
+        Some(problem) => Err(Error::Occupied { path: out.to_owned(), problem }),
         None => Ok(()),
     }
 }

@@ -46,7 +46,9 @@ fn audit(args: &EndpointArgs) -> Result<Audit, Report> {
         }
         (Some(asked), _) => asked,
         (None, told) => told?.ok_or_else(|| {
-            Report::new("the endpoint does not tell its image size").hint("give `--image-size`")
+            let problem =
+                format!("`{}/v1/model` is not there to tell the image size", endpoint.base());
+            Report::new(problem).hint("look at the address, or give `--image-size`")
         })?,
     };
     let drawn = images::read(&probe.images, side, endpoint::IMAGES_MAX, probe.seed)?;

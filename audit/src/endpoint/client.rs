@@ -111,7 +111,8 @@ impl HttpEndpoint {
         }
         if shown(url) != url {
             return Err(refuse(
-                "a name and a password cannot be part of it, `--header` takes them",
+                "a name and a password cannot be part of it: `--header Authorization=VARIABLE` takes \
+                 `Basic` and their base64 from the environment",
             ));
         }
         let base = url.trim_end_matches('/').trim_end_matches("/v1/classify").to_owned();
@@ -123,6 +124,11 @@ impl HttpEndpoint {
         let agent = Agent::new_with_config(config.build());
         let headers = Vec::new();
         Ok(Self { agent, base, labels, templates, headers, pause: PAUSE, answered: false })
+    }
+
+    /// The address without the route.
+    pub fn base(&self) -> &str {
+        &self.base
     }
 
     /// With these in each request.

@@ -29,7 +29,9 @@ pub(super) fn check(config: &Config, resume: bool) -> Result<()> {
         return if resume { Ok(()) } else { refuse(problem) };
     }
     if let Some(file) = LAST.iter().find(|file| has(file)) {
-        return refuse(&format!("holds `{file}` and no checkpoint that could be continued"));
+        return refuse(&format!(
+            "holds `{file}` and no checkpoint to go on from: expected a new folder"
+        ));
     }
     // Where a run was killed before its first checkpoint, it begins anew over what it left; where
     // there is no `RESOLVED`, which it writes first, files of these names are no run's.
@@ -163,9 +165,12 @@ mod tests {
             (vec![RESOLVED, METRICS, skipped::FILE], None),
             (
                 vec![RESOLVED, SUMMARY],
-                Some("holds `summary.json` and no checkpoint that could be continued"),
+                Some("holds `summary.json` and no checkpoint to go on from: expected a new folder"),
             ),
-            (vec![MODEL], Some("holds `model` and no checkpoint that could be continued")),
+            (
+                vec![MODEL],
+                Some("holds `model` and no checkpoint to go on from: expected a new folder"),
+            ),
         ] {
             let (_folder, config) = scene();
             write(&config, &names);
