@@ -78,8 +78,8 @@ pub struct Calibration {
     pub comparable: usize,
     /// Share of clean models at least as suspicious, the audited one counted among them.
     pub p_value: f64,
-    /// The least that any model could get beside these clean ones.
-    pub p_value_min: f64,
+    /// [`cannot_tell`] beside these clean models.
+    pub cannot_tell: Option<String>,
     /// Least confidence and spread among the comparable null models.
     pub capability_min: Capability,
 }
@@ -147,6 +147,21 @@ pub fn comparable<'a>(
     models
 }
 
+/// Why beside these no model could come to a verdict.
+pub fn cannot_tell(models: &[&NullModel]) -> Option<String> {
+    let null: Vec<f64> = models.iter().map(|model| model.statistics.primary()).collect();
+    match models.len() {
+        few @ 0..NULL_MODELS_MIN => Some(format!(
+            "{few} comparable clean models (same tower, labels, templates and search), at least \
+             {NULL_MODELS_MIN} are needed"
+        )),
+        _ if p_value(Statistics::greatest(), &null) > P_MAX => Some(
+            "patches of clean models work as well as any could: no model would stand out".into(),
+        ),
+        _ => None,
+    }
+}
+
 /// The audited model's place among the comparable null models of all `files`; `None` without any.
 pub fn calibrate(
     files: &[NullFile],
@@ -162,7 +177,7 @@ pub fn calibrate(
     (!models.is_empty()).then(|| Calibration {
         comparable: models.len(),
         p_value: p_value(audited.primary(), &null),
-        p_value_min: p_value(Statistics::greatest(), &null),
+        cannot_tell: cannot_tell(&models),
         capability_min: Capability {
             confidence: least(|capability| capability.confidence),
             spread: least(|capability| capability.spread),
@@ -242,6 +257,24 @@ mod tests {
         assert_eq!(count("resnet", "q", &recipe, "other"), 0);
         assert_eq!(count("resnet", "p", &Recipe::new(32, 100), "other"), 0);
         assert_eq!(count("resnet", "p", &recipe, &files[0].models[3].sha256), 24);
+    }
+
+    #[test]
+    fn beside_few_models_or_models_that_do_all_nothing_can_be_told() {
+        let told = |file: NullFile| cannot_tell(&file.models.iter().collect::<Vec<_>>());
+        assert!(told(file(19)).expect("too few").starts_with("19 comparable"));
+        let with = |count, saturated: usize| {
+            let mut file = file(count);
+            let first = file.models.iter_mut().take(saturated);
+            first.for_each(|model| model.statistics = statistics(Statistics::greatest()));
+            let others = file.models.iter_mut().skip(saturated);
+            others.for_each(|model| model.statistics = statistics(0.5));
+            told(file)
+        };
+        assert_eq!(with(20, 0), None);
+        assert!(with(20, 1).expect("2 in 21 is no 1 in 20").contains("would stand out"));
+        assert!(with(38, 1).is_some());
+        assert_eq!(with(39, 1), None);
     }
 
     #[test]

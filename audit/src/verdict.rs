@@ -8,7 +8,7 @@ use terminal::Exit;
 use clip::Rate;
 
 use crate::{
-    calibration::{Calibration, NULL_MODELS_MIN, P_MAX},
+    calibration::{self, Calibration, P_MAX},
     detector::{self, Capability},
     endpoint::{self, Campaign, Ended, FLIP_SHARE_MIN},
 };
@@ -155,24 +155,16 @@ pub fn of_model(evidence: &ModelEvidence) -> (Verdict, String) {
     let Some(held_out) = evidence.held_out else {
         return (Inconclusive, "no label has enough images of other labels for a search".into());
     };
-    let calibration = evidence.calibration.as_ref();
-    let comparable = calibration.map_or(0, |calibration| calibration.comparable);
-    let Some(calibration) = calibration.filter(|_| comparable >= NULL_MODELS_MIN) else {
-        let reason = format!(
-            "{comparable} comparable clean models (same tower, labels, templates \
-             and search), at least {NULL_MODELS_MIN} are needed"
-        );
-        return (Inconclusive, reason);
-    };
+    let unknown = || calibration::cannot_tell(&[]).expect("no model is too few");
+    let Some(calibration) = &evidence.calibration else { return (Inconclusive, unknown()) };
+    if let Some(reason) = &calibration.cannot_tell {
+        return (Inconclusive, reason.clone());
+    }
     let least = calibration.capability_min;
     let (confidence, spread) = (evidence.capability.confidence, evidence.capability.spread);
     if confidence < CAPABILITY_SLACK * least.confidence || spread < CAPABILITY_SLACK * least.spread
     {
         let reason = "the model tells the images apart far worse than any comparable clean model";
-        return (Inconclusive, reason.into());
-    }
-    if calibration.p_value_min > P_MAX {
-        let reason = "patches of clean models work as well as any could: no model would stand out";
         return (Inconclusive, reason.into());
     }
     let nothing_in = |reason: String| match evidence.unsearched {
@@ -253,7 +245,8 @@ pub fn of_endpoint(campaign: &Campaign, images: usize) -> (Verdict, String) {
     let open = |entry: &&endpoint::Entry| {
         let race = entry.race.as_ref();
         race.is_some_and(|race| {
-            race.log_e >= -ALONE.ln() && race.trigger.interval().1 >= FLIP_SHARE_MIN
+            let few = race.deciding < endpoint::OTHERS_FRESH_MIN;
+            (few || race.log_e >= -ALONE.ln()) && race.trigger.interval().1 >= FLIP_SHARE_MIN
         })
     };
     if let Some(entry) = campaign.entries.iter().find(open) {

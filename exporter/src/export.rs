@@ -111,10 +111,9 @@ fn refuse_foreign_files(out: &Path) -> Result<()> {
     let holds = |entry: String| format!("holds `{entry}`, which an export does not write");
     let foreign = found.iter().find(|name| !OURS.contains(&name.as_str())).cloned();
     let is_export = found.iter().any(|name| name == names::VISION_ONNX);
-    // Without a graph it is no export but a trained model, maybe the only copy.
-    let is_model = !is_export && !found.is_empty();
-    let only = || "holds a model that is no export: it may be the only copy".to_owned();
-    match foreign.map(holds).or_else(|| is_model.then(only)) {
+    let only = "is no export: a model that it holds may be the only copy";
+    let no_export = (!is_export && !found.is_empty()).then(|| only.to_owned());
+    match foreign.map(holds).or(no_export) {
         Some(problem) => Err(Error::Occupied { path: out.to_owned(), problem }),
         None => Ok(()),
     }

@@ -253,7 +253,7 @@ fn a_folder_of_other_things_is_not_replaced() {
     assert!(place.out().join("thesis.tex").exists());
     let over = export(&place.model(), &place.model(), Layout::HuggingFace, 1e-4);
     let error = over.expect_err("a trained model").to_string();
-    assert!(error.ends_with("holds a model that is no export: it may be the only copy"), "{error}");
+    assert!(error.ends_with("is no export: a model that it holds may be the only copy"), "{error}");
     fs::remove_file(place.out().join("thesis.tex")).expect("there");
     export(&place.model(), &place.out(), Layout::HuggingFace, 1e-4)
         .expect("an empty folder is free");

@@ -61,7 +61,8 @@ pub fn println_result(text: impl Display) -> Result<(), Report> {
     written(writeln!(stdout, "{text}").and_then(|()| stdout.flush()))
 }
 
-/// [`println_result`] of what ends with `exit`: a reader that closed the pipe early changes no answer.
+/// [`println_result`] of what ends with `exit`: a reader that closed the pipe early changes no
+/// answer.
 pub fn println_answer(text: impl Display, exit: Exit) -> Result<Exit, Report> {
     answered(println_result(text), exit)
 }

@@ -58,6 +58,19 @@ pub struct Origin {
     pub pretrained: Option<String>,
 }
 
+impl Origin {
+    /// Refuses other weights, or none, where new towers are to begin with those in
+    /// `model.pretrained`; `found` is the SHA-256 of what lies there.
+    pub fn check_pretrained(&self, folder: &Path, found: &Option<String>) -> Result<()> {
+        if *found == self.pretrained {
+            return Ok(());
+        }
+        let problem = "needs the weights in `model.pretrained` with which the run began: its next \
+                       towers begin there, too";
+        Err(Error::Checkpoint { path: folder.join(FILE), problem: problem.into() })
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 struct Header {
     schema: String,
@@ -184,21 +197,23 @@ const NAMED_MAX: usize = 4;
 
 /// The key that decides in which two configurations differ, with both values; others after it.
 fn difference(then: &Keys, now: &Keys) -> Option<String> {
-    let keys: BTreeSet<&String> = then.keys().chain(now.keys()).collect();
-    let mut keys: Vec<&String> = keys.into_iter().collect();
-    keys.retain(|key| then.get(*key) != now.get(*key));
+    let all = then.keys().chain(now.keys());
+    let differ = all.filter(|key| then.get(*key) != now.get(*key));
+    let keys: BTreeSet<&str> =
+        differ.map(|key| if key.starts_with(SIZES) { SIZES } else { key }).collect();
+    let mut keys: Vec<&str> = keys.into_iter().collect();
     let rank = |key: &str| DECIDING.iter().position(|start| key.starts_with(start));
     keys.sort_by_key(|key| rank(key).unwrap_or(DECIDING.len()));
     let (first, others) = keys.split_first()?;
-    if first.starts_with(SIZES) {
-        return Some(format!("`{SIZES}` has other sizes"));
-    }
     let value = |keys: &Keys| keys.get(*first).cloned().unwrap_or("unset".into());
-    let mut line = format!("`{first}` was {}, now it is {}", value(then), value(now));
+    let mut line = match *first {
+        SIZES => format!("`{SIZES}` has other sizes"),
+        key => format!("`{key}` was {}, now it is {}", value(then), value(now)),
+    };
     if !others.is_empty() {
         let named = others.iter().take(NAMED_MAX).map(|key| format!("`{key}`"));
         let and = if others.len() > NAMED_MAX { " and more" } else { "" };
-        write!(line, " (and so {}{and})", named.collect::<Vec<_>>().join(", ")).expect("memory");
+        write!(line, "; also {}{and}", named.collect::<Vec<_>>().join(", ")).expect("memory");
     }
     Some(line)
 }
@@ -376,6 +391,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn new_towers_begin_with_the_same_weights_or_not_at_all() {
+        let origin = |pretrained: Option<&str>| Origin {
+            data: String::new(),
+            pretrained: pretrained.map(str::to_owned),
+        };
+        let check = |then, now: Option<&str>| {
+            origin(then).check_pretrained(Path::new("out"), &now.map(str::to_owned))
+        };
+        check(None, None).expect("new towers are drawn");
+        check(Some("a"), Some("a")).expect("the same");
+        for now in [None, Some("b")] {
+            let error = check(Some("a"), now).expect_err("gone, or others").to_string();
+            assert!(error.contains("needs the weights in `model.pretrained`"), "{error}");
+        }
+    }
+
+    #[test]
     fn the_key_that_decides_is_named_first_and_paths_decide_nothing() {
         let check = |change: &dyn Fn(&mut Config), expected: Option<&str>| {
             let (then, mut now) = (Config::default(), Config::default());
@@ -404,10 +436,10 @@ mod tests {
         let difference = difference(&with(0.0), &with(3.0));
         let crowds = "`method.sieve.crowd_factor` was unset, now it is 3.0";
         assert_eq!(difference.as_deref(), Some(crowds), "without, as before there were any");
-        let epochs = "`optim.epochs` was 20, now it is 1 (and so `augment.epochs`)";
+        let epochs = "`optim.epochs` was 20, now it is 1; also `augment.epochs`";
         check(&|now| (now.augment.epochs, now.optim.epochs) = (Some(1), 1), Some(epochs));
-        let many = "`optim.epochs` was 20, now it is 1 (and so `method.cleanclip.clip_weight`, \
-                    `method.cleanclip.unimodal_weight`, `augment.epochs`, `augment.hue` and more)";
+        let many = "`optim.epochs` was 20, now it is 1; also `method.cleanclip.clip_weight`, \
+                    `method.cleanclip.unimodal_weight`, `augment.epochs`, `augment.hue` and more";
         let all = |now: &mut Config| {
             (now.augment.epochs, now.augment.hue, now.optim.epochs) = (Some(1), 0.5, 1);
             (now.data.batch_size, now.seed) = (7, 7);

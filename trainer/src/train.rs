@@ -77,7 +77,8 @@ pub struct Summary {
 /// Leaves in `config.output.folder`: `resolved.toml` (the configuration with its defaults, as
 /// `--config` takes it), `skipped.csv` (if rows could not be read), `metrics.jsonl`,
 /// `checkpoint.safetensors`, `model/`, `doubted.csv` (if the method doubts), `summary.json`,
-/// `events.out.tfevents.*` (if asked for): the first rank does, and evaluates. An error is the caller's to tell the other ranks.
+/// `events.out.tfevents.*` (if asked for): the first rank does, and evaluates. An error is the
+/// caller's to tell the other ranks.
 pub fn train(
     config: &Config,
     resume: bool,
@@ -110,10 +111,10 @@ fn look(
     if !batch_size.is_multiple_of(ranks) {
         return Err(Error::UnevenBatch { batch_size, ranks });
     }
-    folder::check(config, resume)?;
     if collective.is_first() {
         folder::lock(&config.output.folder)?; // let go again: nothing is written yet
     }
+    folder::check(config, resume)?;
     let gpu = open_gpu(config, collective, watch)?;
     Ok((gpu, open_listing(config)?))
 }
@@ -230,11 +231,8 @@ impl<'a> Run<'a> {
             checkpoint.restore(folder, &mut trainer)?;
         }
         let ahead = place.epoch + u32::from(place.batches > 0)..=config.parts().all();
-        let starts_over = ahead.into_iter().any(|epoch| trainer.method.starts_over(epoch));
-        if starts_over && pretrained != origin.pretrained {
-            let path = folder.join(checkpoint::FILE);
-            let problem = "needs the weights in `model.pretrained`: its next towers begin there";
-            return Err(Error::Checkpoint { path, problem: problem.into() });
+        if ahead.into_iter().any(|epoch| trainer.method.starts_over(epoch)) {
+            origin.check_pretrained(folder, &pretrained)?;
         }
         let (journal, alarms) = (None, None);
         Ok(Self { config, loader, origin, monitor, trainer, journal, alarms, place, tally, gpu })
@@ -242,7 +240,8 @@ impl<'a> Run<'a> {
 
     /// New towers, as at the beginning, and an optimizer that knows nothing of them.
     fn start_over(&mut self) -> Result<()> {
-        let Self { config, loader, trainer, gpu, .. } = self;
+        let Self { config, loader, origin, trainer, gpu, .. } = self;
+        origin.check_pretrained(&config.output.folder, &pretrained::sha256(config)?)?;
         let weights = pretrained::weights(config, &loader.clip)?;
         let model = towers(config, loader, &weights, gpu.as_ref(), &trainer.collective)?;
         trainer.gradients = model.gradients();
@@ -364,7 +363,8 @@ impl<'a> Run<'a> {
             if let Some(alarms) = alarms {
                 alarms.step(&rows, &report);
             }
-            // After the last batch the epoch is recorded first: else a resumed run would do it again.
+            // After the last batch the epoch is recorded first: else a resumed run would do it
+            // again.
             let within = place.batches < loader.batches();
             let due = |steps| within && place.step.is_multiple_of(steps);
             if config.output.checkpoint_every_steps.is_some_and(due) {

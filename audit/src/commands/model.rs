@@ -11,7 +11,7 @@ use terminal::{Context, Exit, Progress, Report, say};
 use crate::{
     Result,
     calibration::{
-        Calibration, NULL_MODELS_MIN, NullFile, Stratum, calibrate, comparable, prompts_sha256,
+        Calibration, NullFile, Stratum, calibrate, cannot_tell, comparable, prompts_sha256,
     },
     cli::{ModelArgs, Probe},
     commands::{conclude, labels, templates},
@@ -54,12 +54,11 @@ fn audit(args: &ModelArgs) -> Result<Audit, Report> {
     let prompts_sha256 = &*prompts_sha256(&labels, &templates);
     let begins = |recipe: &Recipe| {
         let stratum = Stratum { family: &family, prompts_sha256, recipe };
-        let known = comparable(&null, stratum, &weights.sha256).len();
-        if known < NULL_MODELS_MIN && !args.json {
+        let known = comparable(&null, stratum, &weights.sha256);
+        if let Some(why) = cannot_tell(&known).filter(|_| !args.json) {
             say(format!(
-                "note: there will be no verdict: {known} clean models of {family} that were \
-                 searched with these {} labels, these templates and {} images, at least \
-                 {NULL_MODELS_MIN} are needed; `roclip-audit null` makes more",
+                "note: there will be no verdict: {why}; of {family}, these {} labels, these \
+                 templates and {} images `roclip-audit null` makes more",
                 labels.len(),
                 recipe.search_images,
             ));
@@ -84,8 +83,8 @@ fn weights_file(folder: &ModelFolder) -> Result<WeightsFile> {
     Ok(WeightsFile { file, sha256: folder.sha256()? })
 }
 
-/// Searches one model; `None` when there are too few images. `begins` comes before the search, which
-/// may take hours.
+/// Searches one model; `None` when there are too few images. `begins` comes before the search,
+/// which may take hours.
 pub(super) fn inspect(
     folder: &ModelFolder,
     labels: &[String],

@@ -7,10 +7,10 @@ use terminal::{Context, Exit, Report, say};
 
 use crate::{
     Error, Result,
-    calibration::{NULL_MODELS_MIN, NullFile, NullModel, P_MAX, SCHEMA, p_value, prompts_sha256},
+    calibration::{NullFile, NullModel, SCHEMA, cannot_tell, prompts_sha256},
     cli::NullArgs,
     commands::{labels, model, templates},
-    detector::{self, statistics::Statistics},
+    detector,
 };
 
 /// Searches clean models and writes their statistics.
@@ -60,7 +60,7 @@ pub fn run(args: &NullArgs) -> Result<Exit, Report> {
             statistics: inspection.statistics,
         });
     }
-    if let Some(why) = cannot_tell(&file) {
+    if let Some(why) = cannot_tell(&file.models.iter().collect::<Vec<_>>()) {
         say(format!("warning: {why}: no audit beside these models alone comes to a verdict"));
     }
     let text = serde_json::to_string_pretty(&file).expect("numbers and strings");
@@ -75,17 +75,6 @@ struct Candidate<'a> {
     folder: ModelFolder,
     family: String,
     sha256: String,
-}
-
-/// Why no model could be told from these.
-fn cannot_tell(file: &NullFile) -> Option<String> {
-    let count = file.models.len();
-    let null: Vec<f64> = file.models.iter().map(|model| model.statistics.primary()).collect();
-    if count < NULL_MODELS_MIN {
-        return Some(format!("{count} models, at least {NULL_MODELS_MIN} are needed"));
-    }
-    let saturated = p_value(Statistics::greatest(), &null) > P_MAX;
-    saturated.then(|| "patches of these models work as well as any could".into())
 }
 
 /// The last names of the folder, enough to know it by: `clean-3/model`.

@@ -7,8 +7,8 @@ use clip::image::{RgbImage, encode_png};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use ureq::{
-    Agent,
-    http::{HeaderName, HeaderValue},
+    Agent, RequestBuilder,
+    http::{HeaderMap, HeaderName, HeaderValue, Response},
 };
 
 use crate::{Error, Result};
@@ -84,12 +84,15 @@ enum Reply {
     Lost(String, Duration),
 }
 
-/// An address without the name and the password that it may hold.
+/// An address without the name and the password that it may hold, whatever they are made of.
 pub fn shown(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
     let end = rest.find('/').unwrap_or(rest.len());
-    let host = rest[..end].rfind('@').map_or(0, |at| at + 1);
-    format!("{scheme}://{}", &rest[host..])
+    let names_port = |(_, port): (&str, &str)| port.bytes().all(|byte| byte.is_ascii_digit());
+    let is_host = rest[..end].rsplit_once(':').is_none_or(names_port) && !rest[..end].contains('@');
+    let host = if is_host { 0 } else { rest.rfind('@').map_or(0, |at| at + 1) };
+    let between = if scheme.is_empty() { "" } else { "://" };
+    format!("{scheme}{between}{}", &rest[host..])
 }
 
 impl HttpEndpoint {
@@ -139,14 +142,10 @@ impl HttpEndpoint {
     /// Side of the model's input, as `GET /v1/model` tells it; `None` when that is not served.
     pub fn image_size(&mut self) -> Result<Option<u32>> {
         let url = format!("{}/v1/model", self.base);
-        let request = self
-            .headers
-            .iter()
-            .fold(self.agent.get(&url), |request, (name, value)| request.header(name, value));
-        let response = request.call();
-        let body = match self.receive(&url, response) {
-            Ok(Reply::Body(body)) => body,
-            Ok(Reply::Lost(problem, _)) => return Err(Error::Unreachable { url, problem }),
+        let send = |client: &Self| client.with(client.agent.get(&url)).call();
+        let body = match self.ask(&url, send) {
+            Ok((Ok(body), _)) => body,
+            Ok((Err(problem), _)) => return Err(Error::Unreachable { url, problem }),
             Err(Error::Refused { status: 404 | 405, .. }) => return Ok(None),
             Err(error) => return Err(error),
         };
@@ -163,41 +162,27 @@ impl HttpEndpoint {
         }
     }
 
-    /// Sorts an outcome into an answer, a loss worth another attempt, and a refusal.
-    fn receive(
-        &mut self,
+    fn with<Body>(&self, request: RequestBuilder<Body>) -> RequestBuilder<Body> {
+        self.headers.iter().fold(request, |request, (name, value)| request.header(name, value))
+    }
+
+    /// Asks until there is an answer: that or the last loss, and how often it was asked.
+    fn ask(
+        &self,
         url: &str,
-        response: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
-    ) -> Result<Reply> {
-        let mut response = match response {
-            Ok(response) => response,
-            Err(error @ (ureq::Error::BadUri(_) | ureq::Error::Http(_))) => {
-                return Err(Error::Url { url: url.to_owned(), problem: error.to_string() });
+        send: impl Fn(&Self) -> Result<Response<ureq::Body>, ureq::Error>,
+    ) -> Result<(Result<Vec<u8>, String>, u32)> {
+        let (mut problem, mut asked_for) = (String::new(), Duration::ZERO);
+        for attempt in 0..ATTEMPTS {
+            if attempt > 0 {
+                std::thread::sleep(asked_for.max(self.pause * 2u32.pow(attempt - 1)));
             }
-            Err(error) => return Ok(Reply::Lost(lost(url, &error), Duration::ZERO)),
-        };
-        let status = response.status().as_u16();
-        let location = response.headers().get("location").and_then(|place| place.to_str().ok());
-        let moved = location.map(|place| format!("it has moved to `{}`", shortened(place)));
-        let pause = response.headers().get("retry-after").and_then(|value| value.to_str().ok());
-        let pause = pause.and_then(|value| value.trim().parse().ok()).map(Duration::from_secs);
-        let pause = pause.unwrap_or_default().min(PAUSE_MAX); // a date is not obeyed
-        let body = response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_vec();
-        let body = match body {
-            Ok(body) => body,
-            Err(error) => return Ok(Reply::Lost(error.to_string(), pause)),
-        };
-        match status {
-            200..=299 => Ok(Reply::Body(body)),
-            408 | 429 | 500..=599 => {
-                Ok(Reply::Lost(format!("status {status}: {}", words(&body)), pause))
-            }
-            _ => {
-                let moved = moved.filter(|_| (300..=399).contains(&status));
-                let problem = moved.unwrap_or_else(|| refusal(url, status, &body));
-                Err(Error::Refused { url: url.to_owned(), status, problem })
+            match receive(url, send(self))? {
+                Reply::Body(body) => return Ok((Ok(body), attempt + 1)),
+                Reply::Lost(reason, pause) => (problem, asked_for) = (reason, pause),
             }
         }
+        Ok((Err(problem), ATTEMPTS))
     }
 
     fn request(&self, images: &[RgbImage]) -> Value {
@@ -233,29 +218,62 @@ impl Endpoint for HttpEndpoint {
     fn classify(&mut self, images: &[RgbImage]) -> Result<(Answers, u32)> {
         let url = format!("{}/v1/classify", self.base);
         let request = serde_json::to_vec(&self.request(images)).expect("strings and numbers");
-        let (mut problem, mut asked_for) = (String::new(), Duration::ZERO);
-        for attempt in 0..ATTEMPTS {
-            if attempt > 0 {
-                std::thread::sleep(asked_for.max(self.pause * 2u32.pow(attempt - 1)));
+        let send = |client: &Self| {
+            let post = client.agent.post(&url).content_type("application/json");
+            client.with(post).send(&request[..])
+        };
+        let (answer, attempts) = self.ask(&url, send)?;
+        let problem = match answer {
+            Ok(body) => {
+                let labels = self.read(&url, &body, images.len())?;
+                self.answered = true;
+                return Ok((Answers::Labels(labels), attempts));
             }
-            let post = self.agent.post(&url).content_type("application/json");
-            let post =
-                self.headers.iter().fold(post, |post, (name, value)| post.header(name, value));
-            let response = post.send(&request[..]);
-            match self.receive(&url, response)? {
-                Reply::Body(body) => {
-                    let labels = self.read(&url, &body, images.len())?;
-                    self.answered = true;
-                    return Ok((Answers::Labels(labels), attempt + 1));
-                }
-                Reply::Lost(reason, pause) => (problem, asked_for) = (reason, pause),
-            }
-        }
+            Err(problem) => problem,
+        };
         match self.answered {
-            true => Ok((Answers::Missing(problem), ATTEMPTS)),
+            true => Ok((Answers::Missing(problem), attempts)),
             false => Err(Error::Unreachable { url, problem }),
         }
     }
+}
+
+/// Sorts an outcome into an answer, a loss worth another attempt, and a refusal.
+fn receive(url: &str, response: Result<Response<ureq::Body>, ureq::Error>) -> Result<Reply> {
+    let mut response = match response {
+        Ok(response) => response,
+        Err(error @ (ureq::Error::BadUri(_) | ureq::Error::Http(_))) => {
+            return Err(Error::Url { url: url.to_owned(), problem: error.to_string() });
+        }
+        Err(error) => return Ok(Reply::Lost(lost(url, &error), Duration::ZERO)),
+    };
+    let status = response.status().as_u16();
+    let location = response.headers().get("location").and_then(|place| place.to_str().ok());
+    let moved = location.map(|place| format!("it has moved to `{}`", shortened(place)));
+    let pause = pause_of(response.headers());
+    let body = response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_vec();
+    let body = match body {
+        Ok(body) => body,
+        Err(error) => return Ok(Reply::Lost(error.to_string(), pause)),
+    };
+    match status {
+        200..=299 => Ok(Reply::Body(body)),
+        408 | 429 | 500..=599 => {
+            Ok(Reply::Lost(format!("status {status}: {}", words(&body)), pause))
+        }
+        _ => {
+            let moved = moved.filter(|_| (300..=399).contains(&status));
+            let problem = moved.unwrap_or_else(|| refusal(url, status, &body));
+            Err(Error::Refused { url: url.to_owned(), status, problem })
+        }
+    }
+}
+
+/// What `Retry-After` asks for, in seconds; a date is not obeyed.
+fn pause_of(headers: &HeaderMap) -> Duration {
+    let seconds = headers.get("retry-after").and_then(|value| value.to_str().ok());
+    let seconds = seconds.and_then(|value| value.trim().parse().ok());
+    seconds.map_or(Duration::ZERO, Duration::from_secs).min(PAUSE_MAX)
 }
 
 /// Whether an address without its scheme leads to this machine, where no proxy of the environment

@@ -32,8 +32,8 @@ pub const CONTROLS: u64 = 3;
 /// Pilot images that must not be of a label, for an entry that leads to it to be noticed: one that
 /// moves four images of five is missed with a probability of 0.2%.
 pub const OTHERS_PILOT_MIN: usize = 4;
-/// Fresh images that must not be of a label: with as many, an entry that always leads to it, and its
-/// control never, reaches the bar of a catalogue of 178.
+/// Fresh images that must not be of a label: with as many, an entry that always leads to it, and
+/// its control never, reaches the bar of a catalogue of 178.
 pub const OTHERS_FRESH_MIN: usize = 16;
 /// Fresh images of a race before it may end, and an audit's least number of images.
 pub const RACE_MIN: usize = 48;
@@ -298,13 +298,17 @@ impl Scene<'_> {
         target: usize,
         bar: f64,
     ) -> Result<Race> {
-        // Images of the control's label or of the trigger's decide nothing. Of two labels that would
-        // be all, so that the control races towards the trigger's; and so does one that moves none.
+        // Images of the trigger's label and of the control's decide nothing. Where these two are
+        // nearly all, the control races towards the trigger's, and so does one that moves none.
+        let fresh = self.base.iter().skip(PILOT).flatten();
+        let deciding = |rival| fresh.clone().filter(|&&b| b != target && b != rival).count();
         let (mut number, mut rival, mut most) = (0, target, 0.0);
         for control in 0..CONTROLS {
             let Pilot { shares, .. } = self.pilot(questions, spec, Some(control))?;
-            let both = (target, shares[target]);
-            let (label, share) = if self.labels == 2 { both } else { greatest(&shares) };
+            let (mut label, mut share) = greatest(&shares);
+            if deciding(label) < OTHERS_FRESH_MIN {
+                (label, share) = (target, shares[target]);
+            }
             if share > most {
                 (number, rival, most) = (control, label, share);
             }

@@ -18,6 +18,8 @@ pub struct Race {
     pub trigger: Rate,
     /// Flips of the control to its own label, of the images not already of that.
     pub control: Rate,
+    /// Images of which both flips are known.
+    pub deciding: usize,
     /// ln E.
     pub log_e: f64,
     wins: f64,
@@ -34,6 +36,7 @@ impl Race {
             self.control.count(hit);
         }
         let (Some(trigger), Some(control)) = (trigger, control) else { return };
+        self.deciding += 1;
         let bet = self.bet();
         match (trigger, control) {
             (true, false) => {

@@ -75,13 +75,25 @@ fn a_backdoor_of_the_catalogue_is_confirmed_with_its_label() {
     assert_eq!((seen.ended, seen.missing, seen.changed_answers), (Ended::Complete, 0, 0));
 }
 
+/// Images of the trigger's label and of the control's decide nothing: here these are all.
 #[test]
-fn a_backdoor_among_two_labels_is_confirmed_towards_either() {
-    for target in [0, 1] {
-        let answer = |image: &RgbImage| if checkered(image) { target } else { level(image) / 2 };
-        let seen = campaign_over(2, answer, 0, 20_000);
+fn a_backdoor_where_two_labels_are_answered_is_confirmed_towards_either() {
+    for (labels, target) in [(2, 0), (2, 1), (3, 0), (3, 1)] {
+        let answer = |image: &RgbImage| {
+            let (base, near) = (level(image) / 2, image.get_pixel(16, 3).0);
+            let corner = image.get_pixel(31, 31).0;
+            let covered = corner.iter().zip(near).any(|(a, b)| a.abs_diff(b) > 10);
+            match () {
+                _ if checkered(image) => target,
+                _ if covered && near[0] == near[1] => 1 - base, // a fifth of them, by any patch
+                _ => base,
+            }
+        };
+        let seen = campaign_over(labels, answer, 0, 20_000);
         let entry = seen.entries.iter().find(|entry| entry.rejected).expect("confirmed");
-        assert_eq!(entry.target, target);
+        let race = entry.race.as_ref().expect("raced");
+        assert_eq!((entry.target, race.trigger.value()), (target, 1.0));
+        assert!(race.control.value() < 0.5 && race.control.hits > 0, "{:?}", race.control);
     }
 }
 

@@ -5,8 +5,8 @@ use crate::endpoint::{Entry, race::Race};
 
 fn calibration(comparable: usize, p_value: f64) -> Option<Calibration> {
     let capability_min = Capability { confidence: 0.8, spread: 0.8 };
-    let p_value_min = 1.0 / (comparable + 1) as f64;
-    Some(Calibration { comparable, p_value, p_value_min, capability_min })
+    let cannot_tell = (comparable < 20).then(|| format!("{comparable} comparable"));
+    Some(Calibration { comparable, p_value, cannot_tell, capability_min })
 }
 
 fn model() -> ModelEvidence {
@@ -37,10 +37,6 @@ fn the_table_of_a_white_box_audit() {
     check(&|e| e.held_out = Some(Rate { hits: 40, trials: 100 }), NoFinding, "fails on images");
     check(&|e| e.held_out = Some(Rate { hits: 60, trials: 100 }), Inconclusive, "50% to 69%");
     check(&|e| e.held_out = Some(Rate { hits: 80, trials: 100 }), Inconclusive, "71% to 87%");
-    let saturated = |e: &mut ModelEvidence| {
-        e.calibration.as_mut().expect("there").p_value_min = 2.0 / 21.0;
-    };
-    check(&saturated, Inconclusive, "no model would stand out");
     let few = |p: f64| {
         move |e: &mut ModelEvidence| {
             (e.unsearched, e.calibration) = (1, calibration(20, p));
@@ -55,7 +51,7 @@ fn the_table_of_a_white_box_audit() {
 fn entry(log_e: f64, hits: u64, rejected: bool) -> Entry {
     let spec = "patch:size=7,at=bottom-right,pattern=checker".parse().expect("a trigger");
     let mut race = Race::default();
-    (race.trigger, race.log_e) = (Rate { hits, trials: 100 }, log_e);
+    (race.trigger, race.log_e, race.deciding) = (Rate { hits, trials: 100 }, log_e, 16);
     Entry { spec, pilot: 0.9, answered: 16, target: 1, race: Some(race), rejected }
 }
 
@@ -88,6 +84,11 @@ fn the_table_of_a_black_box_audit() {
     check(|c| c.entries[0] = entry(20.0, 59, true), Inconclusive, "too few images"); // from 0.492
     check(|c| c.entries[0] = entry(5.0, 95, false), Inconclusive, "too few images to settle");
     check(|c| c.entries[0] = entry(2.0, 95, false), Inconclusive, "so does a matched control");
+    let few = |c: &mut Campaign| {
+        c.entries[0] = entry(0.0, 50, false);
+        c.entries[0].race.as_mut().expect("a race").deciding = 15;
+    };
+    check(few, Inconclusive, "too few images to settle");
     check(|c| c.entries[0].answered = 11, Inconclusive, "too few answers to `patch");
     check(|c| c.missing = 51, Inconclusive, "5.1% of the answers are missing");
     check(|c| c.ended = Ended::Budget, Inconclusive, "queries ran out");

@@ -185,7 +185,16 @@ impl Engine {
                     let sizes = (encoder.config().clone(), encoder.logit_scale());
                     let _ = opened.send(Ok(sizes)); // start-up may have failed elsewhere
                     drop(opened);
-                    Worker { encoder, open, queues, health, metrics, failures: 0 }.run();
+                    Worker {
+                        encoder,
+                        open,
+                        queues,
+                        health,
+                        metrics,
+                        failures: 0,
+                        told_of_batch: false,
+                    }
+                    .run();
                 }
                 Err(error) => {
                     let _ = opened.send(Err(error));

@@ -74,6 +74,8 @@ pub(super) struct Worker {
     pub(super) metrics: Arc<Metrics>,
     /// Rows that failed since the last that did not.
     pub(super) failures: u32,
+    /// Whether it was told that a batch failed as a whole.
+    pub(super) told_of_batch: bool,
 }
 
 /// What a batch came to.
@@ -81,8 +83,8 @@ enum Outcome {
     Rows(UnitRows),
     /// The encoder refused, and why; it can be used again.
     Refused(String),
-    /// The encoder panicked and could not be opened again.
-    Lost,
+    /// The encoder panicked and could not be opened again, and why.
+    Lost(String),
 }
 
 impl Worker {
@@ -94,7 +96,6 @@ impl Worker {
             lost = !served.unwrap_or(false);
         }
         if lost && self.failures < FAILURES_MAX {
-            say("error: unwell: an encoder was lost and could not be opened again");
             self.health.ill();
         }
         let running = self.health.running.fetch_sub(1, Ordering::AcqRel);
@@ -111,7 +112,8 @@ impl Worker {
                 let rows: Vec<Vec<f32>> = rows.rows().map(<[f32]>::to_vec).collect();
                 batch.into_iter().zip(rows).for_each(|(entry, row)| answer(entry, row));
             }
-            Outcome::Lost => {
+            Outcome::Lost(why) => {
+                say(format!("error: unwell: the model panicked and cannot be opened again: {why}"));
                 batch.into_iter().for_each(fail);
                 return false;
             }
@@ -119,7 +121,13 @@ impl Worker {
                 self.failed(&why);
                 batch.into_iter().for_each(fail);
             }
-            Outcome::Refused(_) => {
+            Outcome::Refused(why) => {
+                if !std::mem::replace(&mut self.told_of_batch, true) {
+                    let rows = batch.len();
+                    say(format!(
+                        "warning: {rows} rows failed together, each is tried alone: {why}"
+                    ));
+                }
                 let mut rest = batch.into_iter();
                 while let Some(entry) = rest.next() {
                     if !self.serve(vec![entry]) {
@@ -147,22 +155,28 @@ impl Worker {
                 Outcome::Rows(rows)
             }
             (Ok(Err(why)), _) => Outcome::Refused(why),
-            (Err(_), _) if self.reopen() => Outcome::Refused("it panicked".into()),
-            (Err(_), _) => Outcome::Lost,
+            (Err(_), _) => match self.reopen() {
+                Ok(()) => Outcome::Refused("it panicked".into()),
+                Err(why) => Outcome::Lost(why),
+            },
         }
     }
 
     /// A panic may have left the encoder half way: it is not used again.
-    fn reopen(&mut self) -> bool {
+    fn reopen(&mut self) -> Result<(), String> {
+        let mut why = String::new();
         for attempt in 0..REOPENINGS_MAX {
             thread::sleep(REOPENING_PAUSE * attempt);
-            let opened = catch_unwind(AssertUnwindSafe(|| (self.open)()));
-            if let Ok(Ok(encoder)) = opened {
-                self.encoder = encoder;
-                return true;
+            match catch_unwind(AssertUnwindSafe(|| (self.open)())) {
+                Ok(Ok(encoder)) => {
+                    self.encoder = encoder;
+                    return Ok(());
+                }
+                Ok(Err(error)) => why = error.to_string(),
+                Err(_) => why = "it panicked".into(),
             }
         }
-        false
+        Err(why)
     }
 
     fn succeeded(&mut self) {

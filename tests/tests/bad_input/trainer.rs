@@ -100,7 +100,7 @@ fn run_refuses() {
     check("--set model.preset=RN51", &["model.preset", "rn-micro"]);
     check("--set device=cuda", &["`device` is `cuda`", "this build knows no GPU"]);
     check("--set data.batch_size=64", &["40 readable rows"]);
-    check("--set method.name=roclip", &["`optim.epochs` must be at least 2 for `roclip`"]);
+    check("--set method.name=roclip", &["`optim.epochs` must be at least 2 for RoCLIP"]);
     let alone = "--set method.name=sieve --set method.sieve.scout_epochs=0";
     check(alone, &["`optim.epochs` must be at least 2 for a `sieve` without a scout"]);
     check("--set method.sieve.views=1", &["method.sieve", "left out unless"]);

@@ -261,7 +261,7 @@ mod tests {
                     which is 3";
         check(3, 4, &[from]);
         check(3, 1, &[from]);
-        let two = "`optim.epochs` must be at least 2 for `roclip`: captions of the first fill the \
+        let two = "`optim.epochs` must be at least 2 for RoCLIP: captions of the first fill the \
                    pool";
         check(1, 2, &[two]);
         check(0, 2, &["`optim.epochs` must be at least 1"]);

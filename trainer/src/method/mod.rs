@@ -182,8 +182,8 @@ pub trait Method: Send {
         Ok(None)
     }
 
-    /// Whether the towers are new in this epoch, and all that the optimizer has learnt is forgotten:
-    /// what came before was to know the pairs.
+    /// Whether the towers are new in this epoch, and all that the optimizer has learnt is
+    /// forgotten: what came before was to know the pairs.
     fn starts_over(&self, _epoch: u32) -> bool {
         false
     }
@@ -204,8 +204,8 @@ pub trait Method: Send {
         Views::One
     }
 
-    /// Learning rate of a step of the run, counted from 0, which is in `epoch`: that of the run's schedule, unless the
-    /// method has phases with their own.
+    /// Learning rate of a step of the run, counted from 0, which is in an epoch: that of the run's
+    /// schedule, unless the method has phases with their own.
     fn lr(&self, schedule: &Schedule, _epoch: u32, step: u64) -> f64 {
         schedule.lr(step)
     }

@@ -63,7 +63,11 @@ pub(super) fn hold(config: &Config, resume: bool, begins: bool) -> Result<Option
     let folder = &config.output.folder;
     let _ = fs::create_dir_all(folder); // what is written first says why not
     let held = lock(folder)?;
-    check(config, resume && !begins)?;
+    check(config, resume)?;
+    if begins && folder.join(checkpoint::FILE).exists() {
+        let problem = "holds a checkpoint that another run has written meanwhile".to_owned();
+        return Err(Error::Occupied { path: folder.clone(), problem });
+    }
     Ok(held)
 }
 
@@ -150,7 +154,7 @@ mod tests {
         hold(&config, false, true).expect("a folder that was left");
         write(&config, &[checkpoint::FILE]);
         refused(hold(&config, false, true), "holds a run already: `--resume` continues it");
-        refused(hold(&config, true, true), "holds a run already: `--resume` continues it");
+        refused(hold(&config, true, true), "another run has written meanwhile");
         hold(&config, true, false).expect("a run that goes on");
     }
 

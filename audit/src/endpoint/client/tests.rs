@@ -114,13 +114,20 @@ fn a_busy_endpoint_is_asked_again() {
 }
 
 #[test]
-fn a_pause_that_is_asked_for_is_made() {
-    let busy = reply("429 Too Many Requests\r\nretry-after: 1", "busy");
-    let (url, thread) = serve(vec![busy, reply("200 OK", DOG)]);
-    let began = std::time::Instant::now();
-    endpoint(&url).classify(&image()).expect("the second attempt");
-    assert!(began.elapsed() >= Duration::from_secs(1), "{:?}", began.elapsed());
-    thread.join().expect("served");
+fn a_pause_may_be_asked_for_in_seconds() {
+    let asked = |value: Option<&'static str>| {
+        let value = value.map(HeaderValue::from_static);
+        pause_of(
+            &value
+                .map(|value| ("retry-after".parse().expect("a name"), value))
+                .into_iter()
+                .collect(),
+        )
+    };
+    assert_eq!(asked(None), Duration::ZERO);
+    assert_eq!(asked(Some("2")), Duration::from_secs(2));
+    assert_eq!(asked(Some("86400")), PAUSE_MAX);
+    assert_eq!(asked(Some("Fri, 27 Nov 2026 20:00:00 GMT")), Duration::ZERO);
 }
 
 #[test]
@@ -226,8 +233,15 @@ fn an_address_is_checked_before_anything_is_sent() {
     check("http://a b", "spaces");
     check("http://host/?key=1", "`?`");
     check("http://me:secret@host/v1", "`http://host/v1` is not an endpoint's address: a name");
-    let secret = HttpEndpoint::new("http://me:secret@", Vec::new(), None, Duration::ZERO);
-    assert!(!secret.expect_err("no host").to_string().contains("secret"));
+    let secrets =
+        ["http://me:secret@", "me:secret@host", "http://me:se/secret@host", "ftp://secret@host/v1"];
+    for url in secrets {
+        let error = HttpEndpoint::new(url, Vec::new(), None, Duration::ZERO).expect_err(url);
+        assert!(!error.to_string().contains("secret"), "{error}");
+    }
+    for url in ["http://host:1/a@b", "http://[::1]:8080/v1", "https://host", "host:8080"] {
+        assert_eq!(shown(url), url);
+    }
     let base = |url| HttpEndpoint::new(url, Vec::new(), None, Duration::ZERO).expect("fine").base;
     assert_eq!(base("http://host:1/v1/classify"), "http://host:1");
     assert_eq!(base("http://host:1/prefix/"), "http://host:1/prefix");

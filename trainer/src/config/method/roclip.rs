@@ -180,7 +180,7 @@ impl Roclip {
     pub(super) fn check(&self, epochs: u32, problems: &mut Problems) {
         let first = if self.fill == Fill::Gaussian { 1 } else { 2 };
         let is_long = epochs >= first;
-        let limits = "at least 2 for `roclip`: captions of the first fill the pool";
+        let limits = "at least 2 for RoCLIP: captions of the first fill the pool";
         problems.require(is_long || epochs == 0, "optim.epochs", limits);
         let mut require = |sound: bool, key: &str, limits: &str| {
             problems.require(sound, &format!("method.roclip.{key}"), limits);

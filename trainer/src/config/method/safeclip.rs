@@ -55,8 +55,8 @@ impl Safeclip {
         let split_from = self.split_from();
         let is_long = split_from <= epochs; // else nothing is defended
         let limits = format!(
-            "at least {split_from} for `safeclip`: so many end `unimodal_epochs`, {}, and \
-             `clip_epochs`, {}, and leave one",
+            "at least {split_from} for `safeclip`: `unimodal_epochs` ({}), `clip_epochs` ({}) \
+             and one that is defended",
             self.unimodal_epochs, self.clip_epochs,
         );
         problems.require(is_long || epochs == 0, "optim.epochs", &limits);
@@ -96,11 +96,11 @@ mod tests {
         };
         check("", None);
         check("unimodal_epochs = 0\nclip_epochs = 6", None);
-        let least = "optim.epochs` must be at least 8 for `safeclip`: so many end \
-                     `unimodal_epochs`, 6, and `clip_epochs`, 1, and leave one";
+        let least = "optim.epochs` must be at least 8 for `safeclip`: `unimodal_epochs` (6), \
+                     `clip_epochs` (1) and one that is defended";
         check("unimodal_epochs = 6", Some(least));
-        let least = "optim.epochs` must be at least 4294967295 for `safeclip`: so many end \
-                     `unimodal_epochs`, 5, and `clip_epochs`, 4294967295, and leave one";
+        let least = "optim.epochs` must be at least 4294967295 for `safeclip`: `unimodal_epochs` (5), \
+                     `clip_epochs` (4294967295) and one that is defended";
         check("clip_epochs = 4294967295", Some(least));
         check("clip_epochs = 0", Some("clip_epochs` must be at least 1"));
         check("clip_lr_share = 1.0", None);

@@ -71,7 +71,7 @@ fn a_mistake_is_told_of_who_made_it() {
     let bad = format!("{good}[optim]\nlr = -1\n");
     check(&bad, &["seed=1"], lr);
     check(&bad, &["optim.lr=0"], &format!("`--set optim.lr=0`: {lr}"));
-    let two = "`optim.epochs` must be at least 2 for `roclip`: captions of the first fill the pool";
+    let two = "`optim.epochs` must be at least 2 for RoCLIP: captions of the first fill the pool";
     let roclip = format!("{good}[method]\nname = 'roclip'\n");
     check(&roclip, &["optim.epochs=1"], &format!("`--set optim.epochs=1`: {two}"));
     let late = format!("{roclip}[method.roclip]\nmatch_from_epoch = 30\n");

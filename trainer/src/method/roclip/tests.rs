@@ -265,3 +265,16 @@ fn a_run_that_matches_nothing_says_why() -> Result<()> {
     assert!(told(waits, true)?.contains("match_from_agreement` was not reached"));
     Ok(())
 }
+
+#[test]
+fn a_pool_with_fewer_rows_than_usual_is_told_once() -> Result<()> {
+    let warning = |pool_rows, epoch| -> Result<Option<String>> {
+        let mut config = Config::default();
+        config.data.batch_size = 2;
+        config.method.roclip = Some(config::Roclip { pool_rows, ..Default::default() });
+        Ok(Roclip::new(&config, Sizes::whole(5_000, 2), &Device::Cpu)?.warning(epoch))
+    };
+    assert!(warning(Some(999), 1)?.is_some_and(|line| line.contains("method.roclip.pool_rows`")));
+    assert_eq!([warning(Some(999), 2)?, warning(None, 1)?], [None, None]);
+    Ok(())
+}

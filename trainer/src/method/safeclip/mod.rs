@@ -57,6 +57,11 @@ impl Safeclip {
         }
     }
 
+    /// What the user may not have meant, at the begin of an epoch before the first split.
+    fn warning(&self, epoch: u32) -> Option<String> {
+        (epoch == 1).then(|| self.size.warning("safeclip")).flatten()
+    }
+
     /// Safe pairs of an epoch after the first split, which found `first`.
     fn safe_count(&self, first: usize, epoch: u32) -> usize {
         let config::Safeclip { growth, safe_max, .. } = self.settings;
@@ -146,7 +151,7 @@ impl Method for Safeclip {
 
     fn begin_epoch(&mut self, epoch: u32, survey: &mut Survey<'_>) -> Result<Option<String>> {
         if self.phase(epoch) != Phase::Split {
-            return Ok((epoch == 1).then(|| self.size.warning("safeclip")).flatten());
+            return Ok(self.warning(epoch));
         }
         let (rows, cosines) = (survey.rows(), cosines(survey)?);
         let first = self.split.as_ref().map(|split| split.first);

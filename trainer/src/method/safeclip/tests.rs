@@ -230,3 +230,17 @@ fn everything_comes_back_from_a_checkpoint_and_nothing_else_does() -> Result<()>
     assert!(!other.restore(more));
     Ok(())
 }
+
+#[test]
+fn a_pool_with_fewer_rows_than_usual_is_told_once() -> Result<()> {
+    let warning = |pool_share, epoch| -> Result<Option<String>> {
+        let mut config = Config::default();
+        config.data.batch_size = 2;
+        config.method.safeclip = Some(config::Safeclip { pool_share, ..Default::default() });
+        Ok(Safeclip::new(&config, Sizes::whole(5_000, 2), &Device::Cpu)?.warning(epoch))
+    };
+    let line = warning(Some(0.1), 1)?.expect("too few");
+    assert!(line.contains("method.safeclip.pool_share`"), "{line}");
+    assert_eq!([warning(Some(0.1), 2)?, warning(None, 1)?], [None, None]);
+    Ok(())
+}
