@@ -114,7 +114,7 @@ fn run_refuses() {
     let cleanclip = "--set method.name=cleanclip --set method.cleanclip";
     check(&format!("{cleanclip}.clip_weight=-1"), &["method.cleanclip.clip_weight", "at least 0"]);
     check("--set method.safeclip.growth=0.1", &["method.safeclip", "left out unless"]);
-    check("--set method.name=safeclip", &["`method.safeclip.unimodal_epochs`", "`optim.epochs`"]);
+    check("--set method.name=safeclip", &["`optim.epochs` must be at least 7 for `safeclip`"]);
     let safeclip = "--set method.name=safeclip --set optim.epochs=9 --set method.safeclip";
     check(&format!("{safeclip}.safe_chance=2"), &["method.safeclip.safe_chance"]);
     check(&format!("{safeclip}.pool_share=0.05"), &["pool_share"]);
