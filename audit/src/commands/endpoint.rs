@@ -38,7 +38,7 @@ fn audit(args: &EndpointArgs) -> Result<Audit, Report> {
     let timeout = Duration::from_secs(args.timeout_s);
     let mut endpoint = HttpEndpoint::new(&args.url, labels.clone(), templates, timeout)?
         .with_headers(args.headers.clone());
-    let side = match (args.image_size, endpoint.image_size()) {
+    let side = match (args.image_size, endpoint.image_size(args.image_size.is_none())) {
         // Patches would be stamped smaller or larger than the model sees them, and be missed.
         (Some(asked), Ok(Some(told))) if asked != told => {
             let problem = format!("`--image-size {asked}`, but the endpoint's model sees {told}");

@@ -140,10 +140,13 @@ impl HttpEndpoint {
     }
 
     /// Side of the model's input, as `GET /v1/model` tells it; `None` when that is not served.
-    pub fn image_size(&mut self) -> Result<Option<u32>> {
+    ///
+    /// Asks once unless it `is_needed`.
+    pub fn image_size(&mut self, is_needed: bool) -> Result<Option<u32>> {
         let url = format!("{}/v1/model", self.base);
         let send = |client: &Self| client.with(client.agent.get(&url)).call();
-        let body = match self.ask(&url, send) {
+        let attempts = if is_needed { ATTEMPTS } else { 1 };
+        let body = match self.ask(&url, attempts, send) {
             Ok((Ok(body), _)) => body,
             Ok((Err(problem), _)) => return Err(Error::Unreachable { url, problem }),
             Err(Error::Refused { status: 404 | 405, .. }) => return Ok(None),
@@ -170,10 +173,11 @@ impl HttpEndpoint {
     fn ask(
         &self,
         url: &str,
+        attempts: u32,
         send: impl Fn(&Self) -> Result<Response<ureq::Body>, ureq::Error>,
     ) -> Result<(Result<Vec<u8>, String>, u32)> {
         let (mut problem, mut asked_for) = (String::new(), Duration::ZERO);
-        for attempt in 0..ATTEMPTS {
+        for attempt in 0..attempts {
             if attempt > 0 {
                 std::thread::sleep(asked_for.max(self.pause * 2u32.pow(attempt - 1)));
             }
@@ -182,7 +186,7 @@ impl HttpEndpoint {
                 Reply::Lost(reason, pause) => (problem, asked_for) = (reason, pause),
             }
         }
-        Ok((Err(problem), ATTEMPTS))
+        Ok((Err(problem), attempts))
     }
 
     fn request(&self, images: &[RgbImage]) -> Value {
@@ -222,7 +226,7 @@ impl Endpoint for HttpEndpoint {
             let post = client.agent.post(&url).content_type("application/json");
             client.with(post).send(&request[..])
         };
-        let (answer, attempts) = self.ask(&url, send)?;
+        let (answer, attempts) = self.ask(&url, ATTEMPTS, send)?;
         let problem = match answer {
             Ok(body) => {
                 let labels = self.read(&url, &body, images.len())?;

@@ -137,7 +137,7 @@ fn headers_go_with_every_request() {
     let value = HeaderValue::from_static("Bearer key");
     let headers = vec![("Authorization".parse().expect("a name"), value)];
     let mut endpoint = endpoint(&url).with_headers(headers);
-    assert_eq!(endpoint.image_size().expect("answered"), Some(32));
+    assert_eq!(endpoint.image_size(true).expect("answered"), Some(32));
     endpoint.classify(&image()).expect("answered");
     for asked in thread.join().expect("served") {
         assert!(asked.head.contains(&"authorization: bearer key".into()), "{:?}", asked.head);
@@ -163,7 +163,7 @@ fn nobody_there_is_an_error() {
     drop(listener);
     let error = endpoint(&url).classify(&image()).expect_err("refused").to_string();
     assert!(error.starts_with("cannot reach"), "{error}");
-    let error = endpoint(&url).image_size().expect_err("refused").to_string();
+    let error = endpoint(&url).image_size(true).expect_err("refused").to_string();
     assert!(error.starts_with("cannot reach"), "{error}");
 }
 
@@ -210,7 +210,7 @@ fn an_address_with_the_wrong_scheme_says_which_is_right() {
 fn the_image_size_may_be_unknown_but_not_absurd() {
     let ask = |reply: String| {
         let (url, thread) = serve(vec![reply]);
-        let size = endpoint(&url).image_size();
+        let size = endpoint(&url).image_size(true);
         thread.join().expect("served");
         size
     };
