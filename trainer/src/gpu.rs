@@ -87,6 +87,11 @@ mod built {
             match *self {}
         }
 
+        /// See `clip::model::Gpu::has_cudnn`.
+        pub fn has_cudnn(&self) -> bool {
+            match *self {}
+        }
+
         /// See `clip::model::Gpu::product_rate`.
         pub fn product_rate(&self, _size: usize, _turns: usize) -> Result<f64> {
             match *self {}

@@ -126,6 +126,10 @@ fn threads() -> Result<ThreadPool> {
     ThreadPoolBuilder::new().build().map_err(Error::Threads)
 }
 
+/// What is said of a GPU without cuDNN.
+const SLOW_CONVOLUTIONS: &str = "`libcudnn.so.9` is not found, beside CUDA's libraries or by the \
+                                 system: convolutions go through products, which takes longer";
+
 /// The GPU that is asked for: the towers live there.
 fn open_gpu(
     config: &Config,
@@ -137,6 +141,9 @@ fn open_gpu(
         config::Device::Cuda => {
             let gpu = collective.gpu()?;
             watch.note(format!("the towers are on {}", gpu.name()));
+            if config.has_resnet() && !gpu.has_cudnn() {
+                watch.note(SLOW_CONVOLUTIONS.into());
+            }
             Some(gpu)
         }
     })

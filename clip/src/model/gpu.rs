@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 
 use super::{Clip, Image, LOGIT_SCALE, Mode, Parameter, text::Text};
 pub use crate::ops::cuda::Update;
@@ -30,6 +30,12 @@ impl Clip {
     /// The parameters on the GPU, if that is where they live.
     pub fn resident(&self) -> Option<&dyn Resident> {
         self.gpu.as_deref().map(|towers| towers as &dyn Resident)
+    }
+
+    /// `[count, 3, H, W]` to stand for pixels that are on a GPU: one number for each picture.
+    pub(super) fn stand_in(&self, count: usize) -> Result<Tensor> {
+        let side = self.config.image.image_size();
+        Tensor::zeros((count, 1, 1, 1), DType::F32, &self.device)?.expand((count, 3, side, side))
     }
 }
 

@@ -336,7 +336,7 @@ impl Clip {
             weights.insert(name.clone(), array(tensor)?);
         }
         for (name, running) in &self.running {
-            let statistics = running.statistics();
+            let statistics = running.statistics()?;
             weights.insert(format!("{name}.running_mean"), array(&statistics.mean)?);
             weights.insert(format!("{name}.running_var"), array(&statistics.variance)?);
         }

@@ -2,13 +2,18 @@
 
 use std::{
     cell::RefCell,
+    fmt,
     sync::{Arc, Mutex},
 };
 
 use candle_core::{DType, Device, Tensor, Var};
 
 use super::Parameter;
-use crate::{Error, Result, ops::BatchStatistics, weights::Weights};
+use crate::{
+    Error, Result,
+    ops::{Awaited, BatchStatistics},
+    weights::Weights,
+};
 
 /// Share of the newest batch in the running statistics, as in PyTorch.
 const MOMENTUM: f64 = 0.1;
@@ -78,7 +83,7 @@ impl<'a> Source<'a> {
             mean: self.constant(&format!("{name}.running_mean"), &[channels])?,
             variance: self.constant(&format!("{name}.running_var"), &[channels])?,
         };
-        let running = Running(Arc::new(Mutex::new(statistics)));
+        let running = Running(Arc::new(Mutex::new(Followed { statistics, batch: None })));
         self.given.borrow_mut().2.push((name.to_owned(), running.clone()));
         Ok(running)
     }
@@ -86,24 +91,51 @@ impl<'a> Source<'a> {
 
 /// Running mean and variance, shared between the layer and the model that writes them out.
 #[derive(Debug, Clone)]
-pub(super) struct Running(Arc<Mutex<BatchStatistics>>);
+pub(super) struct Running(Arc<Mutex<Followed>>);
+
+/// Statistics, and those of a batch of so many rows that they have not followed yet.
+struct Followed {
+    statistics: BatchStatistics,
+    batch: Option<(Awaited, usize)>,
+}
+
+impl fmt::Debug for Followed {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Followed").field("statistics", &self.statistics).finish()
+    }
+}
 
 impl Running {
-    pub(super) fn statistics(&self) -> BatchStatistics {
-        self.0.lock().expect("no thread panics with it").clone()
+    /// As they are now; waits for the newest batch's.
+    pub(super) fn statistics(&self) -> candle_core::Result<BatchStatistics> {
+        let mut followed = self.0.lock().expect("no thread panics with it");
+        followed.settle()?;
+        Ok(followed.statistics.clone())
     }
 
-    /// Moves a tenth of the way to the statistics of a batch of `rows`; the running variance is
-    /// the unbiased one, as in PyTorch.
-    pub(super) fn update(&self, batch: &BatchStatistics, rows: usize) -> candle_core::Result<()> {
+    /// Follows the statistics of a batch of `rows`, once somebody asks for more.
+    pub(super) fn follow(&self, batch: Awaited, rows: usize) -> candle_core::Result<()> {
+        let mut followed = self.0.lock().expect("no thread panics with it");
+        followed.settle()?;
+        followed.batch = Some((batch, rows));
+        Ok(())
+    }
+}
+
+impl Followed {
+    /// Moves a tenth of the way to the statistics of the batch; the running variance is the
+    /// unbiased one, as in PyTorch.
+    fn settle(&mut self) -> candle_core::Result<()> {
+        let Some((batch, rows)) = self.batch.take() else { return Ok(()) };
+        let batch = batch()?;
         let unbiased = rows as f64 / (rows.max(2) - 1) as f64;
         let blend = |old: &Tensor, new: &Tensor, factor: f64| {
             (old * (1.0 - MOMENTUM))? + (new * (MOMENTUM * factor))?
         };
-        let old = self.statistics();
+        let old = &self.statistics;
         let mean = blend(&old.mean, &batch.mean, 1.0)?;
         let variance = blend(&old.variance, &batch.variance, unbiased)?;
-        *self.0.lock().expect("no thread panics with it") = BatchStatistics { mean, variance };
+        self.statistics = BatchStatistics { mean, variance };
         Ok(())
     }
 }

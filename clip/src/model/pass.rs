@@ -82,11 +82,11 @@ impl Pass {
 impl Clip {
     /// Pictures as `[B, 3, H, W]` pixels for the passes of this model. Where its towers live on a GPU
     /// they are varied there, part by part, and the tensor stands for them until other pixels take
-    /// their place; its own values are all 0.
+    /// their place; it has no values of its own.
     pub fn pixels(&self, pictures: &Pictures) -> crate::Result<Tensor> {
         #[cfg(any(test, feature = "cuda"))]
         if let Some(gpu) = &self.gpu {
-            let pixels = self.blank(pictures.count())?;
+            let pixels = self.stand_in(pictures.count())?;
             gpu.upload(&pixels, pictures)?;
             return Ok(pixels);
         }
@@ -107,6 +107,9 @@ impl Clip {
         }
         #[cfg(any(test, feature = "cuda"))]
         if let Some(gpu) = &self.gpu {
+            for (_, running) in &self.running {
+                running.statistics()?; // while the GPU rests between two steps
+            }
             return Ok(Pass::on_gpu(gpu.image_pass(&self.image, pixels, mode)?)?);
         }
         if !is_fused(pixels) {

@@ -49,12 +49,12 @@ impl ConvNorm {
         let Self { kernel, window, weight, bias, running, relu } = self;
         let layer = ops::ConvNorm { kernel, window: *window, weight, bias, relu: *relu };
         match mode {
-            Mode::Evaluate => Ok(graph.conv_norm(x, layer, Some(&running.statistics()))?.0),
+            Mode::Evaluate => Ok(graph.conv_norm(x, layer, Some(&running.statistics()?))?.0),
             Mode::Survey => Ok(graph.conv_norm(x, layer, None)?.0),
             Mode::Train => {
                 let (y, batch) = graph.conv_norm(x, layer, None)?;
                 let values: usize = graph.dims(&y).iter().product();
-                running.update(&batch, graph.ranks() * values / weight.elem_count())?;
+                running.follow(batch, graph.ranks() * values / weight.elem_count())?;
                 Ok(y)
             }
         }

@@ -3,8 +3,8 @@
 use candle_core::{D, Result, Tensor};
 
 use super::graph::{
-    BatchStatistics, Columns, ConvNorm, EPSILON, Graph, Linear, ONE, SLOPE, SQUARE_MIN, Seen,
-    Window,
+    Awaited, BatchStatistics, Columns, ConvNorm, EPSILON, Graph, Linear, ONE, SLOPE, SQUARE_MIN,
+    Seen, Window,
 };
 use crate::config::Activation;
 
@@ -46,7 +46,7 @@ impl Graph for Composed {
         x: &Tensor,
         layer: ConvNorm<'_>,
         fixed: Option<&BatchStatistics>,
-    ) -> Result<(Tensor, BatchStatistics)> {
+    ) -> Result<(Tensor, Awaited)> {
         let x = conv(x, layer.kernel, layer.window)?;
         let rows = x.reshape(((), x.dim(D::Minus1)?))?;
         let statistics = match fixed {
@@ -62,7 +62,8 @@ impl Graph for Composed {
         let y = n.broadcast_mul(layer.weight)?.broadcast_add(layer.bias)?.reshape(x.shape())?;
         let y = if layer.relu { y.relu()? } else { y };
         let BatchStatistics { mean, variance } = statistics;
-        Ok((y, BatchStatistics { mean: mean.detach(), variance: variance.detach() }))
+        let statistics = BatchStatistics { mean: mean.detach(), variance: variance.detach() };
+        Ok((y, Box::new(|| Ok(statistics))))
     }
 
     fn avg_pool(&self, x: &Tensor, side: usize) -> Result<Tensor> {

@@ -46,7 +46,7 @@ pub(crate) trait Graph {
         x: &Self::Value,
         layer: ConvNorm<'_>,
         fixed: Option<&BatchStatistics>,
-    ) -> Result<(Self::Value, BatchStatistics)>;
+    ) -> Result<(Self::Value, Awaited)>;
 
     /// Mean of each `side` x `side` tile: `[B, H, W, C]` -> `[B, H / side, W / side, C]`; `side`
     /// divides H and W.
@@ -123,8 +123,11 @@ pub(crate) struct BatchStatistics {
     pub(crate) variance: Tensor,
 }
 
+/// Statistics for whoever waits until they are there, which takes a GPU some time.
+pub(crate) type Awaited = Box<dyn FnOnce() -> Result<BatchStatistics> + Send>;
+
 /// A square window that slides over an image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Window {
     /// Side, in pixels.
     pub(crate) side: usize,

@@ -47,7 +47,9 @@ pub(crate) use composed::Composed;
 pub use draw::draw;
 pub use engine::{Engine, Kept};
 pub use gradients::Gradients;
-pub(crate) use graph::{BatchStatistics, Columns, ConvNorm, Graph, Linear, ONE, Seen, Window};
+pub(crate) use graph::{
+    Awaited, BatchStatistics, Columns, ConvNorm, Graph, Linear, ONE, Seen, Window,
+};
 pub use info_nce::{Equals, info_nce, info_nce_one_way};
 pub use nearest::nearest;
 pub use neighbors::neighbors;

@@ -170,15 +170,18 @@ impl Config {
         problems.require(output.record_every_steps >= 1, "output.record_every_steps", "at least 1");
     }
 
+    /// Whether pictures go through a ResNet.
+    pub(crate) fn has_resnet(&self) -> bool {
+        self.clip().is_some_and(|clip| matches!(clip.image, ImageTower::Resnet(_)))
+    }
+
     /// What the towers, the method and the way to train them do not allow together.
     fn check_towers(&self, problems: &mut Problems) {
         let Self { model, method, optim, .. } = self;
         let learns = model.lock != Some(Tower::Image) || !method.is_roclip();
         let limits = "`text` or left out for `roclip`, whose matching epochs train the image tower";
         problems.require(learns, "model.lock", limits);
-        let clip = self.clip();
-        let is_resnet = clip.is_some_and(|clip| matches!(clip.image, ImageTower::Resnet(_)));
-        let whole = is_resnet && model.lock != Some(Tower::Image);
+        let whole = self.has_resnet() && model.lock != Some(Tower::Image);
         let limits = "left out for a ResNet that is trained: its batch normalisation takes the \
                       statistics of the whole batch";
         problems.require(optim.micro_batch.is_none() || !whole, "optim.micro_batch", limits);

@@ -56,6 +56,12 @@ impl Gpu {
         self.0.name()
     }
 
+    /// Whether it convolves by cuDNN; without, convolutions go through products, which takes
+    /// longer.
+    pub fn has_cudnn(&self) -> bool {
+        self.0.has_cudnn()
+    }
+
     /// Floating-point operations per second in products of `[size, size]` matrices of bf16: the
     /// best of `turns`.
     ///
@@ -108,8 +114,8 @@ fn ahead(sent: Result<Received<Card>>) -> crate::Result<Option<Sent>> {
 
 impl Clip {
     /// Takes what was sent ahead to this model's GPU. The tensor `[count, 3, H, W]`, of pictures also
-    /// parts of it along the first axis, stands for that until something else is received; its own
-    /// values are all 0.
+    /// parts of it along the first axis, stands for that until something else is received; it has no
+    /// values of its own.
     ///
     /// # Errors
     /// Of candle, or if the model lives on no GPU.
@@ -118,7 +124,7 @@ impl Clip {
             let problem = "pixels were sent ahead for a model that lives on no GPU";
             return Err(candle_core::Error::Msg(problem.into()).into());
         };
-        let pixels = self.blank(count)?;
+        let pixels = self.stand_in(count)?;
         gpu.receive(&pixels, Box::new(sent.0));
         Ok(pixels)
     }

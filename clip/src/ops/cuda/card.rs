@@ -2,14 +2,15 @@
 //! program with this in it starts on machines that have none.
 #![expect(unsafe_code, reason = "a driver takes pointers")]
 
+mod cudnn;
 mod nccl;
 
 use std::{
     collections::{BTreeMap, HashMap},
     fmt,
     ops::Range,
-    path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     thread,
 };
 
@@ -24,15 +25,18 @@ use cudarc::{
 };
 
 use super::{
-    KERNELS, Launch, Machine, Precision, Product, Timed, definition,
+    KERNELS, Launch, Machine, Precision, Product, Timed,
+    convolution::{Convolution, Wanted},
+    definition,
     libraries::builtins,
     machine::{out_of_memory, sum_through},
     names,
     products::Products,
     profile::Profile,
 };
-use crate::ops::{Peers, Seat, is_out_of_memory};
+use crate::ops::{ONE, Peers, Seat, is_out_of_memory};
 
+use cudnn::Cudnn;
 use nccl::Nccl;
 
 /// A `Result`, by default with candle's error.
@@ -59,6 +63,10 @@ pub(crate) struct Card {
     /// For values of f32 and of bf16.
     kernels: [HashMap<&'static str, CudaFunction>; 2],
     products: Mutex<Products>,
+    /// Opened when it is asked for; `None` if there is none.
+    cudnn: OnceLock<Option<Mutex<Cudnn>>>,
+    /// Where the libraries lie, if not where the system finds them.
+    folder: Option<PathBuf>,
     /// Arrays that nobody holds, by size: used again in the order of the stream.
     free: Mutex<BTreeMap<usize, Vec<u64>>>,
     /// Arrays of what was sent ahead that nobody holds, with the end of their last use.
@@ -127,6 +135,8 @@ impl Card {
             ahead,
             kernels: [f32?, bf16?],
             products: Mutex::new(products),
+            cudnn: OnceLock::new(),
+            folder: folder.map(Path::to_owned),
             nccl,
             free: Mutex::default(),
             free_ahead: Mutex::default(),
@@ -360,6 +370,19 @@ impl Machine for Card {
             let done = products.multiply(precision, product, &self.stream);
             done.map_err(|error| Error::Msg(format!("cuBLASLt refuses {}: {:?}", name(), error.0)))
         })
+    }
+
+    fn convolve(
+        self: &Arc<Self>,
+        precision: Precision,
+        sizes: &Convolution,
+        wanted: Wanted,
+        arrays: [u64; 3],
+    ) -> Result<bool> {
+        match precision == Precision::Bf16 && sizes.window != ONE {
+            true => self.convolve_by_cudnn(sizes, wanted, arrays),
+            false => Ok(false),
+        }
     }
 
     fn sum(&self, memory: &CardMemory, floats: Range<usize>, peers: &dyn Peers) -> Result<()> {

@@ -1,11 +1,12 @@
-//! Where NVRTC's other half lies.
+//! Where NVIDIA's libraries lie.
+#![cfg_attr(feature = "cuda", expect(unsafe_code, reason = "a library's start may do anything"))]
 
 use std::{
     fs,
     path::{Path, PathBuf},
 };
 
-/// Its name, without the minor version: each NVRTC asks for its own by name, and finds what is loaded.
+/// NVRTC's other half, without the minor version: each NVRTC asks for its own by name, and finds what is loaded.
 const BUILTINS: &str = "libnvrtc-builtins.so.13";
 
 /// NVRTC's other half for CUDA 13, of whichever minor version lies in `folder`. If several do, all
@@ -29,6 +30,22 @@ pub(super) fn builtins(folder: &Path) -> Result<Vec<PathBuf>, String> {
         return Err(format!("`{shown}` holds no `{BUILTINS}.*`"));
     }
     Ok(found)
+}
+
+/// A library of a folder: in it, or in that of its package beside CUDA's, as pip has it; otherwise
+/// one that the system finds.
+#[cfg(feature = "cuda")]
+pub(super) fn open(
+    folder: Option<&Path>,
+    package: &str,
+    library: &str,
+) -> Option<libloading::Library> {
+    let beside = Path::new("../..").join(package).join("lib");
+    let places = folder.into_iter().flat_map(|folder| [folder.to_owned(), folder.join(&beside)]);
+    let named = places.map(|folder| folder.join(library)).filter(|path| path.is_file());
+    let mut paths = named.chain([library.into()]);
+    // SAFETY: NVIDIA's library, whose start changes nothing that this program sees.
+    paths.find_map(|path| unsafe { libloading::Library::new(path) }.ok())
 }
 
 #[cfg(test)]

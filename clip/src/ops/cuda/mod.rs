@@ -4,12 +4,13 @@
 //! |---|---|
 //! | `kernels/*.cu` | CUDA C++, one family each; `prelude.cuh` first |
 //! | `machine` | what a tape asks for: memory, launches, products |
+//! | `convolution` | sizes of one |
 //! | `store` | parameters, their gradients and moments in flat arrays |
 //! | `optimizer` | AdamW |
 //! | `loss` | InfoNCE, and the nearest rows of a pool |
 //! | `vary` | pictures as bytes, made pixels there |
 //! | `tape` | the graph by hand, on any machine |
-//! | `card` | the machine that is a GPU; nothing of CUDA is needed to build it · those of other processes |
+//! | `card` | the machine that is a GPU; nothing of CUDA is needed to build it · what it convolves with: cuDNN · those of other processes |
 //! | `products` | what a card multiplies with: cuBLASLt |
 //! | `profile` | how long a card takes over what |
 //! | `rate` | how fast a card multiplies |
@@ -23,6 +24,7 @@
 
 #[cfg(feature = "cuda")]
 mod card;
+mod convolution;
 #[cfg(test)]
 pub(crate) mod emulator;
 mod libraries;

@@ -76,12 +76,10 @@ impl<M: Machine> Store<M> {
     pub(super) fn received(&self, tensor: &Tensor) -> Result<Option<M::Memory>> {
         let mut guard = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
         let Some((whole, sent)) = &mut *guard else { return Ok(None) };
-        let Some(start) = start_in(whole, tensor)? else { return Ok(None) };
+        let Some(first) = first_in(whole, tensor)? else { return Ok(None) };
         match sent {
             Some(Sent::Unvaried(pictures)) => {
-                let one = whole.elem_count() / whole.dim(0)?;
-                let (first, count) = (start / one, tensor.elem_count() / one);
-                pictures.pixels(&self.machine, first, count).map(Some)
+                pictures.pixels(&self.machine, first, tensor.dim(0)?).map(Some)
             }
             Some(Sent::Pixels(_)) if tensor.elem_count() == whole.elem_count() => {
                 let Some(Sent::Pixels(memory)) = sent.take() else { unreachable!("as matched") };
@@ -215,16 +213,16 @@ pub(super) fn joined<T: PartialEq>(mut rooms: Vec<(Range<usize>, T)>) -> Vec<(Ra
     rooms
 }
 
-/// Where a tensor begins in the storage of another, if it is a part of it: one in a row.
-fn start_in(whole: &Tensor, part: &Tensor) -> Result<Option<usize>> {
-    let [(whole, _), (part, layout)] = [whole, part].map(Tensor::storage_and_layout);
+/// The picture of a tensor of pictures with which another begins, if that is a part of it.
+fn first_in(whole: &Tensor, part: &Tensor) -> Result<Option<usize>> {
+    let [(whole, all), (part, some)] = [whole, part].map(Tensor::storage_and_layout);
     if !std::ptr::eq(&*whole, &*part) {
         return Ok(None);
     }
-    match layout.contiguous_offsets() {
-        Some((start, _)) => Ok(Some(start)),
-        None => bail!("a part of pixels that were sent ahead has to be contiguous"),
+    if all.stride() != some.stride() || all.dims()[1..] != some.dims()[1..] {
+        bail!("a part of pixels that were sent ahead has to be whole pictures in a row");
     }
+    Ok(Some((some.start_offset() - all.start_offset()) / all.stride()[0]))
 }
 
 /// `count` floats of an array, from number `start` on; waits for them.

@@ -8,6 +8,7 @@ use candle_core::Result;
 use super::Card;
 use super::{
     Launch, Machine, Precision, Product,
+    convolution::{Convolution, Wanted},
     emulator::{self, Emulator},
 };
 
@@ -132,6 +133,20 @@ impl Machine for Subject {
             Self::Emulated(emulator) => emulator.launch(precision, launch),
             #[cfg(feature = "cuda")]
             Self::Real(card) => card.launch(precision, launch),
+        }
+    }
+
+    fn convolve(
+        self: &Arc<Self>,
+        precision: Precision,
+        sizes: &Convolution,
+        wanted: Wanted,
+        arrays: [u64; 3],
+    ) -> Result<bool> {
+        match &**self {
+            Self::Emulated(emulator) => emulator.convolve(precision, sizes, wanted, arrays),
+            #[cfg(feature = "cuda")]
+            Self::Real(card) => card.convolve(precision, sizes, wanted, arrays),
         }
     }
 

@@ -17,7 +17,7 @@ use candle_core::{Result, Tensor};
 
 use super::{
     Gradients, cpu,
-    graph::{BatchStatistics, Columns, ConvNorm, Graph, Linear, Seen},
+    graph::{Awaited, BatchStatistics, Columns, ConvNorm, Graph, Linear, Seen},
     peers::Peers,
 };
 use crate::config::Activation;
@@ -244,7 +244,7 @@ impl Graph for Tape {
         x: &Value,
         layer: ConvNorm<'_>,
         fixed: Option<&BatchStatistics>,
-    ) -> Result<(Value, BatchStatistics)> {
+    ) -> Result<(Value, Awaited)> {
         self.conv_norm(x, layer, fixed)
     }
 

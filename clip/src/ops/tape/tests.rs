@@ -78,6 +78,7 @@ fn statistics_are_those_of_the_batch() -> Result<()> {
     let layer = ConvNorm { kernel, window: ONE, weight, bias, relu: false };
     let tape = Tape::forgetful(Arc::default());
     let (_, seen) = Graph::conv_norm(&tape, &tape.leaf(&x)?, layer, None)?;
+    let seen = seen()?;
     assert_eq!(seen.mean.to_vec1::<f32>()?, [2.0, 20.0]);
     assert_eq!(seen.variance.to_vec1::<f32>()?, [1.0, 100.0]);
     Ok(())

@@ -16,7 +16,10 @@ use candle_core::Error;
 use libloading::{Library, Symbol};
 
 use super::{Card, CardMemory, Result, failed};
-use crate::ops::{Seat, cuda::Machine};
+use crate::ops::{
+    Seat,
+    cuda::{Machine, libraries},
+};
 
 /// As every NCCL 2 is called.
 const LIBRARY: &str = "libnccl.so.2";
@@ -186,16 +189,8 @@ impl Card {
     }
 }
 
-/// The library of a folder: in it, or in `nccl/lib` beside CUDA's, as pip has it.
 fn open(folder: Option<&Path>) -> Result<Library, String> {
-    let places = folder
-        .into_iter()
-        .flat_map(|folder| [folder.join(LIBRARY), folder.join("../../nccl/lib").join(LIBRARY)]);
-    let named = places.filter(|path| path.is_file());
-    let mut paths = named.chain([LIBRARY.into()]);
-    // SAFETY: NVIDIA's library, whose start changes nothing that this program sees.
-    let library = paths.find_map(|path| unsafe { Library::new(path) }.ok());
-    library.ok_or_else(|| {
+    libraries::open(folder, "nccl", LIBRARY).ok_or_else(|| {
         format!(
             "`{LIBRARY}` is not found: set LD_LIBRARY_PATH to its folder, or ROCLIP_CUDA_LIBRARIES \
              to one that holds it, too"

@@ -2,6 +2,8 @@
 //! CPU, see `emulator.cpp`.
 #![expect(unsafe_code, reason = "the kernels take pointers")]
 
+mod convolution;
+
 use std::{
     alloc::{Layout, alloc, dealloc},
     ffi::{CStr, CString, c_char, c_int, c_void},
@@ -19,8 +21,13 @@ use std::{
 use candle_core::{Result, bail};
 
 use super::{
-    KERNELS, Launch, Machine, Precision, Product, definition, machine::out_of_memory, names,
+    KERNELS, Launch, Machine, Precision, Product,
+    convolution::{Convolution, Wanted},
+    definition,
+    machine::out_of_memory,
+    names,
 };
+use crate::ops::Window;
 
 unsafe extern "C" {
     fn dlopen(file: *const c_char, flags: c_int) -> *mut c_void;
@@ -253,5 +260,21 @@ impl Machine for Emulator {
         // SAFETY: as for `launch`.
         unsafe { (Self::kernels(precision).multiply)(product) }
         Ok(())
+    }
+
+    /// Its own way is that of a card, bf16; with a stride it has none, so that the tests see both.
+    fn convolve(
+        self: &Arc<Self>,
+        precision: Precision,
+        sizes: &Convolution,
+        wanted: Wanted,
+        arrays: [u64; 3],
+    ) -> Result<bool> {
+        let Window { side, stride, .. } = sizes.window;
+        let has_way = precision == Precision::Bf16 && side > 1 && stride == 1;
+        if has_way {
+            convolution::convolve(sizes, wanted, arrays);
+        }
+        Ok(has_way)
     }
 }

@@ -11,12 +11,21 @@ KERNEL(kernel_cells)(const value *x, value *y, index_t count, int channels, int 
 }
 
 // Adds the gradient of cells to that of a kernel.
-KERNEL(kernel_cells_back)(const float *dy, float *dx, index_t count, int channels, int area) {
+template <class T>
+__device__ inline void add_cells(const T *dy, float *dx, index_t count, int channels, int area) {
     index_t at = place();
     if (at >= count)
         return;
     int place = at % area, channel = at / area % channels;
-    dx[at] += dy[(at / channels / area * area + place) * channels + channel];
+    dx[at] += to_float(dy[(at / channels / area * area + place) * channels + channel]);
+}
+
+KERNEL(kernel_back)(const value *dy, float *dx, index_t count, int channels, int area) {
+    add_cells(dy, dx, count, channels, area);
+}
+
+KERNEL(kernel_sums_back)(const float *dy, float *dx, index_t count, int channels, int area) {
+    add_cells(dy, dx, count, channels, area);
 }
 
 // `[B, H, W, C]` -> `[B, H', W', side side, C]`; `count` packs of `[B, H', W', C]`.

@@ -1,68 +1,19 @@
-//! Convolution as a product, batch normalisation, pooling.
+//! Convolution, by the machine's own way or as a product, batch normalisation, pooling.
 
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
 use candle_core::{Device, Result, Tensor};
 
-use super::{Bench, CudaTape, CudaValue, Gradients, Parts};
+use super::{Array, Bench, CudaTape, CudaValue, Gradients, Parts};
 use crate::ops::{
     Peers,
-    cuda::{Launch, Machine, Operand, Precision, Product, store::floats},
-    graph::{BatchStatistics, ConvNorm, ONE, Window},
+    cuda::{
+        Launch, Machine, Operand, Precision, Product,
+        convolution::{Convolution, Wanted},
+        store::floats,
+    },
+    graph::{Awaited, BatchStatistics, ConvNorm, ONE, Window},
 };
-
-/// Bytes that pixels under windows may take at a time. Few in tests, so that their pictures need
-/// more than one group.
-const UNFOLDED_MAX: usize = if cfg!(test) { 1 << 9 } else { 1 << 30 };
-
-/// Sizes of a convolution.
-#[derive(Debug, Clone, Copy)]
-struct Sizes {
-    batch: usize,
-    height: usize,
-    width: usize,
-    inputs: usize,
-    outputs: usize,
-    window: Window,
-    /// Places of the window from top to bottom.
-    high: usize,
-    /// Places of the window from left to right.
-    wide: usize,
-}
-
-impl Sizes {
-    /// Values under one place of the window.
-    fn cell(&self) -> usize {
-        self.inputs * self.window.side * self.window.side
-    }
-
-    /// Places of the window in one picture.
-    fn places(&self) -> usize {
-        self.high * self.wide
-    }
-
-    /// Pictures that are unfolded together.
-    fn groups(&self, bytes: usize) -> impl Iterator<Item = Range<usize>> + use<> {
-        let (batch, picture) = (self.batch, bytes * self.places() * self.cell());
-        let size = if self.window == ONE { batch } else { (UNFOLDED_MAX / picture).max(1) };
-        (0..batch).step_by(size).map(move |first| first..(first + size).min(batch))
-    }
-
-    /// A thread for each pack of the channels of `count` places or pixels.
-    fn launch(
-        &self,
-        kernel: &'static str,
-        count: usize,
-        [x, y]: [u64; 2],
-        precision: Precision,
-    ) -> Launch {
-        let Window { side, stride, padding } = self.window;
-        let packs = count * self.inputs.div_ceil(precision.pack());
-        let launch = Launch::each(kernel, packs).pointer(x).pointer(y).count(packs);
-        let launch = launch.count(self.height).count(self.width).count(self.inputs);
-        launch.count(side).count(stride).count(padding).count(self.high).count(self.wide)
-    }
-}
 
 impl<M: Machine> CudaTape<M> {
     pub(super) fn conv_norm(
@@ -70,17 +21,20 @@ impl<M: Machine> CudaTape<M> {
         x: &CudaValue<M>,
         layer: ConvNorm<'_>,
         fixed: Option<&BatchStatistics>,
-    ) -> Result<(CudaValue<M>, BatchStatistics)> {
+    ) -> Result<(CudaValue<M>, Awaited)> {
         let ConvNorm { kernel, window, weight, bias, relu } = layer;
-        let &[batch, height, width, inputs] = &*x.dims else { panic!("`[B, H, W, C]`") };
-        let (high, wide, outputs) = (window.places(height), window.places(width), kernel.dim(0)?);
-        let sizes = Sizes { batch, height, width, inputs, outputs, window, high, wide };
-        let (bench, rows) = (self.bench(), batch * high * wide);
+        let dims: [usize; 4] = (&*x.dims).try_into().expect("`[B, H, W, C]`");
+        let outputs = kernel.dim(0)?;
+        let sizes = Convolution::new(dims, outputs, window);
+        let (bench, rows) = (self.bench(), sizes.batch * sizes.places());
         let count = rows * outputs;
         let cells = bench.kernel_cells(kernel, &sizes)?;
         let z = bench.conv(x.address(), &cells, &sizes)?;
         let (moments, statistics) = match fixed {
-            Some(fixed) => (bench.fixed(fixed)?, fixed.clone()),
+            Some(fixed) => {
+                let (moments, fixed) = (bench.fixed(fixed)?.into(), fixed.clone());
+                (moments, Box::new(|| Ok(fixed)) as Awaited)
+            }
             None => bench.moments(&z, rows, outputs)?,
         };
         let (mean, scales) = (M::address(&moments), [weight, bias].map(|of| self.store.master(of)));
@@ -93,7 +47,7 @@ impl<M: Machine> CudaTape<M> {
         let (input, is_fixed) = (x.clone(), fixed.is_some());
         let parameters = [weight.clone(), bias.clone(), kernel.clone()];
         let trained = [kernel, weight, bias];
-        let dims = [batch, high, wide, outputs];
+        let dims = [sizes.batch, sizes.high, sizes.wide, outputs];
         let y = self.output(y, dims, &[x], &trained, move |gradient, gradients| {
             let (bench, dy) = (&gradients.bench, M::address(&gradient));
             let _held = (&z, &moments);
@@ -150,25 +104,18 @@ impl<M: Machine> Bench<M> {
     }
 
     /// Mean and variance of each column of `[rows, columns]` values, of all ranks: `[2, columns]`,
-    /// and as tensors; waits for them.
-    fn moments(
-        &self,
-        z: &M::Memory,
-        rows: usize,
-        columns: usize,
-    ) -> Result<(M::Memory, BatchStatistics)> {
-        let own = self.own_moments(z, rows, columns)?;
-        let mut mean = floats(&**self.machine(), &own, 0, 2 * columns)?;
-        let mut variance = mean.split_off(columns);
-        let moments = match &self.peers {
-            None => own,
-            Some(peers) => {
-                over_ranks(&mut mean, &mut variance, &**peers);
-                self.machine().upload(&[&mean[..], &variance].concat())?
-            }
+    /// and as tensors for whoever waits. Several ranks meet, and wait for one another.
+    fn moments(&self, z: &M::Memory, rows: usize, columns: usize) -> Result<(Array<M>, Awaited)> {
+        let (own, machine) =
+            (Arc::new(self.own_moments(z, rows, columns)?), self.machine().clone());
+        let Some(peers) = &self.peers else {
+            let moments = own.clone();
+            return Ok((own, Box::new(move || tensors(both(&*machine, &moments, columns)?))));
         };
-        let tensor = |values| Tensor::from_vec(values, columns, &Device::Cpu);
-        Ok((moments, BatchStatistics { mean: tensor(mean)?, variance: tensor(variance)? }))
+        let [mut mean, mut variance] = both(&*machine, &own, columns)?;
+        over_ranks(&mut mean, &mut variance, &**peers);
+        let moments = machine.upload(&[&mean[..], &variance].concat())?;
+        Ok((moments.into(), Box::new(|| tensors([mean, variance]))))
     }
 
     /// Two sums of each column, `[2, columns]`, in the mean over the ranks: divided by the rows of
@@ -194,7 +141,7 @@ impl<M: Machine> Bench<M> {
     }
 
     /// A kernel in the order of [`Bench::cells`], `[O, side side I]`.
-    fn kernel_cells(&self, kernel: &Tensor, sizes: &Sizes) -> Result<Cells<M>> {
+    fn kernel_cells(&self, kernel: &Tensor, sizes: &Convolution) -> Result<Cells<M>> {
         let values = self.store.values(kernel, self.precision)?;
         if sizes.window == ONE {
             return Ok(Cells { address: values, _memory: None });
@@ -210,7 +157,7 @@ impl<M: Machine> Bench<M> {
 
     /// What lies under the windows of some pictures, `[.., side side I]`; these themselves for a
     /// window of one pixel.
-    fn cells(&self, x: u64, group: &Range<usize>, sizes: &Sizes) -> Result<Cells<M>> {
+    fn cells(&self, x: u64, group: &Range<usize>, sizes: &Convolution) -> Result<Cells<M>> {
         let picture = sizes.height * sizes.width * sizes.inputs;
         let x = x + (self.precision.bytes() * picture * group.start) as u64;
         if sizes.window == ONE {
@@ -219,14 +166,18 @@ impl<M: Machine> Bench<M> {
         let places = group.len() * sizes.places();
         let cells = self.values(places * sizes.cell())?;
         let address = M::address(&cells);
-        self.launch(sizes.launch("unfold", places, [x, address], self.precision))?;
+        self.launch(unfold("unfold", places, [x, address], sizes, self.precision))?;
         Ok(Cells { address, _memory: Some(cells) })
     }
 
-    fn conv(&self, x: u64, kernel: &Cells<M>, sizes: &Sizes) -> Result<M::Memory> {
+    fn conv(&self, x: u64, kernel: &Cells<M>, sizes: &Convolution) -> Result<M::Memory> {
         let (size, cell, outputs) = (self.precision.bytes(), sizes.cell(), sizes.outputs);
         let z = self.values(sizes.batch * sizes.places() * outputs)?;
-        for group in sizes.groups(size) {
+        let arrays = [x, kernel.address, M::address(&z)];
+        if self.machine().convolve(self.precision, sizes, Wanted::Output, arrays)? {
+            return Ok(z);
+        }
+        for group in sizes.groups(self.precision) {
             let cells = self.cells(x, &group, sizes)?;
             let place = M::address(&z) + (size * group.start * sizes.places() * outputs) as u64;
             let a = Operand::new(cells.address, cell);
@@ -243,16 +194,25 @@ impl<M: Machine> Bench<M> {
         x: &CudaValue<M>,
         kernel: &Tensor,
         dz: &M::Memory,
-        sizes: &Sizes,
+        sizes: &Convolution,
     ) -> Result<()> {
-        let (size, cell, outputs) = (self.precision.bytes(), sizes.cell(), sizes.outputs);
         let Some(gradient) = self.store.gradient(kernel)? else { return Ok(()) };
-        let found = match sizes.window {
-            ONE => None,
-            _ => Some(self.zeros(outputs * cell)?),
+        let (size, cell, outputs) = (self.precision.bytes(), sizes.cell(), sizes.outputs);
+        let count = outputs * cell;
+        let add = |kernel, cells: &M::Memory| {
+            let launch = Launch::each(kernel, count).pointer(M::address(cells)).pointer(gradient);
+            self.launch(launch.count(count).count(sizes.inputs).count(sizes.window.side.pow(2)))
         };
-        let sum = found.as_ref().map_or(gradient, M::address);
-        for group in sizes.groups(size) {
+        let found = if sizes.window == ONE { None } else { Some(self.values(count)?) };
+        if let Some(found) = found {
+            let arrays = [x.address(), M::address(&found), M::address(dz)];
+            if self.machine().convolve(self.precision, sizes, Wanted::KernelGradient, arrays)? {
+                return add("kernel_back", &found);
+            }
+        }
+        let sums = if sizes.window == ONE { None } else { Some(self.zeros(count)?) };
+        let sum = sums.as_ref().map_or(gradient, M::address);
+        for group in sizes.groups(self.precision) {
             let rows = group.len() * sizes.places();
             let dz = M::address(dz) + (size * group.start * sizes.places() * outputs) as u64;
             let cells = self.cells(x.address(), &group, sizes)?;
@@ -260,12 +220,7 @@ impl<M: Machine> Bench<M> {
             let product = Product::new([outputs, cell, rows], a, b, sum).wide().on(sum);
             self.machine().multiply(self.precision, &product)?;
         }
-        if found.is_none() {
-            return Ok(());
-        }
-        let launch = Launch::each("kernel_cells_back", outputs * cell).pointer(sum);
-        let launch = launch.pointer(gradient).count(outputs * cell).count(sizes.inputs);
-        self.launch(launch.count(sizes.window.side.pow(2)))
+        sums.map_or(Ok(()), |sums| add("kernel_sums_back", &sums))
     }
 }
 
@@ -276,7 +231,7 @@ impl<M: Machine> Gradients<M> {
         x: &CudaValue<M>,
         kernel: &Cells<M>,
         dz: &M::Memory,
-        sizes: &Sizes,
+        sizes: &Convolution,
     ) -> Result<()> {
         if x.step.is_none() {
             return Ok(());
@@ -286,7 +241,11 @@ impl<M: Machine> Gradients<M> {
         let (bench, machine) = (&self.bench, self.bench.machine());
         let (size, cell, outputs) = (bench.precision.bytes(), sizes.cell(), sizes.outputs);
         let dx = bench.values(x.count())?;
-        for group in sizes.groups(size) {
+        let arrays = [M::address(&dx), kernel.address, M::address(dz)];
+        if machine.convolve(bench.precision, sizes, Wanted::InputGradient, arrays)? {
+            return self.give(x.step, x.count(), dx);
+        }
+        for group in sizes.groups(bench.precision) {
             let rows = group.len() * sizes.places();
             let dz = M::address(dz) + (size * group.start * sizes.places() * outputs) as u64;
             let pixels = group.len() * sizes.height * sizes.width;
@@ -302,10 +261,41 @@ impl<M: Machine> Gradients<M> {
             let cells = bench.values(rows * cell)?;
             let address = M::address(&cells);
             machine.multiply(bench.precision, &product(address))?;
-            bench.launch(sizes.launch("unfold_back", pixels, [address, place], bench.precision))?;
+            let back = [address, place];
+            bench.launch(unfold("unfold_back", pixels, back, sizes, bench.precision))?;
         }
         self.give(x.step, x.count(), dx)
     }
+}
+
+/// A thread for each pack of the channels of `count` places or pixels.
+fn unfold(
+    kernel: &'static str,
+    count: usize,
+    [x, y]: [u64; 2],
+    sizes: &Convolution,
+    precision: Precision,
+) -> Launch {
+    let Window { side, stride, padding } = sizes.window;
+    let packs = count * sizes.inputs.div_ceil(precision.pack());
+    let launch = Launch::each(kernel, packs).pointer(x).pointer(y).count(packs);
+    let launch = launch.count(sizes.height).count(sizes.width).count(sizes.inputs);
+    launch.count(side).count(stride).count(padding).count(sizes.high).count(sizes.wide)
+}
+
+/// Means and variances of columns; waits for them.
+fn both<M: Machine>(machine: &M, moments: &M::Memory, columns: usize) -> Result<[Vec<f32>; 2]> {
+    let mut mean = floats(machine, moments, 0, 2 * columns)?;
+    let variance = mean.split_off(columns);
+    Ok([mean, variance])
+}
+
+fn tensors(moments: [Vec<f32>; 2]) -> Result<BatchStatistics> {
+    let [mean, variance] = moments.map(|values| {
+        let columns = values.len();
+        Tensor::from_vec(values, columns, &Device::Cpu)
+    });
+    Ok(BatchStatistics { mean: mean?, variance: variance? })
 }
 
 /// Makes means and variances of the rows of one rank those of the rows of all, as many on each: a

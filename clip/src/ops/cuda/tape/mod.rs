@@ -16,7 +16,7 @@ use crate::{
     config::Activation,
     ops::{
         Peers, borrow,
-        graph::{BatchStatistics, Columns, ConvNorm, Graph, Linear, Seen},
+        graph::{Awaited, BatchStatistics, Columns, ConvNorm, Graph, Linear, Seen},
     },
 };
 
@@ -322,7 +322,7 @@ impl<M: Machine> Graph for CudaTape<M> {
         x: &CudaValue<M>,
         layer: ConvNorm<'_>,
         fixed: Option<&BatchStatistics>,
-    ) -> Result<(CudaValue<M>, BatchStatistics)> {
+    ) -> Result<(CudaValue<M>, Awaited)> {
         self.conv_norm(x, layer, fixed)
     }
 

@@ -122,7 +122,7 @@ fn pictures_that_were_sent_are_what_a_tensor_stands_for() -> Result<()> {
             }
         }
         let error = Graph::image(&tape, &stands.t()?).expect_err("columns for rows").to_string();
-        assert!(error.contains("contiguous"), "{error}");
+        assert!(error.contains("whole pictures in a row"), "{error}");
     }
     Ok(())
 }
