@@ -171,7 +171,7 @@ def kernels(suite):
     """Every kernel, and small towers whole, against f64 on the CPU."""
     names = ("ops::cuda::tests", "towers_on_a_gpu", "restored_on_a_gpu", "ranks_on_machines")
     asked = {} if suite.lacks else {"ROCLIP_TEST_CARD": "1"}
-    command = [HERE / "clip-tests", "--test-threads=1", *names]
+    command = [HERE / "clip-tests", "--test-threads=4", *names]
     code, out, err = run(command, suite.left(), **suite.libraries, **asked)
     told = re.findall(r"^test (\S+) \.\.\. (ok|FAILED)$", "\n".join(out), re.MULTILINE)
     proofs = {name.removeprefix("ops::cuda::tests::"): result == "ok" for name, result in told}

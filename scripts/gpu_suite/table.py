@@ -89,6 +89,7 @@ def pool(outcome):
     lines += [row(kind["steps"], f"{1e3 * kind['seconds']:.1f}") for kind in outcome["steps"]]
     lines += [
         "",
+        f"A look-up of a batch alone: {1e3 * outcome['look_up_seconds']:.2f} ms.",
         f"An epoch of `roclip` (K = 2) by one of `clip`: {outcome['epoch_ratio']:.3f}; goal: at "
         f"most {POOL_MAX}. A matching step moves the image tower alone.",
         "",
@@ -98,6 +99,9 @@ def pool(outcome):
     for found in outcome["loader"]:
         rate, wait = f"{found['pairs_per_second']:.0f}", f"{100 * found['wait']:.1f}%"
         lines.append(row(found["pictures"], rate, wait))
+    if sending := outcome["sending"]:
+        mb, ms = sending["bytes"] / 1e6, 1e3 * sending["seconds"]
+        lines += ["", f"A batch of pictures, {mb:.0f} MB, is on its way to the card for {ms:.1f} ms."]
     return lines
 
 

@@ -6,7 +6,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use clip::{ClipConfig, text::Tokenizer};
+use clip::{
+    ClipConfig,
+    image::{Pictures, RgbImage},
+    text::Tokenizer,
+};
 use terminal::{Context, Report};
 use trainer::{
     augment::Augment,
@@ -49,6 +53,24 @@ pub(crate) struct Share {
     pub(crate) wait: f64,
     /// Pairs per second where a step takes no time
     pub(crate) rate: f64,
+}
+
+/// Bytes of a batch of pictures, and the least of the seconds of `rounds` that they are on their way
+/// to a GPU for, while a step may be computed.
+pub(crate) fn sending(cli: &Cli, config: &ClipConfig, gpu: &Gpu) -> Result<(usize, f64), Report> {
+    let (count, side) = (cli.batch as usize, config.image.image_size() as u32);
+    let mut pictures = Pictures::with_capacity(config, count);
+    for number in 0..count {
+        let picture = RgbImage::from_fn(side, side, |x, y| [x as u8, y as u8, number as u8].into());
+        pictures.push(&picture, None);
+    }
+    let mut least = f64::INFINITY;
+    for _ in 0..=cli.rounds {
+        let began = Instant::now();
+        gpu.send_pictures(&pictures)?;
+        least = least.min(began.elapsed().as_secs_f64());
+    }
+    Ok((pictures.bytes().len(), least))
 }
 
 /// Of an epoch of `clip`.

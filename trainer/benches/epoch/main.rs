@@ -96,12 +96,13 @@ fn report(cli: &Cli) -> Result<Exit, Report> {
         "{preset}, batch {batch}, pool of {pool} x {dim}, threads: {threads}\n"
     ))?;
     println_result("| steps | ms per step | CPU ms per step |\n|---|---:|---:|")?;
-    let rounds = steps::time(cli, &config, gpu.as_ref())?;
+    let steps::Costs { rounds, look_ups } = steps::time(cli, &config, gpu.as_ref())?;
     for (at, kind) in steps::KINDS.iter().enumerate() {
         let wall = median(rounds.iter().map(|round| round[at].wall));
         let cpu = median(rounds.iter().map(|round| round[at].cpu));
         println_result(format!("| {} | {:.1} | {:.1} |", kind.name, 1e3 * wall, 1e3 * cpu))?;
     }
+    println_result(format!("\nA look-up alone: {:.2} ms", 1e3 * median(look_ups.into_iter())))?;
     let (wall, cpu) = (ratio(&rounds, |cost| cost.wall), ratio(&rounds, |cost| cost.cpu));
     println_result(format!(
         "\nAn epoch of roclip (K = 2) by one of clip, median of {} rounds: {wall:.3} \
@@ -122,7 +123,7 @@ fn report(cli: &Cli) -> Result<Exit, Report> {
 
 /// What the tables tell, as medians.
 fn numbers(cli: &Cli, config: &ClipConfig, gpu: Option<&Gpu>) -> Result<Value, Report> {
-    let rounds = steps::time(cli, config, gpu)?;
+    let steps::Costs { rounds, look_ups } = steps::time(cli, config, gpu)?;
     let kinds = steps::KINDS.iter().enumerate().map(|(at, kind)| {
         let wall = median(rounds.iter().map(|round| round[at].wall));
         json!({ "steps": kind.name, "seconds": wall })
@@ -135,8 +136,20 @@ fn numbers(cli: &Cli, config: &ClipConfig, gpu: Option<&Gpu>) -> Result<Value, R
         loader
             .push(json!({ "pictures": name, "cpu": cpu, "wait": wait, "pairs_per_second": rate }));
     }
-    let ratio = ratio(&rounds, |cost| cost.wall);
-    Ok(json!({ "steps": kinds, "epoch_ratio": ratio, "loader": loader }))
+    let sending = match gpu {
+        Some(gpu) => {
+            let (bytes, seconds) = loading::sending(cli, config, gpu)?;
+            json!({ "bytes": bytes, "seconds": seconds })
+        }
+        None => Value::Null,
+    };
+    Ok(json!({
+        "steps": kinds,
+        "look_up_seconds": median(look_ups.into_iter()),
+        "epoch_ratio": ratio(&rounds, |cost| cost.wall),
+        "loader": loader,
+        "sending": sending,
+    }))
 }
 
 /// An epoch of `roclip` by one of `clip` with K = 2: as many plain epochs as matching ones.

@@ -43,12 +43,15 @@ pub(crate) struct Cost {
     pub(crate) cpu: f64,
 }
 
-/// The costs of all kinds in each round.
-pub(crate) fn time(
-    cli: &Cli,
-    config: &ClipConfig,
-    gpu: Option<&Gpu>,
-) -> Result<Vec<[Cost; 3]>, Report> {
+pub(crate) struct Costs {
+    /// Of all kinds in each round
+    pub(crate) rounds: Vec<[Cost; 3]>,
+    /// Seconds that a batch's look-up takes alone, in each round
+    pub(crate) look_ups: Vec<f64>,
+}
+
+/// What steps cost.
+pub(crate) fn time(cli: &Cli, config: &ClipConfig, gpu: Option<&Gpu>) -> Result<Costs, Report> {
     let rows = 50 * cli.pool as usize; // of which the pool holds 2%
     let mut clip = trainer(config, Box::new(method::Clip), gpu)?;
     let mut roclip = trainer(config, roclip(cli, config, rows)?, gpu)?;
@@ -81,7 +84,31 @@ pub(crate) fn time(
             turn(&KINDS[2], cli.steps)?,
         ]);
     }
-    Ok(rounds)
+    Ok(Costs { rounds, look_ups: look_ups(cli, config.dim, &clip.model.engine())? })
+}
+
+/// Seconds of look-ups in a full pool.
+fn look_ups(cli: &Cli, dim: usize, engine: &Engine) -> Result<Vec<f64>, Report> {
+    let (count, pool) = (cli.batch as usize, cli.pool as usize);
+    let mut rng = ChaCha8Rng::seed_from_u64(3);
+    let (queries, rows) = (unit_rows(count, dim, &mut rng)?, unit_rows(pool, dim, &mut rng)?);
+    let numbers: Vec<u32> = (0..(count + pool) as u32).collect(); // nobody meets its own caption
+    let (own, groups) = numbers.split_at(count);
+    let kept = engine.keep(&rows)?;
+    kept.nearest(&queries, &rows, own, groups)?; // buffers get their sizes
+    let look_up = |_| -> Result<f64, Report> {
+        let began = Instant::now();
+        kept.nearest(&queries, &rows, own, groups)?;
+        Ok(began.elapsed().as_secs_f64())
+    };
+    (0..cli.rounds).map(look_up).collect()
+}
+
+/// Random, `[count, dim]`.
+fn unit_rows(count: usize, dim: usize, rng: &mut ChaCha8Rng) -> Result<Tensor, Report> {
+    let values = (0..count * dim).map(|_| rng.random_range(-1.0..1.0)).collect();
+    let rows = Tensor::from_vec::<_, f32>(values, (count, dim), &Device::Cpu)?;
+    Ok(rows.broadcast_div(&rows.sqr()?.sum_keepdim(1)?.sqrt()?)?)
 }
 
 pub(crate) fn trainer(
@@ -114,9 +141,7 @@ fn roclip(cli: &Cli, clip: &ClipConfig, rows: usize) -> Result<Box<dyn Method>, 
     let (scale, mut rng) = (Tensor::new(0f32, &Device::Cpu)?, ChaCha8Rng::seed_from_u64(2));
     for filled in (0..cli.pool as usize).step_by(FILLED) {
         let count = FILLED.min(cli.pool as usize - filled);
-        let values = (0..count * clip.dim).map(|_| rng.random_range(-1.0..1.0)).collect();
-        let text = Tensor::from_vec::<_, f32>(values, (count, clip.dim), &Device::Cpu)?;
-        let text = text.broadcast_div(&text.sqr()?.sum_keepdim(1)?.sqrt()?)?;
+        let text = unit_rows(count, clip.dim, &mut rng)?;
         let owners: Vec<u32> = (0..count).map(|_| rng.random_range(0..rows as u32)).collect();
         let (image, captions) = (text.clone(), owners.clone());
         let second = None;

@@ -112,9 +112,11 @@ fn taped(
 
 #[test]
 fn convolutions_with_the_statistics_of_the_batch() -> Result<()> {
-    for (side, stride, padding, relu) in [(3, 1, 1, true), (3, 2, 1, false), (1, 1, 0, true)] {
+    let cases = [(3, 1, 1, 3, true), (3, 2, 1, 3, false), (1, 1, 0, 3, true), (3, 1, 1, 8, true)];
+    for (side, stride, padding, outputs, relu) in cases {
         let window = Window { side, stride, padding };
-        let shapes: [&[usize]; 4] = [&[2, 4, 4, 2], &[3, 2, side, side], &[3], &[3]];
+        let kernel = [outputs, 2, side, side];
+        let shapes: [&[usize]; 4] = [&[2, 4, 4, 2], &kernel, &[outputs], &[outputs]];
         proves!(Values, &shapes, |graph, x| {
             let [kernel, weight, bias] = [&x[1], &x[2], &x[3]];
             let layer = ConvNorm { kernel, window, weight, bias, relu };

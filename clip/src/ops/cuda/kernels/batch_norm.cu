@@ -4,15 +4,16 @@
 // first row, so that little cancels in `moments`.
 KERNEL(moment_sums)(const value *x, float *parts, int rows, int columns, int chunk) {
     column_place here = place_in(rows, columns, chunk);
-    float sum[PACK] = {}, squares[PACK] = {}, shift[PACK], a[PACK];
+    float sum[PACK] = {}, squares[PACK] = {}, shift[PACK];
     load(shift, x, here.column, columns);
-    for (int row = here.row; row < here.last; row += here.step) {
-        load(a, x + (index_t)row * columns, here.column, columns);
+    each_row(here, are_whole(columns, x), [&](bool whole, int row) {
+        float a[PACK];
+        load(whole, a, x + (index_t)row * columns, here.column, columns);
         for (int i = 0; i < PACK; ++i) {
             sum[i] += a[i] - shift[i];
             squares[i] += (a[i] - shift[i]) * (a[i] - shift[i]);
         }
-    }
+    });
     float *part = parts + (index_t)blockIdx.y * 2 * columns;
     put_column_sums(sum, part, here, columns);
     put_column_sums(squares, part + columns, here, columns);
@@ -51,15 +52,16 @@ KERNEL(batch_norm)(const value *x, const float *mean, const float *variance, con
     column_norm norms[PACK];
     for (int i = 0; i < PACK; ++i)
         norms[i] = norm_of(mean, variance, weight, bias, min(here.column + i, columns - 1));
-    float a[PACK];
-    for (int row = here.row; row < here.last; row += here.step) {
-        load(a, x + (index_t)row * columns, here.column, columns);
+    bool all = are_whole(columns, x) && are_whole(columns, y);
+    each_row(here, all, [&](bool whole, int row) {
+        float a[PACK];
+        load(whole, a, x + (index_t)row * columns, here.column, columns);
         for (int i = 0; i < PACK; ++i) {
             a[i] = normed(a[i], norms[i]);
             a[i] = relu ? fmaxf(a[i], 0) : a[i];
         }
-        store(y + (index_t)row * columns, here.column, columns, a);
-    }
+        store(whole, y + (index_t)row * columns, here.column, columns, a);
+    });
 }
 
 // Parts of the gradients of weight and bias, `[chunks, 2, columns]`.
@@ -67,20 +69,22 @@ KERNEL(batch_norm_sums)(const value *x, const float *mean, const float *variance
                         const float *weight, const float *bias, const value *dy, float *parts,
                         int rows, int columns, int chunk, int relu) {
     column_place here = place_in(rows, columns, chunk);
-    float dw[PACK] = {}, db[PACK] = {}, a[PACK], g[PACK];
+    float dw[PACK] = {}, db[PACK] = {};
     column_norm norms[PACK];
     for (int i = 0; i < PACK; ++i)
         norms[i] = norm_of(mean, variance, weight, bias, min(here.column + i, columns - 1));
-    for (int row = here.row; row < here.last; row += here.step) {
-        load(a, x + (index_t)row * columns, here.column, columns);
-        load(g, dy + (index_t)row * columns, here.column, columns);
+    bool all = are_whole(columns, x) && are_whole(columns, dy);
+    each_row(here, all, [&](bool whole, int row) {
+        float a[PACK], g[PACK];
+        load(whole, a, x + (index_t)row * columns, here.column, columns);
+        load(whole, g, dy + (index_t)row * columns, here.column, columns);
         for (int i = 0; i < PACK; ++i) {
             if (relu && normed(a[i], norms[i]) <= 0)
                 continue;
             dw[i] += g[i] * (a[i] - norms[i].mean) * norms[i].inverse;
             db[i] += g[i];
         }
-    }
+    });
     float *part = parts + (index_t)blockIdx.y * 2 * columns;
     put_column_sums(dw, part, here, columns);
     put_column_sums(db, part + columns, here, columns);
@@ -94,7 +98,7 @@ KERNEL(batch_norm_back)(const value *x, const float *mean, const float *variance
                         value *dx, int rows, int columns, int chunk, int relu) {
     column_place here = place_in(rows, columns, chunk);
     column_norm norms[PACK];
-    float along[PACK] = {}, off[PACK] = {}, a[PACK], g[PACK];
+    float along[PACK] = {}, off[PACK] = {};
     for (int i = 0; i < PACK; ++i) {
         int column = min(here.column + i, columns - 1);
         norms[i] = norm_of(mean, variance, weight, bias, column);
@@ -103,13 +107,15 @@ KERNEL(batch_norm_back)(const value *x, const float *mean, const float *variance
             off[i] = sums[columns + column] / rows;
         }
     }
-    for (int row = here.row; row < here.last; row += here.step) {
-        load(a, x + (index_t)row * columns, here.column, columns);
-        load(g, dy + (index_t)row * columns, here.column, columns);
+    bool all = are_whole(columns, x) && are_whole(columns, dy) && are_whole(columns, dx);
+    each_row(here, all, [&](bool whole, int row) {
+        float a[PACK], g[PACK];
+        load(whole, a, x + (index_t)row * columns, here.column, columns);
+        load(whole, g, dy + (index_t)row * columns, here.column, columns);
         for (int i = 0; i < PACK; ++i) {
             float own = relu && normed(a[i], norms[i]) <= 0 ? 0 : g[i];
             g[i] = norms[i].scale * (own - off[i] - (a[i] - norms[i].mean) * along[i]);
         }
-        store(dx + (index_t)row * columns, here.column, columns, g);
-    }
+        store(whole, dx + (index_t)row * columns, here.column, columns, g);
+    });
 }

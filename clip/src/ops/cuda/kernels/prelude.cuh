@@ -46,7 +46,8 @@ struct alignas(16) pack {
     value of[PACK];
 };
 
-__device__ inline bool is_aligned(const value *x) { return ((unsigned long long)x & 15) == 0; }
+template <class T>
+__device__ inline bool is_aligned(const T *x) { return ((unsigned long long)x & 15) == 0; }
 
 // The values `at..at + PACK` of `count`; zeros beyond the end.
 __device__ inline pack load_pack(const value *x, index_t at, index_t count) {
@@ -76,6 +77,53 @@ __device__ inline void store(value *y, index_t at, index_t count, const float (&
         for (int i = 0; i < PACK; ++i)
             if (at + i < count)
                 y[at + i] = all.of[i];
+}
+
+// The same where `whole` is known beforehand: all packs are whole and aligned. The array is then
+// written by nobody else, so that several reads are under way at a time.
+__device__ inline void load(bool whole, float (&y)[PACK], const value *x, index_t at, index_t count) {
+    if (!whole)
+        return load(y, x, at, count);
+    pack all;
+#ifdef __CUDA_ARCH__
+    *(uint4 *)&all = __ldg((const uint4 *)(x + at));
+#else
+    all = *(const pack *)(x + at);
+#endif
+    for (int i = 0; i < PACK; ++i)
+        y[i] = to_float(all.of[i]);
+}
+
+__device__ inline void store(bool whole, value *y, index_t at, index_t count,
+                             const float (&x)[PACK]) {
+    if (!whole)
+        return store(y, at, count, x);
+    pack all;
+    for (int i = 0; i < PACK; ++i)
+        put(&all.of[i], x[i]);
+    *(pack *)(y + at) = all;
+}
+
+struct alignas(16) quad {
+    float of[4];
+};
+
+// The floats that belong to a pack, as those of a weight do; zeros beyond the end.
+__device__ inline void load_floats(bool whole, float (&y)[PACK], const float *x, index_t at,
+                                   index_t count) {
+    for (int i = 0; i < PACK; i += 4) {
+        quad four = {};
+        if (whole)
+            four = *(const quad *)(x + at + i);
+        for (int j = 0; j < 4; ++j)
+            y[i + j] = whole ? four.of[j] : at + i + j < count ? x[at + i + j] : 0;
+    }
+}
+
+// Whether all packs of `[rows, columns]` values are whole and aligned.
+template <class T>
+__device__ inline bool are_whole(int columns, const T *x) {
+    return columns % PACK == 0 && is_aligned(x);
 }
 
 // The place of this thread among all of a grid of one dimension.

@@ -22,6 +22,18 @@ __device__ inline column_place place_in(int rows, int columns, int chunk) {
     return here;
 }
 
+// Does `f(whole, row)` for each row of a thread.
+template <class F>
+__device__ inline void each_row(const column_place &here, bool whole, F f) {
+    if (whole) {
+#pragma unroll 4
+        for (int row = here.row; row < here.last; row += here.step)
+            f(true, row);
+    } else
+        for (int row = here.row; row < here.last; row += here.step)
+            f(false, row);
+}
+
 // Adds up what the threads of a block hold for the same columns.
 __device__ inline void put_column_sums(const float (&x)[PACK], float *sums, const column_place &here,
                                        int columns) {
@@ -42,12 +54,13 @@ __device__ inline void put_column_sums(const float (&x)[PACK], float *sums, cons
 // `[rows, columns]` -> `[chunks, columns]`: the sums over `chunk` rows each.
 KERNEL(column_sums)(const value *x, float *parts, int rows, int columns, int chunk) {
     column_place here = place_in(rows, columns, chunk);
-    float sum[PACK] = {}, a[PACK];
-    for (int row = here.row; row < here.last; row += here.step) {
-        load(a, x + (index_t)row * columns, here.column, columns);
+    float sum[PACK] = {};
+    each_row(here, are_whole(columns, x), [&](bool whole, int row) {
+        float a[PACK];
+        load(whole, a, x + (index_t)row * columns, here.column, columns);
         for (int i = 0; i < PACK; ++i)
             sum[i] += a[i];
-    }
+    });
     put_column_sums(sum, parts + (index_t)blockIdx.y * columns, here, columns);
 }
 
