@@ -2,10 +2,11 @@
 
     suite.py [--out FOLDER] [--dry] [--limit-s SECONDS] [--parts NAME …]
 
-Runs from the folder that `scripts/gpu-suite` packs: needs neither network nor Rust, and takes torch
-and open_clip from this Python if it has them. Without a GPU, or with --dry, every part is rehearsed
-on the CPU at small sizes and its figures are "not measured". A part that fails or takes too long is
-told in one line and stops no other. Exit 0: all parts done; 1: something failed; 2: could not run.
+Runs from the folder that `scripts/gpu-suite` packs: needs neither network nor Rust, and takes torch,
+and what open_clip needs beside it, from this Python if it has them. Without a GPU, or with --dry,
+every part is rehearsed on the CPU at small sizes and its figures are "not measured". A part that
+fails or takes too long is told in one line and stops no other. Exit 0: all parts done; 1: something
+failed; 2: could not run.
 """
 
 import argparse
@@ -27,6 +28,8 @@ import work
 from process import Failed, Server, ask, machine, on_signal, reason, run, say, write
 
 HERE = Path(__file__).resolve().parent
+# Packed packages of Python, before those of this machine.
+SITE = HERE / "site"
 # Pairs that the CPU checks; larger batches are these over and over.
 CHECKED = 64
 BATCH = 1024
@@ -150,8 +153,8 @@ def prepare(suite):
         command = [sys.executable, "-B", HERE / "torch_step.py", "serve", folder, "--batch", batch]
         command += ["--variant", *PYTORCH[case["config"]["image"]["kind"]], *suite.on_card()]
         command += ["--warmup", 3, "--seconds", 3, "--steps-min", 3]
-        compiled = {"TORCHINDUCTOR_CACHE_DIR": suite.folder / "compiled"}
-        suite.peers[model] = Server(command, suite.folder / f"torch-{model}.log", **compiled)
+        variables = {"TORCHINDUCTOR_CACHE_DIR": suite.folder / "compiled", "PYTHONPATH": SITE}
+        suite.peers[model] = Server(command, suite.folder / f"torch-{model}.log", **variables)
     return {"batches": batches}
 
 
@@ -384,6 +387,7 @@ def main():
 
 
 if __name__ == "__main__":
+    sys.path.insert(0, str(SITE))
     on_signal()
     try:
         sys.exit(main())

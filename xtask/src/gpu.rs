@@ -11,7 +11,7 @@ use std::{
 use crate::{
     Failure,
     command::{artifact, cargo, messages, output, run, target_folder},
-    root, say,
+    python, root, say,
     tools::{self, cannot, make_folder},
 };
 
@@ -30,11 +30,15 @@ const SCRIPTS: [&str; 7] = [
     "bench_train/process.py",
     "bench_train/torch_step.py",
 ];
+/// The packages of Python that it holds, too, in [`SITE`].
+const REQUIREMENTS: &str = "scripts/gpu_suite/requirements.txt";
+const SITE: &str = "site";
 /// What a program asks of the machine with the GPU.
 const NEEDS: &str = "it needs, where the GPU is: driver 580 or newer, a GPU of compute capability \
                      8.0 or above, and of CUDA 13 libnvrtc.so.13, libnvrtc-builtins.so.13.* and \
                      libcublasLt.so.13, as PyTorch's wheels bring them: name their folder in \
-                     ROCLIP_CUDA_LIBRARIES, most often .../site-packages/nvidia/cu13/lib";
+                     ROCLIP_CUDA_LIBRARIES, most often .../site-packages/nvidia/cu13/lib; ResNets \
+                     are faster with libcudnn.so.9, which is looked for beside it, too";
 
 /// One of them exists where there is a driver of NVIDIA's GPUs.
 const DRIVERS: [&str; 2] = ["/proc/driver/nvidia/version", "/dev/dxg"];
@@ -146,6 +150,12 @@ fn pack(programs: &Programs, folder: &Path) -> Result<u64, Failure> {
         let to = folder.join(name);
         size += fs::copy(from, &to).map_err(|error| cannot("write", &to, &error))?;
     }
+    match python::packages(REQUIREMENTS, &folder.join(SITE)) {
+        Ok(()) => size += bytes_below(&folder.join(SITE))?,
+        Err(Failure::Bad(reason) | Failure::Refused(reason)) => {
+            say(&format!("without open_clip, unless the other machine has it: {reason}"));
+        }
+    }
     let describe = ["describe", "--always", "--dirty", "--abbrev=12"];
     let commit = output(Command::new("git").args(describe).current_dir(root()));
     let commit = commit.map_or("null".into(), |commit| format!("\"{}\"", commit.trim()));
@@ -172,6 +182,16 @@ fn make_anew(folder: &Path) -> Result<(), Failure> {
 
 fn bytes(file: &Path) -> Result<u64, Failure> {
     Ok(fs::metadata(file).map_err(|error| cannot("read", file, &error))?.len())
+}
+
+/// Bytes of all files in a folder and the folders in it.
+fn bytes_below(folder: &Path) -> Result<u64, Failure> {
+    let mut size = 0;
+    for entry in fs::read_dir(folder).map_err(|error| cannot("read", folder, &error))? {
+        let path = entry.map_err(|error| cannot("read", folder, &error))?.path();
+        size += if path.is_dir() { bytes_below(&path)? } else { bytes(&path)? };
+    }
+    Ok(size)
 }
 
 fn mib(bytes: u64) -> u64 {

@@ -42,6 +42,16 @@ pub(crate) fn light_interpreter() -> PathBuf {
     LIGHT.interpreter()
 }
 
+/// Fills a folder with pinned packages, without what they need, for a Python that has the rest.
+pub(crate) fn packages(requirements: &str, folder: &Path) -> Result<(), Failure> {
+    let mut pip = system();
+    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]);
+    pip.args(["--only-binary=:all:", "--no-compile", "--requirement"])
+        .arg(root().join(requirements));
+    run(pip.arg("--no-warn-conflicts").arg("--target").arg(folder))
+        .map_err(|_| tools::pip_failed(&format!("`{requirements}`")))
+}
+
 impl Environment {
     fn folder(&self) -> PathBuf {
         target_folder().join(self.name)
