@@ -153,7 +153,9 @@ def prepare(suite):
         command = [sys.executable, "-B", HERE / "torch_step.py", "serve", folder, "--batch", batch]
         command += ["--variant", *PYTORCH[case["config"]["image"]["kind"]], *suite.on_card()]
         command += ["--warmup", 3, "--seconds", 3, "--steps-min", 3]
-        variables = {"TORCHINDUCTOR_CACHE_DIR": suite.folder / "compiled", "PYTHONPATH": SITE}
+        paths = (str(SITE), os.environ.get("PYTHONPATH"))
+        variables = {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+        variables["TORCHINDUCTOR_CACHE_DIR"] = suite.folder / "compiled"
         suite.peers[model] = Server(command, suite.folder / f"torch-{model}.log", **variables)
     return {"batches": batches}
 
@@ -296,7 +298,7 @@ def compared(model_number):
 
 def lacks_torch():
     """What this Python lacks of PyTorch's half, if anything."""
-    for name in ("torch", "open_clip"):
+    for name in ("torch", "torchvision", "timm", "open_clip"):
         if importlib.util.find_spec(name) is None:
             return f"no {name}"
     return None

@@ -101,7 +101,7 @@ def pool(outcome):
         lines.append(row(found["pictures"], rate, wait))
     if sending := outcome["sending"]:
         mb, ms = sending["bytes"] / 1e6, 1e3 * sending["seconds"]
-        lines += ["", f"A batch of pictures, {mb:.0f} MB, is on its way to the card for {ms:.1f} ms."]
+        lines += ["", f"A batch of pictures, {mb:.0f} MB, is with a card that does nothing else after {ms:.1f} ms."]
     return lines
 
 

@@ -127,8 +127,9 @@ fn threads() -> Result<ThreadPool> {
 }
 
 /// What is said of a GPU without cuDNN.
-const SLOW_CONVOLUTIONS: &str = "`libcudnn.so.9` is not found, beside CUDA's libraries or by the \
-                                 system: convolutions go through products, which takes longer";
+const SLOW_CONVOLUTIONS: &str = "cuDNN 9 (`libcudnn.so.9`) is not found beside CUDA's libraries or by \
+                                 the system, or refuses this GPU: convolutions go through products, \
+                                 which takes longer";
 
 /// The GPU that is asked for: the towers live there.
 fn open_gpu(

@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{Device, Result, Tensor};
 
 use super::{Clip, Image, LOGIT_SCALE, Mode, Parameter, text::Text};
 pub use crate::ops::cuda::Update;
@@ -32,10 +32,11 @@ impl Clip {
         self.gpu.as_deref().map(|towers| towers as &dyn Resident)
     }
 
-    /// `[count, 3, H, W]` to stand for pixels that are on a GPU: one number for each picture.
+    /// `[count, 3, H, W]` to stand for pixels that are on a GPU. A copy of it stands for nothing, which
+    /// NaN tells whoever computes with it.
     pub(super) fn stand_in(&self, count: usize) -> Result<Tensor> {
         let side = self.config.image.image_size();
-        Tensor::zeros((count, 1, 1, 1), DType::F32, &self.device)?.expand((count, 3, side, side))
+        Tensor::full(f32::NAN, (count, 1, 1, 1), &self.device)?.expand((count, 3, side, side))
     }
 }
 

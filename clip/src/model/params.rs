@@ -126,16 +126,16 @@ impl Followed {
     /// Moves a tenth of the way to the statistics of the batch; the running variance is the
     /// unbiased one, as in PyTorch.
     fn settle(&mut self) -> candle_core::Result<()> {
-        let Some((batch, rows)) = self.batch.take() else { return Ok(()) };
+        let Some((batch, rows)) = &self.batch else { return Ok(()) };
         let batch = batch()?;
-        let unbiased = rows as f64 / (rows.max(2) - 1) as f64;
+        let unbiased = *rows as f64 / (rows.max(&2) - 1) as f64;
         let blend = |old: &Tensor, new: &Tensor, factor: f64| {
             (old * (1.0 - MOMENTUM))? + (new * (MOMENTUM * factor))?
         };
         let old = &self.statistics;
         let mean = blend(&old.mean, &batch.mean, 1.0)?;
         let variance = blend(&old.variance, &batch.variance, unbiased)?;
-        self.statistics = BatchStatistics { mean, variance };
+        *self = Self { statistics: BatchStatistics { mean, variance }, batch: None };
         Ok(())
     }
 }

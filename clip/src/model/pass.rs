@@ -82,7 +82,7 @@ impl Pass {
 impl Clip {
     /// Pictures as `[B, 3, H, W]` pixels for the passes of this model. Where its towers live on a GPU
     /// they are varied there, part by part, and the tensor stands for them until other pixels take
-    /// their place; it has no values of its own.
+    /// their place; its own values mean nothing, and a copy of it stands for nothing.
     pub fn pixels(&self, pictures: &Pictures) -> crate::Result<Tensor> {
         #[cfg(any(test, feature = "cuda"))]
         if let Some(gpu) = &self.gpu {

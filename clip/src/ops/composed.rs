@@ -63,7 +63,7 @@ impl Graph for Composed {
         let y = if layer.relu { y.relu()? } else { y };
         let BatchStatistics { mean, variance } = statistics;
         let statistics = BatchStatistics { mean: mean.detach(), variance: variance.detach() };
-        Ok((y, Box::new(|| Ok(statistics))))
+        Ok((y, Box::new(move || Ok(statistics.clone()))))
     }
 
     fn avg_pool(&self, x: &Tensor, side: usize) -> Result<Tensor> {

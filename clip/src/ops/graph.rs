@@ -124,7 +124,7 @@ pub(crate) struct BatchStatistics {
 }
 
 /// Statistics for whoever waits until they are there, which takes a GPU some time.
-pub(crate) type Awaited = Box<dyn FnOnce() -> Result<BatchStatistics> + Send>;
+pub(crate) type Awaited = Box<dyn Fn() -> Result<BatchStatistics> + Send>;
 
 /// A square window that slides over an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

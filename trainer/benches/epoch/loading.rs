@@ -55,22 +55,26 @@ pub(crate) struct Share {
     pub(crate) rate: f64,
 }
 
-/// Bytes of a batch of pictures, and the least of the seconds of `rounds` that they are on their way
-/// to a GPU for, while a step may be computed.
-pub(crate) fn sending(cli: &Cli, config: &ClipConfig, gpu: &Gpu) -> Result<(usize, f64), Report> {
+/// Bytes of a batch of pictures, and seconds until a GPU that does nothing else has them, in each
+/// round.
+pub(crate) fn sending(
+    cli: &Cli,
+    config: &ClipConfig,
+    gpu: &Gpu,
+) -> Result<(usize, Vec<f64>), Report> {
     let (count, side) = (cli.batch as usize, config.image.image_size() as u32);
     let mut pictures = Pictures::with_capacity(config, count);
     for number in 0..count {
         let picture = RgbImage::from_fn(side, side, |x, y| [x as u8, y as u8, number as u8].into());
         pictures.push(&picture, None);
     }
-    let mut least = f64::INFINITY;
-    for _ in 0..=cli.rounds {
+    gpu.send_pictures(&pictures)?; // memory gets its size
+    let send = |_| -> Result<f64, Report> {
         let began = Instant::now();
         gpu.send_pictures(&pictures)?;
-        least = least.min(began.elapsed().as_secs_f64());
-    }
-    Ok((pictures.bytes().len(), least))
+        Ok(began.elapsed().as_secs_f64())
+    };
+    Ok((pictures.bytes().len(), (0..cli.rounds).map(send).collect::<Result<_, _>>()?))
 }
 
 /// Of an epoch of `clip`.

@@ -139,7 +139,7 @@ fn numbers(cli: &Cli, config: &ClipConfig, gpu: Option<&Gpu>) -> Result<Value, R
     let sending = match gpu {
         Some(gpu) => {
             let (bytes, seconds) = loading::sending(cli, config, gpu)?;
-            json!({ "bytes": bytes, "seconds": seconds })
+            json!({ "bytes": bytes, "seconds": median(seconds.into_iter()) })
         }
         None => Value::Null,
     };

@@ -89,8 +89,8 @@ impl Gpu {
         ahead(Unvaried::send(&self.0, pictures).map(Received::Unvaried))
     }
 
-    /// Does `body`, and says how long each kernel and each form of product took meanwhile; what
-    /// the GPU waits for is in none of them.
+    /// Does `body`, and says how long each kernel and each form of product and convolution took
+    /// meanwhile; what the GPU waits for is in none of them.
     ///
     /// # Errors
     /// If the GPU fails.
@@ -114,8 +114,8 @@ fn ahead(sent: Result<Received<Card>>) -> crate::Result<Option<Sent>> {
 
 impl Clip {
     /// Takes what was sent ahead to this model's GPU. The tensor `[count, 3, H, W]`, of pictures also
-    /// parts of it along the first axis, stands for that until something else is received; it has no
-    /// values of its own.
+    /// parts of it along the first axis, stands for that until something else is received; its
+    /// own values mean nothing, and a copy of it stands for nothing.
     ///
     /// # Errors
     /// Of candle, or if the model lives on no GPU.

@@ -34,7 +34,7 @@ use super::{
     products::Products,
     profile::Profile,
 };
-use crate::ops::{ONE, Peers, Seat, is_out_of_memory};
+use crate::ops::{Peers, Seat, is_out_of_memory};
 
 use cudnn::Cudnn;
 use nccl::Nccl;
@@ -55,6 +55,8 @@ const LIBRARIES: [&str; 2] = ["libnvrtc.so.13", "libcublasLt.so.13"];
 pub(crate) struct Card {
     /// The way to the cards of other processes; left before the rest of the card is given up.
     nccl: Option<Nccl>,
+    /// Opened when it is asked for; `None` if there is none. Left before the stream that it uses.
+    cudnn: OnceLock<Option<Mutex<Cudnn>>>,
     name: String,
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
@@ -63,8 +65,6 @@ pub(crate) struct Card {
     /// For values of f32 and of bf16.
     kernels: [HashMap<&'static str, CudaFunction>; 2],
     products: Mutex<Products>,
-    /// Opened when it is asked for; `None` if there is none.
-    cudnn: OnceLock<Option<Mutex<Cudnn>>>,
     /// Where the libraries lie, if not where the system finds them.
     folder: Option<PathBuf>,
     /// Arrays that nobody holds, by size: used again in the order of the stream.
@@ -144,7 +144,7 @@ impl Card {
         }))
     }
 
-    /// Does `body`, and says how long each kernel and each form of product took meanwhile.
+    /// Does `body`, and says how long each kernel and each form of product and convolution took meanwhile.
     pub(crate) fn profile<T>(&self, body: impl FnOnce() -> T) -> Result<(T, Vec<Timed>)> {
         self.profile.begin();
         let done = body();
@@ -379,9 +379,9 @@ impl Machine for Card {
         wanted: Wanted,
         arrays: [u64; 3],
     ) -> Result<bool> {
-        match precision == Precision::Bf16 && sizes.window != ONE {
-            true => self.convolve_by_cudnn(sizes, wanted, arrays),
-            false => Ok(false),
+        match precision {
+            Precision::Bf16 => self.convolve_by_cudnn(sizes, wanted, arrays),
+            Precision::F32 => Ok(false),
         }
     }
 

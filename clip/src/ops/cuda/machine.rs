@@ -1,4 +1,5 @@
-//! What a tape asks of the machine that computes it: memory, launches of kernels, matrix products.
+//! What a tape asks of the machine that computes it: memory, launches of kernels, matrix products,
+//! convolutions.
 
 use std::{fmt, io, ops::Range, sync::Arc};
 
@@ -8,7 +9,9 @@ use candle_core::{Error, Result};
 use super::convolution::{Convolution, Wanted};
 use crate::ops::Peers;
 
-/// How activations and the matrices that they meet are kept; sums are always made in f32.
+/// How activations and the matrices that they meet are kept; sums are always made in f32, and so are
+/// kept those of gradients over a batch, but for kernels of which a machine that convolves in its own
+/// way gives values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Precision {
     /// For evaluation and proofs.
@@ -70,17 +73,15 @@ pub(crate) trait Machine: fmt::Debug + Sized + Send + Sync + 'static {
     fn multiply(&self, precision: Precision, product: &Product) -> Result<()>;
 
     /// Asks for one of a convolution's arrays, `[input, kernel, output]`, from the other two, all of
-    /// values of this precision. `false`, with nothing done, if the machine has no way of its own.
+    /// values of this precision; windows are larger than a pixel. `false`, with nothing done, if the
+    /// machine has no way of its own.
     fn convolve(
         self: &Arc<Self>,
         precision: Precision,
         sizes: &Convolution,
         wanted: Wanted,
         arrays: [u64; 3],
-    ) -> Result<bool> {
-        let _ = (precision, sizes, wanted, arrays);
-        Ok(false)
-    }
+    ) -> Result<bool>;
 
     /// Puts in the place of some floats of an array their sums over all ranks: through the
     /// processor, where the machine has no way of its own.

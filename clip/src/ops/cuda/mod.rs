@@ -1,9 +1,9 @@
-//! Towers on an NVIDIA GPU: kernels of our own, compiled when a program starts, and cuBLASLt.
+//! Towers on an NVIDIA GPU: kernels of our own, compiled when a program starts, cuBLASLt and cuDNN.
 //!
 //! | file | holds |
 //! |---|---|
 //! | `kernels/*.cu` | CUDA C++, one family each; `prelude.cuh` first |
-//! | `machine` | what a tape asks for: memory, launches, products |
+//! | `machine` | what a tape asks for: memory, launches, products, convolutions |
 //! | `convolution` | sizes of one |
 //! | `store` | parameters, their gradients and moments in flat arrays |
 //! | `optimizer` | AdamW |
@@ -14,7 +14,7 @@
 //! | `products` | what a card multiplies with: cuBLASLt |
 //! | `profile` | how long a card takes over what |
 //! | `rate` | how fast a card multiplies |
-//! | `libraries` | where NVRTC's other half lies |
+//! | `libraries` | where NVIDIA's libraries lie |
 //! | `emulator` | for tests, the machine that runs the kernels thread by thread on the CPU |
 //! | `subject` | what the tests compute on: the emulator, or a GPU if `ROCLIP_TEST_CARD` is set |
 //!

@@ -1,4 +1,4 @@
-//! How long a card takes over each kernel and each form of product.
+//! How long a card takes over each kernel and each form of product and convolution.
 
 use std::{
     collections::HashMap,
@@ -11,7 +11,7 @@ use cudarc::driver::{CudaEvent, CudaStream, DriverError, sys::CUevent_flags};
 /// What a card did under one name.
 #[derive(Debug, Clone)]
 pub struct Timed {
-    /// Of a kernel, or a product's sizes
+    /// Of a kernel, or a product's or convolution's sizes
     pub name: String,
     /// How often
     pub calls: usize,

@@ -74,7 +74,7 @@ impl Tape {
             Ok(())
         };
         let y = self.output(y, dims, &[x], &[kernel, weight, bias], back);
-        Ok((y, Box::new(|| Ok(statistics))))
+        Ok((y, Box::new(move || Ok(statistics.clone()))))
     }
 }
 

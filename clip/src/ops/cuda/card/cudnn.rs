@@ -2,10 +2,11 @@
 //! API, in which everything is a descriptor with attributes.
 #![expect(unsafe_code, reason = "cuDNN takes pointers")]
 
+mod descriptor;
+
 use std::{
     collections::HashMap,
-    ffi::c_void,
-    fmt,
+    fmt, io,
     path::Path,
     ptr,
     sync::{Arc, Mutex, PoisonError},
@@ -16,28 +17,33 @@ use cudarc::{
     cudnn::{
         result::CudnnError,
         sys::{
-            self, cudnnBackendAttributeName_t as Name, cudnnBackendAttributeType_t as Kind,
-            cudnnBackendDescriptorType_t as Type, cudnnBackendHeurMode_t as Search,
-            cudnnBackendNumericalNote_t as Note, cudnnConvolutionMode_t as Mode,
-            cudnnDataType_t as Values,
+            self, cudnnBackendAttributeName_t as Name, cudnnBackendDescriptorType_t as Type,
+            cudnnBackendHeurMode_t as Search, cudnnBackendNumericalNote_t as Note,
+            cudnnConvolutionMode_t as Mode, cudnnDataType_t as Values, cudnnStatus_t as Status,
         },
     },
     driver::CudaStream,
 };
 
 use super::{Card, Result, failed};
-use crate::ops::cuda::{
-    Machine,
-    convolution::{Convolution, Wanted},
-    libraries,
+use crate::ops::{
+    cuda::{
+        Machine,
+        convolution::{Convolution, Wanted},
+        libraries,
+    },
+    is_out_of_memory,
 };
+use descriptor::Descriptor;
 
 /// As every cuDNN 9 is called.
 const LIBRARY: &str = "libcudnn.so.9";
+/// What it says of itself, in tens of thousands.
+const VERSION: usize = 9;
+/// What it says where the card has no room.
+const NO_MEMORY: Status = Status::CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED;
 /// Ways that cuDNN is asked for at most.
 const WAYS_MAX: usize = 16;
-/// Notes on a way.
-const NOTES_MAX: usize = 32;
 /// Bytes that a way may use for itself.
 const WORKSPACE_MAX: i64 = 2 << 30;
 /// cuDNN counts the values of an array in 32 bits.
@@ -47,10 +53,10 @@ const VALUES_MAX: usize = i32::MAX as usize;
 pub(super) struct Cudnn {
     handle: sys::cudnnHandle_t,
     /// `None` where it has no way.
-    plans: HashMap<Form, Option<Arc<Plan>>>,
+    plans: HashMap<Form, Option<Plan>>,
 }
 
-// SAFETY: cuDNN's handles belong to no thread; the mutex around keeps calls apart.
+// SAFETY: cuDNN's handles and descriptors belong to no thread; the mutex around keeps calls apart.
 unsafe impl Send for Cudnn {}
 
 impl fmt::Debug for Cudnn {
@@ -72,14 +78,9 @@ struct Form {
 struct Plan {
     descriptor: Descriptor,
     workspace: usize,
-    /// What the descriptor was made of.
-    _parts: [Descriptor; 3],
+    /// What the descriptor was made of; cuDNN says nowhere that it keeps copies.
+    _parts: Vec<Descriptor>,
 }
-
-// SAFETY: descriptors belong to no thread; one that is finished is only read.
-unsafe impl Send for Plan {}
-// SAFETY: the same.
-unsafe impl Sync for Plan {}
 
 impl Drop for Cudnn {
     fn drop(&mut self) {
@@ -91,13 +92,13 @@ impl Drop for Cudnn {
 
 impl Cudnn {
     /// For what is asked of a stream. `None` if the library is not found, in `folder`, beside it, as
-    /// pip installs it, or by the system, or if it refuses the card.
+    /// pip installs it, or by the system, is another version, or refuses the card.
     pub(super) fn open(folder: Option<&Path>, stream: &CudaStream) -> Option<Self> {
         // Never closed: cuDNN opens others for itself.
         std::mem::forget(libraries::open(folder, "cudnn", LIBRARY)?);
         let mut handle = ptr::null_mut();
-        // SAFETY: only looks.
-        if !unsafe { sys::is_culib_present() } {
+        // SAFETY: only look; the latter is asked of what the former has found.
+        if unsafe { !sys::is_culib_present() || sys::cudnnGetVersion() / 10_000 != VERSION } {
             return None;
         }
         // SAFETY: writes a handle; the card is bound to this thread, and its stream outlives it.
@@ -110,22 +111,43 @@ impl Cudnn {
     }
 
     /// The way to compute an array, if there is one.
-    fn plan(&mut self, form: Form) -> Option<Arc<Plan>> {
-        let handle = self.handle;
-        let plan = self.plans.entry(form);
-        plan.or_insert_with(|| plan_of(handle, &form).ok().flatten().map(Arc::new)).clone()
+    fn plan(&mut self, form: Form) -> Result<Option<&Plan>, CudnnError> {
+        if !self.plans.contains_key(&form) {
+            let plan =
+                plan_of(self.handle, &form).or_else(|error| match is_unsupported(error) {
+                    true => Ok(None),
+                    false => Err(error),
+                })?;
+            self.plans.insert(form, plan);
+        }
+        Ok(self.plans[&form].as_ref())
     }
+}
 
-    /// Asks the stream for an array: `[input, kernel, output]`.
-    fn execute(&self, plan: &Plan, arrays: [u64; 3], workspace: u64) -> Result<(), CudnnError> {
+impl Plan {
+    /// Asks the handle's stream for an array: `[input, kernel, output]`.
+    ///
+    /// # Safety
+    /// These and the workspace are arrays of the sizes that the plan was made for.
+    unsafe fn execute(
+        &self,
+        handle: sys::cudnnHandle_t,
+        arrays: [u64; 3],
+        workspace: u64,
+    ) -> Result<(), CudnnError> {
         let pack = Descriptor::new(Type::CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR)?
             .integers(Name::CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, &IDS)?
-            .set(Name::CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, Kind::CUDNN_TYPE_VOID_PTR, &arrays)?
-            .set(Name::CUDNN_ATTR_VARIANT_PACK_WORKSPACE, Kind::CUDNN_TYPE_VOID_PTR, &[workspace])?
+            .pointers(Name::CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, &arrays)?
+            .pointers(Name::CUDNN_ATTR_VARIANT_PACK_WORKSPACE, &[workspace])?
             .finished()?;
-        // SAFETY: a plan and its arrays, which the caller holds, of the sizes that it was made for.
-        unsafe { sys::cudnnBackendExecute(self.handle, plan.descriptor.0, pack.0) }.result()
+        // SAFETY: a plan; the arrays are the caller's promise.
+        unsafe { sys::cudnnBackendExecute(handle, self.descriptor.0, pack.0) }.result()
     }
+}
+
+/// Whether it was asked for what it does not know, which it will not know later either.
+fn is_unsupported(error: CudnnError) -> bool {
+    (3000..4000).contains(&(error.0 as u32)) // `CUDNN_STATUS_NOT_SUPPORTED` and its reasons
 }
 
 impl Card {
@@ -157,12 +179,37 @@ impl Card {
         let bits = arrays.iter().fold(16, |bits, address| bits | address);
         let form = Form { sizes: *sizes, wanted, alignment: 1 << bits.trailing_zeros() };
         let mut cudnn = cudnn.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(plan) = cudnn.plan(form) else { return Ok(false) };
-        let workspace = self.take(plan.workspace)?;
+        match self.ask_cudnn(&mut cudnn, form, arrays) {
+            Err(error) if is_out_of_memory(&error) => {
+                self.trim()?; // cuDNN takes memory beside ours
+                self.ask_cudnn(&mut cudnn, form, arrays)
+            }
+            outcome => outcome,
+        }
+    }
+
+    fn ask_cudnn(
+        self: &Arc<Self>,
+        cudnn: &mut Cudnn,
+        form: Form,
+        arrays: [u64; 3],
+    ) -> Result<bool> {
+        let Form { sizes, wanted, .. } = form;
         let name = || format!("{sizes}: {wanted:?}");
+        let refused = |error: CudnnError| match error.0 {
+            NO_MEMORY => {
+                let reason = format!("{} has no memory left for cuDNN", self.name);
+                Error::Io(io::Error::new(io::ErrorKind::OutOfMemory, reason))
+            }
+            other => Error::Msg(format!("cuDNN refuses {}: {other:?}", name())),
+        };
+        let handle = cudnn.handle;
+        let Some(plan) = cudnn.plan(form).map_err(refused)? else { return Ok(false) };
+        let workspace = self.take(plan.workspace)?;
         self.profile.around(&self.stream, name, || {
-            let done = cudnn.execute(&plan, arrays, Self::address(&workspace));
-            done.map_err(|error| Error::Msg(format!("cuDNN refuses {}: {:?}", name(), error.0)))
+            // SAFETY: the caller's arrays, of these sizes; the stream keeps the order, also of what
+            // uses the workspace next.
+            unsafe { plan.execute(handle, arrays, Self::address(&workspace)) }.map_err(refused)
         })?;
         Ok(true)
     }
@@ -173,15 +220,15 @@ const IDS: [i64; 3] = [1, 2, 3];
 
 /// The first of cuDNN's ways, best first, whose sums have a fixed order.
 fn plan_of(handle: sys::cudnnHandle_t, form: &Form) -> Result<Option<Plan>, CudnnError> {
-    let operation = operation(form)?;
+    let mut parts = operation(form)?;
+    let operation = parts.last().expect("it comes last");
     let graph = Descriptor::new(Type::CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR)?
-        .parts(Name::CUDNN_ATTR_OPERATIONGRAPH_OPS, &[&operation])?
-        .set(Name::CUDNN_ATTR_OPERATIONGRAPH_HANDLE, Kind::CUDNN_TYPE_HANDLE, &[handle])?
+        .parts(Name::CUDNN_ATTR_OPERATIONGRAPH_OPS, &[operation])?
+        .handle(Name::CUDNN_ATTR_OPERATIONGRAPH_HANDLE, handle)?
         .finished()?;
-    let search = [Search::CUDNN_HEUR_MODE_A];
     let search = Descriptor::new(Type::CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR)?
         .parts(Name::CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, &[&graph])?
-        .set(Name::CUDNN_ATTR_ENGINEHEUR_MODE, Kind::CUDNN_TYPE_HEUR_MODE, &search)?
+        .search(Name::CUDNN_ATTR_ENGINEHEUR_MODE, Search::CUDNN_HEUR_MODE_A)?
         .finished()?;
     let ways = search.read_parts(
         Name::CUDNN_ATTR_ENGINEHEUR_RESULTS,
@@ -189,37 +236,44 @@ fn plan_of(handle: sys::cudnnHandle_t, form: &Form) -> Result<Option<Plan>, Cudn
         WAYS_MAX,
     )?;
     for way in ways {
-        if !has_fixed_order(&way)? {
+        if !is_exact(&way)? {
             continue;
         }
         let plan = Descriptor::new(Type::CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR)?
-            .set(Name::CUDNN_ATTR_EXECUTION_PLAN_HANDLE, Kind::CUDNN_TYPE_HANDLE, &[handle])?
+            .handle(Name::CUDNN_ATTR_EXECUTION_PLAN_HANDLE, handle)?
             .parts(Name::CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, &[&way])?
             .finished();
-        let Ok(descriptor) = plan else { continue }; // not on this card
-        let mut workspace = [0i64];
-        let name = Name::CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE;
-        descriptor.read(name, Kind::CUDNN_TYPE_INT64, &mut workspace)?;
-        if workspace[0] <= WORKSPACE_MAX {
-            let workspace = workspace[0] as usize;
-            return Ok(Some(Plan { descriptor, workspace, _parts: [operation, graph, way] }));
+        let descriptor = match plan {
+            Ok(plan) => plan,
+            Err(error) if error.0 == NO_MEMORY => return Err(error),
+            Err(_) => continue, // not on this card, or not with what is installed here
+        };
+        let workspace = descriptor.integer(Name::CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE)?;
+        if workspace <= WORKSPACE_MAX {
+            parts.extend([graph, search, way]);
+            let workspace = workspace as usize;
+            return Ok(Some(Plan { descriptor, workspace, _parts: parts }));
         }
     }
     Ok(None)
 }
 
-/// Whether a way gives the same bits each time.
-fn has_fixed_order(way: &Descriptor) -> Result<bool, CudnnError> {
+/// Whether a way gives the same bits each time, from bf16 as it is and sums in f32.
+fn is_exact(way: &Descriptor) -> Result<bool, CudnnError> {
     let name = Name::CUDNN_ATTR_ENGINECFG_ENGINE;
     let engines = way.read_parts(name, Type::CUDNN_BACKEND_ENGINE_DESCRIPTOR, 1)?;
-    let mut notes = [0u32; NOTES_MAX]; // a newer cuDNN may have notes that have no name here
-    let kind = Kind::CUDNN_TYPE_NUMERICAL_NOTE;
-    let count = engines[0].read(Name::CUDNN_ATTR_ENGINE_NUMERICAL_NOTE, kind, &mut notes)?;
-    Ok(!notes[..count].contains(&(Note::CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC as u32)))
+    let Some(engine) = engines.first() else { return Ok(false) };
+    let rough = [
+        Note::CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC,
+        Note::CUDNN_NUMERICAL_NOTE_REDUCED_PRECISION_REDUCTION,
+        Note::CUDNN_NUMERICAL_NOTE_DOWN_CONVERT_INPUTS,
+    ];
+    let notes = engine.notes(Name::CUDNN_ATTR_ENGINE_NUMERICAL_NOTE)?;
+    Ok(!rough.iter().any(|rough| notes.contains(&(*rough as u32))))
 }
 
-/// The convolution, or one of its two ways back.
-fn operation(form: &Form) -> Result<Descriptor, CudnnError> {
+/// The convolution, or one of its two ways back: what it is made of, and last itself.
+fn operation(form: &Form) -> Result<Vec<Descriptor>, CudnnError> {
     let Convolution { batch, height, width, inputs, outputs, window, high, wide } = form.sizes;
     let [batch, inputs, outputs] = [batch, inputs, outputs].map(|size| size as i64);
     let [side, stride, padding] =
@@ -230,11 +284,10 @@ fn operation(form: &Form) -> Result<Descriptor, CudnnError> {
         [batch, outputs, high as i64, wide as i64],
     ];
     let tensor = |at: usize| tensor(IDS[at], arrays[at], form.alignment);
-    let tensors = [tensor(0)?, tensor(1)?, tensor(2)?];
-    let mode = [Mode::CUDNN_CROSS_CORRELATION];
+    let [x, w, y] = [tensor(0)?, tensor(1)?, tensor(2)?];
     let slide = Descriptor::new(Type::CUDNN_BACKEND_CONVOLUTION_DESCRIPTOR)?
         .values(Name::CUDNN_ATTR_CONVOLUTION_COMP_TYPE, Values::CUDNN_DATA_FLOAT)?
-        .set(Name::CUDNN_ATTR_CONVOLUTION_CONV_MODE, Kind::CUDNN_TYPE_CONVOLUTION_MODE, &mode)?
+        .mode(Name::CUDNN_ATTR_CONVOLUTION_CONV_MODE, Mode::CUDNN_CROSS_CORRELATION)?
         .integers(Name::CUDNN_ATTR_CONVOLUTION_SPATIAL_DIMS, &[2])?
         .integers(Name::CUDNN_ATTR_CONVOLUTION_DILATIONS, &[1, 1])?
         .integers(Name::CUDNN_ATTR_CONVOLUTION_FILTER_STRIDES, &[stride; 2])?
@@ -276,14 +329,15 @@ fn operation(form: &Form) -> Result<Descriptor, CudnnError> {
             ],
         ),
     };
-    Descriptor::new(of)?
-        .parts(input, &[&tensors[0]])?
-        .parts(kernel, &[&tensors[1]])?
-        .parts(output, &[&tensors[2]])?
+    let operation = Descriptor::new(of)?
+        .parts(input, &[&x])?
+        .parts(kernel, &[&w])?
+        .parts(output, &[&y])?
         .parts(slides, &[&slide])?
-        .set(factor, Kind::CUDNN_TYPE_FLOAT, &[1f32])?
-        .set(on_top, Kind::CUDNN_TYPE_FLOAT, &[0f32])?
-        .finished()
+        .float(factor, 1.0)?
+        .float(on_top, 0.0)?
+        .finished()?;
+    Ok(vec![x, w, y, slide, operation])
 }
 
 /// An array of bf16, by its sizes `[N, C, H, W]`, whose channels lie together.
@@ -297,71 +351,4 @@ fn tensor(id: i64, sizes: [i64; 4], alignment: i64) -> Result<Descriptor, CudnnE
         .integers(Name::CUDNN_ATTR_TENSOR_DIMENSIONS, &sizes)?
         .integers(Name::CUDNN_ATTR_TENSOR_STRIDES, &strides)?
         .finished()
-}
-
-/// What cuDNN is told about something.
-struct Descriptor(sys::cudnnBackendDescriptor_t);
-
-impl Drop for Descriptor {
-    fn drop(&mut self) {
-        // SAFETY: made by `new`, and destroyed once. What cuDNN has against it would help nobody.
-        let _ = unsafe { sys::cudnnBackendDestroyDescriptor(self.0) };
-    }
-}
-
-impl Descriptor {
-    fn new(of: Type) -> Result<Self, CudnnError> {
-        let mut descriptor = ptr::null_mut();
-        // SAFETY: writes a descriptor.
-        unsafe { sys::cudnnBackendCreateDescriptor(of, &raw mut descriptor) }.result()?;
-        Ok(Self(descriptor))
-    }
-
-    /// With an attribute, whose values are of its kind.
-    fn set<T: Copy>(self, name: Name, kind: Kind, values: &[T]) -> Result<Self, CudnnError> {
-        let (count, values) = (values.len() as i64, values.as_ptr().cast());
-        // SAFETY: cuDNN copies so many values, and refuses an attribute of another kind.
-        unsafe { sys::cudnnBackendSetAttribute(self.0, name, kind, count, values) }.result()?;
-        Ok(self)
-    }
-
-    fn integers(self, name: Name, values: &[i64]) -> Result<Self, CudnnError> {
-        self.set(name, Kind::CUDNN_TYPE_INT64, values)
-    }
-
-    /// How values are kept.
-    fn values(self, name: Name, of: Values) -> Result<Self, CudnnError> {
-        self.set(name, Kind::CUDNN_TYPE_DATA_TYPE, &[of])
-    }
-
-    fn parts(self, name: Name, parts: &[&Self]) -> Result<Self, CudnnError> {
-        let parts: Vec<_> = parts.iter().map(|part| part.0).collect();
-        self.set(name, Kind::CUDNN_TYPE_BACKEND_DESCRIPTOR, &parts)
-    }
-
-    /// With all its attributes.
-    fn finished(self) -> Result<Self, CudnnError> {
-        // SAFETY: a descriptor.
-        unsafe { sys::cudnnBackendFinalize(self.0) }.result()?;
-        Ok(self)
-    }
-
-    /// Reads an attribute's values, of its kind, as many as there is room for; their number.
-    fn read<T: Copy>(&self, name: Name, kind: Kind, to: &mut [T]) -> Result<usize, CudnnError> {
-        let (mut count, most) = (0, to.len() as i64);
-        let to = to.as_mut_ptr().cast::<c_void>();
-        // SAFETY: cuDNN writes at most as many values, and refuses an attribute of another kind.
-        unsafe { sys::cudnnBackendGetAttribute(self.0, name, kind, most, &raw mut count, to) }
-            .result()?;
-        Ok(count.clamp(0, most) as usize)
-    }
-
-    /// Reads an attribute's descriptors, at most so many.
-    fn read_parts(&self, name: Name, of: Type, most: usize) -> Result<Vec<Self>, CudnnError> {
-        let mut parts: Vec<_> = (0..most).map(|_| Self::new(of)).collect::<Result<_, _>>()?;
-        let mut handles: Vec<_> = parts.iter().map(|part| part.0).collect();
-        let count = self.read(name, Kind::CUDNN_TYPE_BACKEND_DESCRIPTOR, &mut handles)?;
-        parts.truncate(count);
-        Ok(parts)
-    }
 }

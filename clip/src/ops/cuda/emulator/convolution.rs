@@ -6,7 +6,7 @@ use std::slice;
 use crate::ops::cuda::convolution::{Convolution, Wanted};
 
 /// Computes one of `[input, kernel, output]`, arrays of bf16, from the other two.
-pub(super) fn convolve(sizes: &Convolution, wanted: Wanted, arrays: [u64; 3]) {
+pub(in crate::ops::cuda) fn convolve(sizes: &Convolution, wanted: Wanted, arrays: [u64; 3]) {
     let counts = sizes.counts();
     let at = match wanted {
         Wanted::InputGradient => 0,

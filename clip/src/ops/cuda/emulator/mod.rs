@@ -2,7 +2,7 @@
 //! CPU, see `emulator.cpp`.
 #![expect(unsafe_code, reason = "the kernels take pointers")]
 
-mod convolution;
+pub(super) mod convolution;
 
 use std::{
     alloc::{Layout, alloc, dealloc},
@@ -27,7 +27,6 @@ use super::{
     machine::out_of_memory,
     names,
 };
-use crate::ops::Window;
 
 unsafe extern "C" {
     fn dlopen(file: *const c_char, flags: c_int) -> *mut c_void;
@@ -270,8 +269,7 @@ impl Machine for Emulator {
         wanted: Wanted,
         arrays: [u64; 3],
     ) -> Result<bool> {
-        let Window { side, stride, .. } = sizes.window;
-        let has_way = precision == Precision::Bf16 && side > 1 && stride == 1;
+        let has_way = precision == Precision::Bf16 && sizes.window.stride == 1;
         if has_way {
             convolution::convolve(sizes, wanted, arrays);
         }

@@ -79,8 +79,9 @@ __device__ inline void store(value *y, index_t at, index_t count, const float (&
                 y[at + i] = all.of[i];
 }
 
-// The same where `whole` is known beforehand: all packs are whole and aligned. The array is then
-// written by nobody else, so that several reads are under way at a time.
+// The same where `whole` is known beforehand: all packs are whole and aligned. Read past the cache that
+// sees writes, so that several reads are under way at a time: of no array that the kernel writes, so
+// that none of these kernels may be asked in place.
 __device__ inline void load(bool whole, float (&y)[PACK], const value *x, index_t at, index_t count) {
     if (!whole)
         return load(y, x, at, count);

@@ -33,7 +33,7 @@ impl<M: Machine> CudaTape<M> {
         let (moments, statistics) = match fixed {
             Some(fixed) => {
                 let (moments, fixed) = (bench.fixed(fixed)?.into(), fixed.clone());
-                (moments, Box::new(|| Ok(fixed)) as Awaited)
+                (moments, Box::new(move || Ok(fixed.clone())) as Awaited)
             }
             None => bench.moments(&z, rows, outputs)?,
         };
@@ -110,12 +110,13 @@ impl<M: Machine> Bench<M> {
             (Arc::new(self.own_moments(z, rows, columns)?), self.machine().clone());
         let Some(peers) = &self.peers else {
             let moments = own.clone();
-            return Ok((own, Box::new(move || tensors(both(&*machine, &moments, columns)?))));
+            return Ok((own, Box::new(move || tensors(&both(&*machine, &moments, columns)?))));
         };
         let [mut mean, mut variance] = both(&*machine, &own, columns)?;
         over_ranks(&mut mean, &mut variance, &**peers);
         let moments = machine.upload(&[&mean[..], &variance].concat())?;
-        Ok((moments.into(), Box::new(|| tensors([mean, variance]))))
+        let found = [mean, variance];
+        Ok((moments.into(), Box::new(move || tensors(&found))))
     }
 
     /// Two sums of each column, `[2, columns]`, in the mean over the ranks: divided by the rows of
@@ -170,11 +171,19 @@ impl<M: Machine> Bench<M> {
         Ok(Cells { address, _memory: Some(cells) })
     }
 
+    /// [`Machine::convolve`]; a window of one pixel is a product.
+    fn convolve(&self, sizes: &Convolution, wanted: Wanted, arrays: [u64; 3]) -> Result<bool> {
+        match sizes.window {
+            ONE => Ok(false),
+            _ => self.machine().convolve(self.precision, sizes, wanted, arrays),
+        }
+    }
+
     fn conv(&self, x: u64, kernel: &Cells<M>, sizes: &Convolution) -> Result<M::Memory> {
         let (size, cell, outputs) = (self.precision.bytes(), sizes.cell(), sizes.outputs);
         let z = self.values(sizes.batch * sizes.places() * outputs)?;
         let arrays = [x, kernel.address, M::address(&z)];
-        if self.machine().convolve(self.precision, sizes, Wanted::Output, arrays)? {
+        if self.convolve(sizes, Wanted::Output, arrays)? {
             return Ok(z);
         }
         for group in sizes.groups(self.precision) {
@@ -203,10 +212,10 @@ impl<M: Machine> Bench<M> {
             let launch = Launch::each(kernel, count).pointer(M::address(cells)).pointer(gradient);
             self.launch(launch.count(count).count(sizes.inputs).count(sizes.window.side.pow(2)))
         };
-        let found = if sizes.window == ONE { None } else { Some(self.values(count)?) };
-        if let Some(found) = found {
+        if sizes.window != ONE {
+            let found = self.values(count)?; // rounded to values; products leave floats
             let arrays = [x.address(), M::address(&found), M::address(dz)];
-            if self.machine().convolve(self.precision, sizes, Wanted::KernelGradient, arrays)? {
+            if self.convolve(sizes, Wanted::KernelGradient, arrays)? {
                 return add("kernel_back", &found);
             }
         }
@@ -242,7 +251,7 @@ impl<M: Machine> Gradients<M> {
         let (size, cell, outputs) = (bench.precision.bytes(), sizes.cell(), sizes.outputs);
         let dx = bench.values(x.count())?;
         let arrays = [M::address(&dx), kernel.address, M::address(dz)];
-        if machine.convolve(bench.precision, sizes, Wanted::InputGradient, arrays)? {
+        if bench.convolve(sizes, Wanted::InputGradient, arrays)? {
             return self.give(x.step, x.count(), dx);
         }
         for group in sizes.groups(bench.precision) {
@@ -290,12 +299,9 @@ fn both<M: Machine>(machine: &M, moments: &M::Memory, columns: usize) -> Result<
     Ok([mean, variance])
 }
 
-fn tensors(moments: [Vec<f32>; 2]) -> Result<BatchStatistics> {
-    let [mean, variance] = moments.map(|values| {
-        let columns = values.len();
-        Tensor::from_vec(values, columns, &Device::Cpu)
-    });
-    Ok(BatchStatistics { mean: mean?, variance: variance? })
+fn tensors([mean, variance]: &[Vec<f32>; 2]) -> Result<BatchStatistics> {
+    let tensor = |values: &Vec<f32>| Tensor::from_slice(values, values.len(), &Device::Cpu);
+    Ok(BatchStatistics { mean: tensor(mean)?, variance: tensor(variance)? })
 }
 
 /// Makes means and variances of the rows of one rank those of the rows of all, as many on each: a
