@@ -63,7 +63,11 @@ fn proved_programs() -> Result<Programs, Failure> {
         }
         None => say("without NVRTC: that the kernels compile is not proved"),
     }
-    run(Command::new(&programs[3].1).args(["--quiet", "ops::cuda::card"]))?;
+    run(Command::new(&programs[3].1).args([
+        "--quiet",
+        "ops::cuda::card",
+        "ops::cuda::tests::alone",
+    ]))?;
     let (_, program) = &programs[0];
     check_refusal(program)?;
     let (seconds, size) = (began.elapsed().as_secs(), mib(bytes(program)?));

@@ -26,7 +26,7 @@ use cudarc::{
 
 use super::{
     KERNELS, Launch, Machine, Precision, Product, Timed,
-    convolution::{Convolution, Wanted},
+    convolution::Convolution,
     definition,
     libraries::builtins,
     machine::{out_of_memory, sum_through},
@@ -372,15 +372,9 @@ impl Machine for Card {
         })
     }
 
-    fn convolve(
-        self: &Arc<Self>,
-        precision: Precision,
-        sizes: &Convolution,
-        wanted: Wanted,
-        arrays: [u64; 3],
-    ) -> Result<bool> {
+    fn convolve(self: &Arc<Self>, precision: Precision, asked: &Convolution) -> Result<bool> {
         match precision {
-            Precision::Bf16 => self.convolve_by_cudnn(sizes, wanted, arrays),
+            Precision::Bf16 => self.convolve_by_cudnn(asked),
             Precision::F32 => Ok(false),
         }
     }

@@ -9,9 +9,24 @@ use crate::ops::{ONE, Window};
 /// more than one group.
 const UNFOLDED_MAX: usize = if cfg!(test) { 1 << 9 } else { 1 << 30 };
 
+/// One of three arrays of a convolution from the other two, all of values.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Convolution {
+    pub(crate) sizes: Sizes,
+    pub(crate) wanted: Wanted,
+    /// Of the input, the kernel and the output, or of their gradients.
+    pub(crate) arrays: [u64; 3],
+}
+
+impl fmt::Display for Convolution {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}: {:?}", self.sizes, self.wanted)
+    }
+}
+
 /// Sizes of a convolution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Convolution {
+pub(crate) struct Sizes {
     pub(crate) batch: usize,
     pub(crate) height: usize,
     pub(crate) width: usize,
@@ -24,7 +39,7 @@ pub(crate) struct Convolution {
     pub(crate) wide: usize,
 }
 
-/// Which of its three arrays is computed from the other two.
+/// Which of the arrays is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Wanted {
     Output,
@@ -34,7 +49,7 @@ pub(crate) enum Wanted {
     KernelGradient,
 }
 
-impl Convolution {
+impl Sizes {
     /// Of `[batch, height, width, inputs]` values.
     pub(crate) fn new(
         [batch, height, width, inputs]: [usize; 4],
@@ -72,7 +87,7 @@ impl Convolution {
     }
 }
 
-impl fmt::Display for Convolution {
+impl fmt::Display for Sizes {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { batch, high, wide, inputs, outputs, window, .. } = self;
         let side = window.side;

@@ -6,7 +6,7 @@ use std::{fmt, io, ops::Range, sync::Arc};
 use bytemuck::NoUninit;
 use candle_core::{Error, Result};
 
-use super::convolution::{Convolution, Wanted};
+use super::convolution::Convolution;
 use crate::ops::Peers;
 
 /// How activations and the matrices that they meet are kept; sums are always made in f32, and so are
@@ -72,16 +72,9 @@ pub(crate) trait Machine: fmt::Debug + Sized + Send + Sync + 'static {
     /// Asks for a matrix product of values of this precision.
     fn multiply(&self, precision: Precision, product: &Product) -> Result<()>;
 
-    /// Asks for one of a convolution's arrays, `[input, kernel, output]`, from the other two, all of
-    /// values of this precision; windows are larger than a pixel. `false`, with nothing done, if the
-    /// machine has no way of its own.
-    fn convolve(
-        self: &Arc<Self>,
-        precision: Precision,
-        sizes: &Convolution,
-        wanted: Wanted,
-        arrays: [u64; 3],
-    ) -> Result<bool>;
+    /// Asks for a convolution of values of this precision, whose window is larger than a pixel.
+    /// `false`, with nothing done, if the machine has no way of its own.
+    fn convolve(self: &Arc<Self>, precision: Precision, convolution: &Convolution) -> Result<bool>;
 
     /// Puts in the place of some floats of an array their sums over all ranks: through the
     /// processor, where the machine has no way of its own.

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `kernels/*.cu` | CUDA C++, one family each; `prelude.cuh` first |
 //! | `machine` | what a tape asks for: memory, launches, products, convolutions |
-//! | `convolution` | sizes of one |
+//! | `convolution` | what is asked of a convolution, and its sizes |
 //! | `store` | parameters, their gradients and moments in flat arrays |
 //! | `optimizer` | AdamW |
 //! | `loss` | InfoNCE, and the nearest rows of a pool |

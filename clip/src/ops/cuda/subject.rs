@@ -8,7 +8,7 @@ use candle_core::Result;
 use super::Card;
 use super::{
     Launch, Machine, Precision, Product,
-    convolution::{Convolution, Wanted},
+    convolution::Convolution,
     emulator::{self, Emulator},
 };
 
@@ -136,17 +136,11 @@ impl Machine for Subject {
         }
     }
 
-    fn convolve(
-        self: &Arc<Self>,
-        precision: Precision,
-        sizes: &Convolution,
-        wanted: Wanted,
-        arrays: [u64; 3],
-    ) -> Result<bool> {
+    fn convolve(self: &Arc<Self>, precision: Precision, asked: &Convolution) -> Result<bool> {
         match &**self {
-            Self::Emulated(emulator) => emulator.convolve(precision, sizes, wanted, arrays),
+            Self::Emulated(emulator) => emulator.convolve(precision, asked),
             #[cfg(feature = "cuda")]
-            Self::Real(card) => card.convolve(precision, sizes, wanted, arrays),
+            Self::Real(card) => card.convolve(precision, asked),
         }
     }
 

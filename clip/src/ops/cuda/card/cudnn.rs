@@ -29,7 +29,7 @@ use super::{Card, Result, failed};
 use crate::ops::{
     cuda::{
         Machine,
-        convolution::{Convolution, Wanted},
+        convolution::{Convolution, Sizes, Wanted},
         libraries,
     },
     is_out_of_memory,
@@ -68,7 +68,7 @@ impl fmt::Debug for Cudnn {
 /// What decides how cuDNN computes an array.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Form {
-    sizes: Convolution,
+    sizes: Sizes,
     wanted: Wanted,
     /// Bytes to which all arrays are aligned.
     alignment: i64,
@@ -165,52 +165,45 @@ impl Card {
     }
 
     /// [`Machine::convolve`] with arrays of bf16.
-    pub(super) fn convolve_by_cudnn(
-        self: &Arc<Self>,
-        sizes: &Convolution,
-        wanted: Wanted,
-        arrays: [u64; 3],
-    ) -> Result<bool> {
+    pub(super) fn convolve_by_cudnn(self: &Arc<Self>, asked: &Convolution) -> Result<bool> {
         let Some(cudnn) = self.cudnn() else { return Ok(false) };
-        if sizes.counts().into_iter().any(|count| count > VALUES_MAX) {
+        if asked.sizes.counts().into_iter().any(|count| count > VALUES_MAX) {
             return Ok(false);
         }
         self.context.bind_to_thread().map_err(failed)?;
-        let bits = arrays.iter().fold(16, |bits, address| bits | address);
-        let form = Form { sizes: *sizes, wanted, alignment: 1 << bits.trailing_zeros() };
         let mut cudnn = cudnn.lock().unwrap_or_else(PoisonError::into_inner);
-        match self.ask_cudnn(&mut cudnn, form, arrays) {
+        match self.ask_cudnn(&mut cudnn, asked) {
             Err(error) if is_out_of_memory(&error) => {
                 self.trim()?; // cuDNN takes memory beside ours
-                self.ask_cudnn(&mut cudnn, form, arrays)
+                self.ask_cudnn(&mut cudnn, asked)
             }
             outcome => outcome,
         }
     }
 
-    fn ask_cudnn(
-        self: &Arc<Self>,
-        cudnn: &mut Cudnn,
-        form: Form,
-        arrays: [u64; 3],
-    ) -> Result<bool> {
-        let Form { sizes, wanted, .. } = form;
-        let name = || format!("{sizes}: {wanted:?}");
+    fn ask_cudnn(self: &Arc<Self>, cudnn: &mut Cudnn, asked: &Convolution) -> Result<bool> {
+        let &Convolution { sizes, wanted, arrays } = asked;
+        let bits = arrays.iter().fold(16, |bits, address| bits | address);
+        let form = Form { sizes, wanted, alignment: 1 << bits.trailing_zeros() };
         let refused = |error: CudnnError| match error.0 {
             NO_MEMORY => {
                 let reason = format!("{} has no memory left for cuDNN", self.name);
                 Error::Io(io::Error::new(io::ErrorKind::OutOfMemory, reason))
             }
-            other => Error::Msg(format!("cuDNN refuses {}: {other:?}", name())),
+            other => Error::Msg(format!("cuDNN refuses {asked}: {other:?}")),
         };
         let handle = cudnn.handle;
         let Some(plan) = cudnn.plan(form).map_err(refused)? else { return Ok(false) };
         let workspace = self.take(plan.workspace)?;
-        self.profile.around(&self.stream, name, || {
-            // SAFETY: the caller's arrays, of these sizes; the stream keeps the order, also of what
-            // uses the workspace next.
-            unsafe { plan.execute(handle, arrays, Self::address(&workspace)) }.map_err(refused)
-        })?;
+        self.profile.around(
+            &self.stream,
+            || asked.to_string(),
+            || {
+                // SAFETY: the caller's arrays, of these sizes; the stream keeps the order, also of what
+                // uses the workspace next.
+                unsafe { plan.execute(handle, arrays, Self::address(&workspace)) }.map_err(refused)
+            },
+        )?;
         Ok(true)
     }
 }
@@ -274,7 +267,7 @@ fn is_exact(way: &Descriptor) -> Result<bool, CudnnError> {
 
 /// The convolution, or one of its two ways back: what it is made of, and last itself.
 fn operation(form: &Form) -> Result<Vec<Descriptor>, CudnnError> {
-    let Convolution { batch, height, width, inputs, outputs, window, high, wide } = form.sizes;
+    let Sizes { batch, height, width, inputs, outputs, window, high, wide } = form.sizes;
     let [batch, inputs, outputs] = [batch, inputs, outputs].map(|size| size as i64);
     let [side, stride, padding] =
         [window.side, window.stride, window.padding].map(|size| size as i64);

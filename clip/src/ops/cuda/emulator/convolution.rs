@@ -3,10 +3,10 @@
 
 use std::slice;
 
-use crate::ops::cuda::convolution::{Convolution, Wanted};
+use crate::ops::cuda::convolution::{Convolution, Sizes, Wanted};
 
-/// Computes one of `[input, kernel, output]`, arrays of bf16, from the other two.
-pub(in crate::ops::cuda) fn convolve(sizes: &Convolution, wanted: Wanted, arrays: [u64; 3]) {
+/// Of arrays of bf16.
+pub(in crate::ops::cuda) fn convolve(&Convolution { sizes, wanted, arrays }: &Convolution) {
     let counts = sizes.counts();
     let at = match wanted {
         Wanted::InputGradient => 0,
@@ -17,7 +17,7 @@ pub(in crate::ops::cuda) fn convolve(sizes: &Convolution, wanted: Wanted, arrays
         true => vec![0.0; counts[array]],
         false => read(arrays[array], counts[array]),
     });
-    for_each(sizes, |[i, k, o]| match wanted {
+    for_each(&sizes, |[i, k, o]| match wanted {
         Wanted::InputGradient => x[i] += kernel[k] * y[o],
         Wanted::KernelGradient => kernel[k] += x[i] * y[o],
         Wanted::Output => y[o] += x[i] * kernel[k],
@@ -26,8 +26,8 @@ pub(in crate::ops::cuda) fn convolve(sizes: &Convolution, wanted: Wanted, arrays
 }
 
 /// The places of input, kernel and output in each of the sum's terms.
-fn for_each(sizes: &Convolution, mut term: impl FnMut([usize; 3])) {
-    let Convolution { batch, height, width, inputs, outputs, window, high, wide } = *sizes;
+fn for_each(sizes: &Sizes, mut term: impl FnMut([usize; 3])) {
+    let Sizes { batch, height, width, inputs, outputs, window, high, wide } = *sizes;
     for picture in 0..batch {
         for (top, left) in (0..high).flat_map(|top| (0..wide).map(move |left| (top, left))) {
             let place = (picture * high + top) * wide + left;

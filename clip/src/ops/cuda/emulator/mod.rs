@@ -21,11 +21,8 @@ use std::{
 use candle_core::{Result, bail};
 
 use super::{
-    KERNELS, Launch, Machine, Precision, Product,
-    convolution::{Convolution, Wanted},
-    definition,
-    machine::out_of_memory,
-    names,
+    KERNELS, Launch, Machine, Precision, Product, convolution::Convolution, definition,
+    machine::out_of_memory, names,
 };
 
 unsafe extern "C" {
@@ -262,16 +259,10 @@ impl Machine for Emulator {
     }
 
     /// Its own way is that of a card, bf16; with a stride it has none, so that the tests see both.
-    fn convolve(
-        self: &Arc<Self>,
-        precision: Precision,
-        sizes: &Convolution,
-        wanted: Wanted,
-        arrays: [u64; 3],
-    ) -> Result<bool> {
-        let has_way = precision == Precision::Bf16 && sizes.window.stride == 1;
+    fn convolve(self: &Arc<Self>, precision: Precision, asked: &Convolution) -> Result<bool> {
+        let has_way = precision == Precision::Bf16 && asked.sizes.window.stride == 1;
         if has_way {
-            convolution::convolve(sizes, wanted, arrays);
+            convolution::convolve(asked);
         }
         Ok(has_way)
     }

@@ -9,7 +9,7 @@ use crate::ops::{
     Peers,
     cuda::{
         Launch, Machine, Operand, Precision, Product,
-        convolution::{Convolution, Wanted},
+        convolution::{Convolution, Sizes, Wanted},
         store::floats,
     },
     graph::{Awaited, BatchStatistics, ConvNorm, ONE, Window},
@@ -25,7 +25,7 @@ impl<M: Machine> CudaTape<M> {
         let ConvNorm { kernel, window, weight, bias, relu } = layer;
         let dims: [usize; 4] = (&*x.dims).try_into().expect("`[B, H, W, C]`");
         let outputs = kernel.dim(0)?;
-        let sizes = Convolution::new(dims, outputs, window);
+        let sizes = Sizes::new(dims, outputs, window);
         let (bench, rows) = (self.bench(), sizes.batch * sizes.places());
         let count = rows * outputs;
         let cells = bench.kernel_cells(kernel, &sizes)?;
@@ -142,7 +142,7 @@ impl<M: Machine> Bench<M> {
     }
 
     /// A kernel in the order of [`Bench::cells`], `[O, side side I]`.
-    fn kernel_cells(&self, kernel: &Tensor, sizes: &Convolution) -> Result<Cells<M>> {
+    fn kernel_cells(&self, kernel: &Tensor, sizes: &Sizes) -> Result<Cells<M>> {
         let values = self.store.values(kernel, self.precision)?;
         if sizes.window == ONE {
             return Ok(Cells { address: values, _memory: None });
@@ -158,7 +158,7 @@ impl<M: Machine> Bench<M> {
 
     /// What lies under the windows of some pictures, `[.., side side I]`; these themselves for a
     /// window of one pixel.
-    fn cells(&self, x: u64, group: &Range<usize>, sizes: &Convolution) -> Result<Cells<M>> {
+    fn cells(&self, x: u64, group: &Range<usize>, sizes: &Sizes) -> Result<Cells<M>> {
         let picture = sizes.height * sizes.width * sizes.inputs;
         let x = x + (self.precision.bytes() * picture * group.start) as u64;
         if sizes.window == ONE {
@@ -172,14 +172,15 @@ impl<M: Machine> Bench<M> {
     }
 
     /// [`Machine::convolve`]; a window of one pixel is a product.
-    fn convolve(&self, sizes: &Convolution, wanted: Wanted, arrays: [u64; 3]) -> Result<bool> {
+    fn convolve(&self, &sizes: &Sizes, wanted: Wanted, arrays: [u64; 3]) -> Result<bool> {
+        let asked = Convolution { sizes, wanted, arrays };
         match sizes.window {
             ONE => Ok(false),
-            _ => self.machine().convolve(self.precision, sizes, wanted, arrays),
+            _ => self.machine().convolve(self.precision, &asked),
         }
     }
 
-    fn conv(&self, x: u64, kernel: &Cells<M>, sizes: &Convolution) -> Result<M::Memory> {
+    fn conv(&self, x: u64, kernel: &Cells<M>, sizes: &Sizes) -> Result<M::Memory> {
         let (size, cell, outputs) = (self.precision.bytes(), sizes.cell(), sizes.outputs);
         let z = self.values(sizes.batch * sizes.places() * outputs)?;
         let arrays = [x, kernel.address, M::address(&z)];
@@ -203,7 +204,7 @@ impl<M: Machine> Bench<M> {
         x: &CudaValue<M>,
         kernel: &Tensor,
         dz: &M::Memory,
-        sizes: &Convolution,
+        sizes: &Sizes,
     ) -> Result<()> {
         let Some(gradient) = self.store.gradient(kernel)? else { return Ok(()) };
         let (size, cell, outputs) = (self.precision.bytes(), sizes.cell(), sizes.outputs);
@@ -240,7 +241,7 @@ impl<M: Machine> Gradients<M> {
         x: &CudaValue<M>,
         kernel: &Cells<M>,
         dz: &M::Memory,
-        sizes: &Convolution,
+        sizes: &Sizes,
     ) -> Result<()> {
         if x.step.is_none() {
             return Ok(());
@@ -282,7 +283,7 @@ fn unfold(
     kernel: &'static str,
     count: usize,
     [x, y]: [u64; 2],
-    sizes: &Convolution,
+    sizes: &Sizes,
     precision: Precision,
 ) -> Launch {
     let Window { side, stride, padding } = sizes.window;

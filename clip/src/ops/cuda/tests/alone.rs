@@ -10,7 +10,7 @@ use std::{
 use super::*;
 use crate::ops::{
     Peers, Seat,
-    cuda::convolution::{Convolution, Wanted},
+    cuda::convolution::{Convolution, Sizes, Wanted},
 };
 
 /// Nobody else.
@@ -64,7 +64,7 @@ fn a_card_convolves_by_its_own_library() -> Result<()> {
     }
     for (stride, inputs, outputs) in [(1, 3, 8), (2, 3, 8), (1, 64, 64), (1, 2, 3)] {
         let window = Window { side: 3, stride, padding: 1 };
-        let sizes = Convolution::new([2, 7, 6, inputs], outputs, window);
+        let sizes = Sizes::new([2, 7, 6, inputs], outputs, window);
         let mut seeds = 0..;
         let arrays = sizes.counts().map(|count| {
             let values = numbers(count, seeds.next().expect("without end"));
@@ -75,16 +75,17 @@ fn a_card_convolves_by_its_own_library() -> Result<()> {
         {
             let mut exact = arrays.clone();
             let addresses = exact.each_mut().map(|array| array.as_mut_ptr() as u64);
-            emulator::convolution::convolve(&sizes, wanted, addresses);
+            emulator::convolution::convolve(&Convolution { sizes, wanted, arrays: addresses });
             let sent = [0, 1, 2].map(|array| match array == at {
                 true => subject.upload(&vec![u16::MAX; arrays[array].len()]),
                 false => subject.upload(&arrays[array]),
             });
             let [x, kernel, y] = sent;
             let sent = [x?, kernel?, y?];
-            let addresses = sent.each_ref().map(Subject::address);
-            let is_done = subject.convolve(Precision::Bf16, &sizes, wanted, addresses)?;
-            assert_eq!(is_done, subject::is_real() || stride == 1, "{sizes}: {wanted:?}");
+            let asked =
+                Convolution { sizes, wanted, arrays: sent.each_ref().map(Subject::address) };
+            let is_done = subject.convolve(Precision::Bf16, &asked)?;
+            assert_eq!(is_done, subject::is_real() || stride == 1, "{asked}");
             if !is_done {
                 continue;
             }
@@ -92,7 +93,7 @@ fn a_card_convolves_by_its_own_library() -> Result<()> {
             let exact: Vec<f64> = exact[at].iter().map(wide).collect();
             let most = exact.iter().fold(0.0, |most: f64, value| most.max(value.abs()));
             for (found, exact) in values(&subject, &sent[at], Precision::Bf16)?.iter().zip(exact) {
-                assert!((found - exact).abs() <= BF16_OFF_MAX * most, "{sizes}: {wanted:?}");
+                assert!((found - exact).abs() <= BF16_OFF_MAX * most, "{asked}");
             }
         }
     }
