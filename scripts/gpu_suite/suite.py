@@ -226,7 +226,7 @@ def pool(suite):
     """What a pool of 2% of a million rows costs, and what the loader can give."""
     model = suite.models[0]
     sizes = ["--preset", model, "--batch", suite.sizes["batch"], "--pool", suite.sizes["pool"]]
-    rounds = ["--rounds", ROUNDS, "--steps", 2, "--json", "--bench"]
+    rounds = ["--rounds", ROUNDS, "--steps", 5, "--json", "--bench"]
     return suite.ask("epoch", *sizes, *rounds, *suite.on_card())
 
 
@@ -322,7 +322,7 @@ PARTS = (
     ("gradients", 75, gradients),
     ("ViT", 155, compared(0)),
     ("RN50", 155, compared(1)),
-    ("pool", 55, alone(pool)),
+    ("pool", 80, alone(pool)),
     ("largest", 120, alone(largest)),
 )
 
