@@ -144,7 +144,8 @@ impl Card {
         }))
     }
 
-    /// Does `body`, and says how long each kernel and each form of product and convolution took meanwhile.
+    /// Does `body`, and says how long each kernel and each form of product and convolution took
+    /// meanwhile.
     pub(crate) fn profile<T>(&self, body: impl FnOnce() -> T) -> Result<(T, Vec<Timed>)> {
         self.profile.begin();
         let done = body();

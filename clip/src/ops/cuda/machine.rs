@@ -9,9 +9,9 @@ use candle_core::{Error, Result};
 use super::convolution::Convolution;
 use crate::ops::Peers;
 
-/// How activations and the matrices that they meet are kept; sums are always made in f32, and so are
-/// kept those of gradients over a batch, but for kernels of which a machine that convolves in its own
-/// way gives values.
+/// How activations and the matrices that they meet are kept; sums are always made in f32. Those of
+/// parameters' gradients are kept so, too, but for a convolution's kernel where a machine convolves in
+/// its own way: that gives values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Precision {
     /// For evaluation and proofs.

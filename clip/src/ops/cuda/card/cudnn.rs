@@ -211,7 +211,7 @@ impl Card {
 /// Numbers of the input, the kernel and the output within a graph.
 const IDS: [i64; 3] = [1, 2, 3];
 
-/// The first of cuDNN's ways, best first, whose sums have a fixed order.
+/// The first of cuDNN's ways, best first, that is exact.
 fn plan_of(handle: sys::cudnnHandle_t, form: &Form) -> Result<Option<Plan>, CudnnError> {
     let mut parts = operation(form)?;
     let operation = parts.last().expect("it comes last");
