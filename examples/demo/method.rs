@@ -33,7 +33,7 @@ const AUDIT_MODEL_WORK: u64 = 45;
 const INDEX_ROWS_MAX: usize = 1200;
 
 /// What all methods of one road share.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Shared<'a> {
     pub(crate) programs: &'a Programs,
     pub(crate) board: &'a Board,

@@ -6,7 +6,10 @@ use std::{
     fs::{self, File},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::Duration,
 };
@@ -21,7 +24,7 @@ const POLL: Duration = Duration::from_millis(150);
 const ERROR_LINES_MAX: usize = 12;
 
 /// The programs beside this one, and what all runs of them share.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Programs {
     folder: PathBuf,
     /// Programs that run at one time.
@@ -29,7 +32,7 @@ pub(crate) struct Programs {
     /// Threads of each program.
     threads: usize,
     /// Set once a step has failed: the others end early.
-    stopped: AtomicBool,
+    stopped: Arc<AtomicBool>,
 }
 
 /// One run of one program.
@@ -86,7 +89,14 @@ impl Programs {
         let cores = thread::available_parallelism().map_or(1, |cores| cores.get());
         let workers = workers.unwrap_or(cores);
         let threads = (cores / workers).max(1);
-        Ok(Self { folder, workers, threads, stopped: AtomicBool::new(false) })
+        Ok(Self { folder, workers, threads, stopped: Arc::default() })
+    }
+
+    /// The same with twice the threads, but no more than there are cores: for what will run alone
+    /// once the others are done.
+    pub(crate) fn twice_as_wide(&self) -> Self {
+        let cores = thread::available_parallelism().map_or(1, |cores| cores.get());
+        Self { threads: (2 * self.threads).min(cores), ..self.clone() }
     }
 
     /// What `program` is, to the bit: SHA-256 in lower-case hex.

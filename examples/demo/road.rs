@@ -116,12 +116,16 @@ pub(crate) fn walk(args: &cli::Road) -> Result<Exit, Report> {
     finish(&summary, &outcomes, &shared, &clean)
 }
 
-/// Works on all methods at one time: where there are fewer cores they share them, and none rests
-/// while the last method is still on its way.
+/// Works on all methods at one time, on cores that they share. The one with the most work is alone
+/// in the end and gets more threads, so that no core rests meanwhile.
 fn all_methods(shared: &Shared<'_>) -> Result<Vec<Outcome>, Report> {
     let failed = Mutex::new(None);
+    let work = |method| work(method, shared.data, shared.epochs);
+    let most = METHODS.iter().map(work).max();
+    let wide = shared.programs.twice_as_wide();
     let walk = |method| {
-        let outcome = shared.walk(method).map_err(|report| {
+        let programs = if Some(work(method)) == most { &wide } else { shared.programs };
+        let outcome = Shared { programs, ..*shared }.walk(method).map_err(|report| {
             let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
             failed.get_or_insert(report); // later ones only say that they stopped
             shared.programs.stop();
