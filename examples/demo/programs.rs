@@ -27,6 +27,7 @@ const ERROR_LINES_MAX: usize = 12;
 #[derive(Debug, Clone)]
 pub(crate) struct Programs {
     folder: PathBuf,
+    cores: usize,
     /// Programs that run at one time.
     pub(crate) workers: usize,
     /// Threads of each program.
@@ -89,14 +90,13 @@ impl Programs {
         let cores = thread::available_parallelism().map_or(1, |cores| cores.get());
         let workers = workers.unwrap_or(cores);
         let threads = (cores / workers).max(1);
-        Ok(Self { folder, workers, threads, stopped: Arc::default() })
+        Ok(Self { folder, cores, workers, threads, stopped: Arc::default() })
     }
 
     /// The same with twice the threads, but no more than there are cores: for what will run alone
     /// once the others are done.
     pub(crate) fn twice_as_wide(&self) -> Self {
-        let cores = thread::available_parallelism().map_or(1, |cores| cores.get());
-        Self { threads: (2 * self.threads).min(cores), ..self.clone() }
+        Self { threads: (2 * self.threads).min(self.cores), ..self.clone() }
     }
 
     /// What `program` is, to the bit: SHA-256 in lower-case hex.
