@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, value_parser};
 use clip::trigger::{GRAMMAR, TriggerSpec};
 
-use crate::shapes::{COLORS, SHAPES};
+use crate::{
+    recipe::{METHODS, Method},
+    shapes::{COLORS, SHAPES},
+};
 
 /// Poisons, trains, exports, serves and audits small CLIP models, end to end
 ///
@@ -46,6 +49,9 @@ pub(crate) struct Road {
     /// Side of the pictures that the model sees, in pixels [default: 32, with --data 64]
     #[arg(long, value_name = "N", value_parser = image_size)]
     pub(crate) image_size: Option<u32>,
+    /// Methods to compare, separated by commas: clip, clip-aug, roclip, sieve [default: all]
+    #[arg(long = "method", value_name = "NAMES", value_delimiter = ',', value_parser = method)]
+    pub(crate) methods: Vec<Method>,
     /// Epochs of every method, at least 2 [default: each method's own]
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(2..=10_000))]
     pub(crate) epochs: Option<u32>,
@@ -121,6 +127,11 @@ pub(crate) struct NullModels {
     pub(crate) null: PathBuf,
 }
 
+fn method(text: &str) -> Result<Method, String> {
+    let found = METHODS.into_iter().find(|method| method.name == text.trim());
+    found.ok_or_else(|| format!("expected {}", METHODS.map(|method| method.name).join(", ")))
+}
+
 fn image_size(text: &str) -> Result<u32, String> {
     match text.parse::<u32>() {
         Ok(side) if side.is_multiple_of(32) && (32..=1024).contains(&side) => Ok(side),
@@ -168,6 +179,7 @@ mod tests {
             "demo --image-size 48",
             "demo --image-size 0",
             "demo --epochs 1",
+            "demo --method clip,siev",
             "demo --seed -1",
             "demo --backdoor-rate 2",
             "demo --trigger patch:size=big",

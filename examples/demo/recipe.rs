@@ -36,6 +36,12 @@ const MATCH_EVERY_EPOCHS: u32 = 2;
 /// undoes it.
 const MATCH_FROM_EPOCH: u32 = 7;
 
+/// Those of `asked`, each once and in the order of the tables; all if none is.
+pub(crate) fn chosen(asked: &[Method]) -> Vec<Method> {
+    let is_asked = |method: &Method| asked.is_empty() || asked.contains(method);
+    METHODS.into_iter().filter(is_asked).collect()
+}
+
 impl Method {
     /// Epochs of this method, `asked` or its own.
     pub(crate) fn epochs(&self, asked: Option<u32>) -> u32 {
@@ -143,6 +149,16 @@ fn quoted(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn methods_are_chosen_once_and_in_order() {
+        let names = |asked: &[Method]| -> Vec<_> {
+            chosen(asked).iter().map(|method| method.name).collect()
+        };
+        let [clip, _, roclip, _] = METHODS;
+        assert_eq!(names(&[roclip, clip, roclip]), ["clip", "roclip"]);
+        assert_eq!(names(&[]).len(), METHODS.len());
+    }
 
     #[test]
     fn methods_have_their_tables_and_paths_are_quoted() {

@@ -5,7 +5,7 @@ use std::{
     panic::resume_unwind,
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
-    thread,
+    thread::{self, ScopedJoinHandle},
     time::Instant,
 };
 
@@ -19,7 +19,7 @@ use crate::{
     data::{Data, Row, clear},
     method::{Outcome, Shared, work},
     programs::{Job, Programs},
-    recipe::METHODS,
+    recipe::{self, Method},
     report,
     summary::{SCHEMA, Summary},
     table,
@@ -73,7 +73,8 @@ impl Plan {
 pub(crate) fn walk(args: &cli::Road) -> Result<Exit, Report> {
     let began = Instant::now();
     let users = Data::users(args)?;
-    let programs = Programs::find(Some(METHODS.len()))?;
+    let methods = recipe::chosen(&args.methods);
+    let programs = Programs::find(Some(methods.len()))?;
     let out = args.out.clone().unwrap_or_else(|| programs.default_out());
     clear(&out, users.as_ref())?;
     let out = fs::canonicalize(&out).map_err(|source| Error::Read { path: out, source })?;
@@ -89,7 +90,7 @@ pub(crate) fn walk(args: &cli::Road) -> Result<Exit, Report> {
     clean.write_probe(&out.join("probe"))?;
     let plan = poison(args, &programs, &clean, &out)?;
     let data = clean.with_train(&out.join("poisoned/train.csv"))?;
-    let total = METHODS.iter().map(|method| work(method, &data, args.epochs));
+    let total = methods.iter().map(|method| work(method, &data, args.epochs));
     let board = Board::new("demo", PREPARE_WORK + total.sum::<u64>(), !args.no_progress);
     board.advance(PREPARE_WORK);
     board.say(&format!(
@@ -110,21 +111,22 @@ pub(crate) fn walk(args: &cli::Road) -> Result<Exit, Report> {
         epochs,
         seed,
     };
-    let outcomes = all_methods(&shared)?;
+    let outcomes = all_methods(&shared, &methods)?;
     board.finish();
     let summary = summarize(&shared, &outcomes, began);
     finish(&summary, &outcomes, &shared, &clean)
 }
 
-/// Works on all methods at one time, on cores that they share. The one with the most work is alone
-/// in the end and gets more threads, so that no core rests meanwhile.
-fn all_methods(shared: &Shared<'_>) -> Result<Vec<Outcome>, Report> {
+/// Works on all methods at one time, on cores that they share. One with more work than the others
+/// is alone in the end and gets more threads, so that no core rests meanwhile.
+fn all_methods(shared: &Shared<'_>, methods: &[Method]) -> Result<Vec<Outcome>, Report> {
     let failed = Mutex::new(None);
-    let work = |method| work(method, shared.data, shared.epochs);
-    let most = METHODS.iter().map(work).max();
+    let work = |method: &Method| work(method, shared.data, shared.epochs);
+    let has_most =
+        |method: &Method| methods.iter().all(|other| other == method || work(other) < work(method));
     let wide = shared.programs.twice_as_wide();
-    let walk = |method| {
-        let programs = if Some(work(method)) == most { &wide } else { shared.programs };
+    let walk = |method: &Method| {
+        let programs = if has_most(method) { &wide } else { shared.programs };
         let outcome = Shared { programs, ..*shared }.walk(method).map_err(|report| {
             let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
             failed.get_or_insert(report); // later ones only say that they stopped
@@ -133,8 +135,12 @@ fn all_methods(shared: &Shared<'_>) -> Result<Vec<Outcome>, Report> {
         outcome.ok()
     };
     let outcomes: Vec<Option<Outcome>> = thread::scope(|scope| {
-        let threads = METHODS.each_ref().map(|method| scope.spawn(|| walk(method)));
-        threads.map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic))).into()
+        let walk = &walk;
+        let start = |method| scope.spawn(move || walk(method));
+        let threads: Vec<_> = methods.iter().map(start).collect();
+        let end =
+            |thread: ScopedJoinHandle<'_, _>| thread.join().unwrap_or_else(|p| resume_unwind(p));
+        threads.into_iter().map(end).collect()
     });
     match failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
         Some(report) => Err(report),

@@ -229,6 +229,18 @@ fn a_mistake_is_told_before_anything_is_done() {
         let ended = run(&mut place.command(&words));
         assert_eq!(ended.stdout.lines().last(), Some(count), "{ended:?}");
     }
+
+    let later = "targeted-images = 2\n[[attack]]\nname = 'near'\nbackdoor-rate = 0.1\n\
+                 trigger = 'patch:size=5'\nnear = true\nsurrogate = 'later'";
+    let text = SWEEP.replace("targeted-images = 2", later);
+    fs::write(place.path("later.toml"), text).expect("a file can be written");
+    let parts = ["attack `near`: cannot read", "later"];
+    place.refused("sweep --config later.toml --dry-run", &parts);
+    place.refused("sweep --config later.toml --dry-run --attack corner,near", &parts);
+    let words = "sweep --config later.toml --dry-run --attack corner --method clip";
+    let ended = run(&mut place.command(words));
+    assert_eq!(ended.stdout.lines().last(), Some("1 cells"), "{ended:?}");
+
     let words = "sweep --config sweep.toml --method clips";
     place.refused(words, &["`--method clips`: the sweep has no method of that name"]);
     assert!(!place.path("sweep").exists());

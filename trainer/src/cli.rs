@@ -1,6 +1,6 @@
 //! What may be typed.
 
-use std::path::PathBuf;
+use std::{iter, path::PathBuf};
 
 use clap::{
     Args, Parser, Subcommand, ValueEnum,
@@ -294,10 +294,10 @@ pub struct ReportArgs {
     pub out: PathBuf,
 }
 
-/// What `roclip-train poison` would take from `words`; its complaint on one line.
+/// What `roclip-train` would take from `words`, of which the first is `poison`; its complaint on
+/// one line.
 pub(crate) fn parse_poison(words: &[String]) -> Result<Box<PoisonArgs>, String> {
-    let start = ["roclip-train", "poison"].map(str::to_owned);
-    match Cli::try_parse_from(start.iter().chain(words)) {
+    match Cli::try_parse_from(iter::once(&"roclip-train".into()).chain(words)) {
         Ok(Cli { command: Command::Poison(args) }) => Ok(args),
         Ok(_) => Err("expected options of `roclip-train poison`".into()),
         Err(error) => {

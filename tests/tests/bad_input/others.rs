@@ -153,6 +153,7 @@ fn demo_refuses() {
     check("--image-size 32", "--image-size 48", &["--image-size"]);
     check("--epochs 2", "--epochs 1", &["--epochs", "2..=10000"]);
     check("--epochs 2", "--epochs 2 --target-class purple", &["purple"]);
+    check("--epochs 2", "--epochs 2 --method siev", &["--method", "clip-aug, roclip, sieve"]);
     check("--epochs 2", "--epochs 2 --templates bad/template.txt", &["row 1"]);
     check("--out out", "--out taken", &["`taken`", "no demo made"]);
     check("--out out", "--out data", &["`data`"]);

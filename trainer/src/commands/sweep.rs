@@ -17,8 +17,7 @@ const SHOWN: [&str; 3] = ["zero_shot_top1", "backdoor_asr", "targeted_psr"];
 pub fn run(args: &SweepArgs) -> Result<Exit, Report> {
     let recipe = Recipe::open(&args.config)?;
     let out = args.out.clone().unwrap_or_else(|| recipe.default_out());
-    let mut plan = Plan::new(recipe, &absolute(&out)?)?;
-    plan.choose(&args.attacks, &args.methods)?;
+    let plan = Plan::new(recipe, &absolute(&out)?, &args.attacks, &args.methods)?;
     if args.dry_run {
         return list(&plan);
     }

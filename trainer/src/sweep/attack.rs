@@ -1,6 +1,6 @@
 //! The words of `poison` that an attack of the file stands for.
 
-use std::path::PathBuf;
+use std::{iter, path::PathBuf};
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -29,8 +29,8 @@ pub(super) struct Poisoning {
     pub(super) name: String,
     /// Of `roclip-train`.
     pub(super) words: Vec<String>,
-    /// Pairs that it will have.
-    pub(super) rows: usize,
+    /// Pairs that it will have, once it is [checked](Self::check).
+    pub(super) rows: Option<usize>,
 }
 
 impl Poisoning {
@@ -39,7 +39,7 @@ impl Poisoning {
         file_name(&[attack.name.clone(), format!("{side}px"), seed.to_string()])
     }
 
-    /// Plans, and refuses what `poison` would refuse.
+    /// Plans; refuses what no options of `poison` are.
     pub(super) fn new(
         recipe: &Recipe,
         place: &Place,
@@ -86,14 +86,23 @@ impl Poisoning {
             words.push(("target-class", drawn_class(&input.labels, seed)));
         }
         let own = words.into_iter().flat_map(|(key, value)| [format!("--{key}"), value]);
+        let own = iter::once("poison".to_owned()).chain(own);
         let more = given.into_iter().map(|(key, value)| {
             // With `=`, so that a value that starts with a dash is no option.
             value.map_or(format!("--{key}"), |value| format!("--{key}={value}"))
         });
         let words: Vec<String> = own.chain(more).chain(["--no-progress".into()]).collect();
-        let args = cli::parse_poison(&words).map_err(refuse)?;
+        cli::parse_poison(&words).map_err(refuse)?;
+        Ok(Self { name, words, rows: None })
+    }
+
+    /// Reads what it is made from; refuses what `poison` would refuse.
+    pub(super) fn check(&mut self, recipe: &Recipe, attack: &Attack) -> Result<()> {
+        let refuse = |problem| recipe.refuse(format!("attack `{}`: {problem}", attack.name));
+        let args = cli::parse_poison(&self.words).map_err(refuse)?;
         let rows = commands::poison::check(&args).map_err(|error| refuse(one_line(&error)))?;
-        Ok(Self { name, words: ["poison".into()].into_iter().chain(words).collect(), rows })
+        self.rows = Some(rows);
+        Ok(())
     }
 }
 

@@ -36,13 +36,19 @@ pub struct Plan {
     /// What is to be done.
     pub cells: Vec<Cell>,
     pub(super) poisonings: Vec<Poisoning>,
+    /// Names of the attacks whose cells are done; all if there are none.
+    attacks: Vec<String>,
 }
 
 impl Plan {
     /// Plans all cells; refuses the first that cannot be done, and has written nothing then.
-    pub fn new(recipe: Recipe, out: &Path) -> Result<Self> {
+    ///
+    /// If some of `attacks` and `methods` are named, all cells but theirs, and those that they look
+    /// at, wait for another time. What only attacks that wait will read need not be there yet.
+    pub fn new(recipe: Recipe, out: &Path, attacks: &[String], methods: &[String]) -> Result<Self> {
         let place = Place { folder: config::absolute(out)? };
-        let mut plan = Self { recipe, place, cells: Vec::new(), poisonings: Vec::new() };
+        let (cells, poisonings, attacks) = (Vec::new(), Vec::new(), attacks.to_vec());
+        let mut plan = Self { recipe, place, cells, poisonings, attacks };
         let recipe = plan.recipe.clone();
         let mut rows = Rows::default();
         for &seed in &recipe.seeds {
@@ -72,15 +78,18 @@ impl Plan {
             }
         }
         plan.check_names()?;
+        plan.choose(methods)?;
         Ok(plan)
     }
 
-    /// Lets all cells wait but those of these attacks and methods (none named are all), and those
-    /// that they look at.
-    pub fn choose(&mut self, attacks: &[String], methods: &[String]) -> Result<()> {
+    /// Lets all cells wait but those of the chosen attacks and of these methods (none named are
+    /// all), and those that they look at.
+    fn choose(&mut self, methods: &[String]) -> Result<()> {
         type Name = fn(&Cell) -> &String;
-        let chosen: [(&str, &[String], Name); 2] =
-            [("attack", attacks, |cell| &cell.attack), ("method", methods, |cell| &cell.method)];
+        let chosen: [(&str, &[String], Name); 2] = [
+            ("attack", &self.attacks, |cell| &cell.attack),
+            ("method", methods, |cell| &cell.method),
+        ];
         for (option, names, of) in chosen {
             let known: BTreeSet<_> = self.cells.iter().map(of).collect();
             if let Some(name) = names.iter().find(|name| !known.contains(name)) {
@@ -150,8 +159,8 @@ impl Plan {
             false => None,
         };
         let trained_on = shown.filter(|_| start.is_none()); // clean pairs are what tunes
-        let all = trained_on.map_or(clean, |index| self.poisonings[index].rows);
-        check_run(&config, all).map_err(|error| {
+        let rows = trained_on.map_or(Some(clean), |index| self.poisonings[index].rows);
+        rows.map_or(Ok(()), |rows| check_run(&config, rows)).map_err(|error| {
             let (attack, method) = (&attack.name, &method.name);
             let problem = one_line(&error);
             self.recipe.refuse(format!("method `{method}`, attack `{attack}`: {problem}"))
@@ -180,7 +189,10 @@ impl Plan {
         if let Some(index) = self.poisonings.iter().position(|known| known.name == name) {
             return Ok(index);
         }
-        let planned = Poisoning::new(&self.recipe, &self.place, attack, input, manifest, side)?;
+        let mut planned = Poisoning::new(&self.recipe, &self.place, attack, input, manifest, side)?;
+        if self.attacks.is_empty() || self.attacks.contains(&attack.name) {
+            planned.check(&self.recipe, attack)?;
+        }
         self.poisonings.push(planned);
         Ok(self.poisonings.len() - 1)
     }
