@@ -169,9 +169,11 @@ fn prepare(asked: &Prepare) -> Result<Exit, Report> {
     let checked = checkable(weights.clone(), asked.seed);
     let pairs = Pairs::draw(&config, batch, asked.seed);
     let optimizer = Optimizer::new();
-    let mut trainer = optimizer.trainer(&config, &checked, None)?;
-    let checked_loss = in_pool(|| Ok(trainer.step(pairs.batch(end))?.loss))?;
-    let gradients = gradients(&trainer);
+    let (checked_loss, gradients) = {
+        let mut trainer = optimizer.trainer(&config, &checked, None)?;
+        let loss = in_pool(|| Ok(trainer.step(pairs.batch(end))?.loss))?;
+        (loss, gradients(&trainer))
+    }; // gone before the next one, so that both need not fit
     let mut trainer = optimizer.trainer(&config, &weights, None)?;
     let steps = || (0..CHECKED_STEPS).map(|_| Ok(trainer.step(pairs.batch(end))?)).collect();
     let steps: Vec<_> = in_pool(steps)?;
