@@ -162,6 +162,9 @@ mod tests {
     #[test]
     fn the_flags_are_sound() {
         Cli::command().debug_assert();
+        let help = Cli::command().render_long_help().to_string();
+        let names = METHODS.map(|method| method.name).join(", ");
+        assert!(help.contains(&names), "{names}: {help}");
     }
 
     #[test]

@@ -229,7 +229,14 @@ fn a_mistake_is_told_before_anything_is_done() {
         let ended = run(&mut place.command(&words));
         assert_eq!(ended.stdout.lines().last(), Some(count), "{ended:?}");
     }
+    let words = "sweep --config sweep.toml --method clips";
+    place.refused(words, &["`--method clips`: the sweep has no method of that name"]);
+    assert!(!place.path("sweep").exists());
+}
 
+#[test]
+fn an_attack_that_waits_may_lack_its_files_and_be_mended() {
+    let place = Place::new();
     let later = "targeted-images = 2\n[[attack]]\nname = 'near'\nbackdoor-rate = 0.1\n\
                  trigger = 'patch:size=5'\nnear = true\nsurrogate = 'later'";
     let text = SWEEP.replace("targeted-images = 2", later);
@@ -237,11 +244,16 @@ fn a_mistake_is_told_before_anything_is_done() {
     let parts = ["attack `near`: cannot read", "later"];
     place.refused("sweep --config later.toml --dry-run", &parts);
     place.refused("sweep --config later.toml --dry-run --attack corner,near", &parts);
-    let words = "sweep --config later.toml --dry-run --attack corner --method clip";
-    let ended = run(&mut place.command(words));
-    assert_eq!(ended.stdout.lines().last(), Some("1 cells"), "{ended:?}");
+    place.refused("sweep --config later.toml --attack nea", &["the sweep has no attack"]);
 
-    let words = "sweep --config sweep.toml --method clips";
-    place.refused(words, &["`--method clips`: the sweep has no method of that name"]);
-    assert!(!place.path("sweep").exists());
+    let words = "sweep --config later.toml --no-progress --attack none --method clip";
+    let ended = run(&mut place.command(words));
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let text = fs::read_to_string(place.path("later.toml")).expect("it is there");
+    let mended = text.replace("'later'", "'later/cells/none-clip-3/run/model'");
+    fs::write(place.path("later.toml"), mended).expect("a file can be written");
+    let words = "sweep --config later.toml --no-progress --attack near --method clip";
+    let ended = run(&mut place.command(words));
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert_eq!(place.lines("later").len(), 2);
 }

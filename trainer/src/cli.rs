@@ -274,7 +274,7 @@ pub struct SweepArgs {
     /// Do the cells of these methods alone, by name; the others wait for another time
     #[arg(long = "method", value_name = "NAMES", value_delimiter = ',', value_parser = name())]
     pub methods: Vec<String>,
-    /// Check everything, list the cells, do nothing
+    /// Check the cells that would be done, list them, do nothing
     #[arg(long)]
     pub dry_run: bool,
     /// Show no progress

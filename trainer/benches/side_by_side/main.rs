@@ -173,7 +173,7 @@ fn prepare(asked: &Prepare) -> Result<Exit, Report> {
         let mut trainer = optimizer.trainer(&config, &checked, None)?;
         let loss = in_pool(|| Ok(trainer.step(pairs.batch(end))?.loss))?;
         (loss, gradients(&trainer))
-    }; // gone before the next one, so that both need not fit
+    }; // dropped before the next is made: only one has to fit into memory
     let mut trainer = optimizer.trainer(&config, &weights, None)?;
     let steps = || (0..CHECKED_STEPS).map(|_| Ok(trainer.step(pairs.batch(end))?)).collect();
     let steps: Vec<_> = in_pool(steps)?;

@@ -21,7 +21,7 @@ pub fn run(args: &SweepArgs) -> Result<Exit, Report> {
     if args.dry_run {
         return list(&plan);
     }
-    let mut store = Store::open(&plan.place, &plan.recipe)?;
+    let mut store = Store::open(&plan.place, &plan.recipe, &plan.unchecked())?;
     let (all, done) =
         (plan.chosen().count(), plan.chosen().filter(|cell| store.has(&cell.name)).count());
     let progress = Progress::new("sweep", all as u64, !args.no_progress);

@@ -39,7 +39,7 @@ impl Poisoning {
         file_name(&[attack.name.clone(), format!("{side}px"), seed.to_string()])
     }
 
-    /// Plans; refuses what no options of `poison` are.
+    /// Plans; refuses options that `poison` does not have, and values that they do not take.
     pub(super) fn new(
         recipe: &Recipe,
         place: &Place,

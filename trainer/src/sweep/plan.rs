@@ -36,15 +36,16 @@ pub struct Plan {
     /// What is to be done.
     pub cells: Vec<Cell>,
     pub(super) poisonings: Vec<Poisoning>,
-    /// Names of the attacks whose cells are done; all if there are none.
+    /// Attacks that were chosen, by name; all if there are none.
     attacks: Vec<String>,
 }
 
 impl Plan {
     /// Plans all cells; refuses the first that cannot be done, and has written nothing then.
     ///
-    /// If some of `attacks` and `methods` are named, all cells but theirs, and those that they look
-    /// at, wait for another time. What only attacks that wait will read need not be there yet.
+    /// If some of `attacks` and `methods` are named, their cells and those that these look at are to
+    /// be done, and the others wait for another time. Of an attack that waits no more is checked
+    /// than the names and the form of its options.
     pub fn new(recipe: Recipe, out: &Path, attacks: &[String], methods: &[String]) -> Result<Self> {
         let place = Place { folder: config::absolute(out)? };
         let (cells, poisonings, attacks) = (Vec::new(), Vec::new(), attacks.to_vec());
@@ -112,6 +113,17 @@ impl Plan {
             }
         }
         Ok(())
+    }
+
+    /// Attacks that wait, and of which little is known, by name.
+    pub fn unchecked(&self) -> Vec<&str> {
+        let unchecked = self.recipe.attacks.iter().filter(|attack| !self.checks(attack));
+        unchecked.map(|attack| &*attack.name).collect()
+    }
+
+    fn checks(&self, attack: &Attack) -> bool {
+        let is_chosen = self.attacks.is_empty() || self.attacks.contains(&attack.name);
+        is_chosen || !attack.plants()
     }
 
     /// Cells that need not wait.
@@ -190,7 +202,7 @@ impl Plan {
             return Ok(index);
         }
         let mut planned = Poisoning::new(&self.recipe, &self.place, attack, input, manifest, side)?;
-        if self.attacks.is_empty() || self.attacks.contains(&attack.name) {
+        if self.checks(attack) {
             planned.check(&self.recipe, attack)?;
         }
         self.poisonings.push(planned);

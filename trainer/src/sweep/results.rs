@@ -76,8 +76,8 @@ pub struct Store {
 
 impl Store {
     /// Opens or makes the folder; refuses one of another sweep, one with other files, and one in
-    /// which a sweep is at work.
-    pub fn open(place: &Place, recipe: &Recipe) -> Result<Self> {
+    /// which a sweep is at work. Attacks that are `unchecked` may still change and are not kept.
+    pub fn open(place: &Place, recipe: &Recipe, unchecked: &[&str]) -> Result<Self> {
         let folder = &place.folder;
         let refuse =
             |problem: &str| Error::Occupied { path: folder.clone(), problem: problem.into() };
@@ -89,7 +89,7 @@ impl Store {
         }
         let lock = Lock::try_take(&place.lock())?;
         let lock = lock.ok_or_else(|| refuse("is being filled by another `roclip-train sweep`"))?;
-        keep_recipe(place, recipe)?;
+        keep_recipe(place, recipe, unchecked)?;
         let results = read(place)?;
         let path = place.results();
         let file = OpenOptions::new().create(true).append(true).open(&path);
@@ -156,14 +156,15 @@ fn read(place: &Place) -> Result<Vec<CellResult>> {
 }
 
 /// Writes the recipe, or compares it with the one that is there, to which attacks and methods may be
-/// added.
-fn keep_recipe(place: &Place, recipe: &Recipe) -> Result<()> {
+/// added: but for those that are `unchecked`.
+fn keep_recipe(place: &Place, recipe: &Recipe, unchecked: &[&str]) -> Result<()> {
     let path = place.recipe();
     let mut own = serde_json::to_value(recipe).expect("a recipe that was read can be written");
     own["schema"] = "roclip/recipe/1".into();
+    let mut kept = Value::Null;
     if path.exists() {
         let text = fs::read(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
-        let kept: Value = serde_json::from_slice(&text).unwrap_or_default();
+        kept = serde_json::from_slice(&text).unwrap_or_default();
         if let Some(other) = difference(&kept, &own) {
             let problem = format!(
                 "is the folder of another sweep: {other} differs from its {} (`--out` names a new \
@@ -172,16 +173,17 @@ fn keep_recipe(place: &Place, recipe: &Recipe) -> Result<()> {
             );
             return Err(Error::Occupied { path: place.folder.clone(), problem });
         }
-        for list in LISTS {
-            let mut all = entries(&kept[list]).to_vec();
-            all.extend(
-                entries(&own[list]).iter().filter(|own| named(&kept[list], own).is_none()).cloned(),
-            );
-            own[list] = all.into();
-        }
-        if own == kept {
-            return Ok(());
-        }
+    }
+    for list in LISTS {
+        let is_new = |entry: &&Value| {
+            let waits = |name: &&str| list == "attack" && entry["name"] == **name;
+            named(&kept[list], entry).is_none() && !unchecked.iter().any(waits)
+        };
+        let new = entries(&own[list]).iter().filter(is_new);
+        own[list] = entries(&kept[list]).iter().chain(new).cloned().collect();
+    }
+    if own == kept {
+        return Ok(());
     }
     let text = serde_json::to_vec_pretty(&own).expect("it is JSON already");
     Ok(atomic_write(&path, &text)?)
@@ -248,18 +250,18 @@ pub(super) mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let place = Place { folder: folder.path().join("out") };
         let recipe = recipe(GOOD)?;
-        let mut store = Store::open(&place, &recipe)?;
+        let mut store = Store::open(&place, &recipe, &[])?;
         let results = [0, 1].map(|seed| result("clip", seed, &[("zero_shot_top1", 970)]));
         for result in &results {
             store.add(result.clone())?;
         }
-        let error = Store::open(&place, &recipe).expect_err("two at a time").to_string();
+        let error = Store::open(&place, &recipe, &[]).expect_err("two at a time").to_string();
         assert!(error.contains("another `roclip-train sweep`"), "{error}");
         drop(store);
         let text = fs::read_to_string(place.results()).expect("readable");
         let in_a_letter = [text.as_bytes(), b"{\"cell\": \"corner\xc3"].concat();
         fs::write(place.results(), in_a_letter).expect("writable");
-        let store = Store::open(&place, &recipe)?;
+        let store = Store::open(&place, &recipe, &[])?;
         assert_eq!(store.results(), results);
         assert!(store.has("corner-clip-1") && !store.has("corner-clip-2"));
         assert_eq!(fs::read_to_string(place.results()).expect("readable"), text);
@@ -274,7 +276,7 @@ pub(super) mod tests {
         for name in ["sweep.lock", "recipe.json.7.partial"] {
             fs::write(place.folder.join(name), "").expect("writable");
         }
-        Store::open(&place, &recipe(GOOD)?)?;
+        Store::open(&place, &recipe(GOOD)?, &[])?;
         Ok(())
     }
 
@@ -283,20 +285,20 @@ pub(super) mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let place = Place { folder: folder.path().join("out") };
         let mut first = recipe(GOOD)?;
-        Store::open(&place, &first)?;
+        Store::open(&place, &first, &[])?;
         first.seeds.push(7);
-        Store::open(&place, &first)?;
+        Store::open(&place, &first, &[])?;
         let refused = |recipe: &Recipe, expected: &str| {
-            let error = Store::open(&place, recipe).expect_err("refused").to_string();
+            let error = Store::open(&place, recipe, &[]).expect_err("refused").to_string();
             assert!(error.contains(&format!("another sweep: {expected} differs")), "{error}");
         };
         let kept = || fs::read_to_string(place.recipe()).expect("readable");
         let (before, removed) = (kept(), first.methods.pop().expect("one at least"));
-        Store::open(&place, &first)?;
+        Store::open(&place, &first, &[])?;
         assert_eq!(kept(), before, "what was done stays known");
         first.methods.push(Method { name: "new".into(), ..removed.clone() });
         first.attacks.push(Attack { name: "late".into(), options: Table::new() });
-        Store::open(&place, &first)?;
+        Store::open(&place, &first, &[])?;
         let names: Vec<&str> = ["\"new\"", "\"late\"", &removed.name].into();
         assert!(names.into_iter().all(|name| kept().contains(name)), "{}", kept());
         first.methods.push(Method { stop_at_top1_of: Some("clip".into()), ..removed });
@@ -305,10 +307,14 @@ pub(super) mod tests {
         first.attacks.last_mut().expect("one").options.insert("near".into(), true.into());
         refused(&first, "attack `late`");
         first.attacks.pop();
+        let mut waits = first.clone();
+        waits.attacks.push(Attack { name: "unchecked".into(), options: Table::new() });
+        Store::open(&place, &waits, &["unchecked"])?;
+        assert!(!kept().contains("unchecked"), "it may still change");
         first.evaluate.every_epochs = Some(2);
         refused(&first, "`evaluate`");
         fs::remove_file(place.recipe()).expect("it is there");
-        let error = Store::open(&place, &first).expect_err("refused").to_string();
+        let error = Store::open(&place, &first, &[]).expect_err("refused").to_string();
         assert!(error.contains("no recipe.json"), "{error}");
         Ok(())
     }
