@@ -5,7 +5,7 @@ use std::{
     panic::resume_unwind,
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
-    thread::{self, ScopedJoinHandle},
+    thread,
     time::Instant,
 };
 
@@ -136,11 +136,10 @@ fn all_methods(shared: &Shared<'_>, methods: &[Method]) -> Result<Vec<Outcome>, 
     };
     let outcomes: Vec<Option<Outcome>> = thread::scope(|scope| {
         let walk = &walk;
-        let start = |method| scope.spawn(move || walk(method));
-        let threads: Vec<_> = methods.iter().map(start).collect();
-        let end =
-            |thread: ScopedJoinHandle<'_, _>| thread.join().unwrap_or_else(|p| resume_unwind(p));
-        threads.into_iter().map(end).collect()
+        let threads: Vec<_> =
+            methods.iter().map(|method| scope.spawn(move || walk(method))).collect();
+        let ended = threads.into_iter().map(|thread| thread.join());
+        ended.map(|outcome| outcome.unwrap_or_else(|panic| resume_unwind(panic))).collect()
     });
     match failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
         Some(report) => Err(report),

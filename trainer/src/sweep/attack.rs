@@ -29,7 +29,7 @@ pub(super) struct Poisoning {
     pub(super) name: String,
     /// Of `roclip-train`.
     pub(super) words: Vec<String>,
-    /// Pairs that it will have, once it is [checked](Self::check).
+    /// Pairs that it will have; not known of one that was not checked.
     pub(super) rows: Option<usize>,
 }
 
@@ -39,7 +39,8 @@ impl Poisoning {
         file_name(&[attack.name.clone(), format!("{side}px"), seed.to_string()])
     }
 
-    /// Plans; refuses options that `poison` does not have, and values that they do not take.
+    /// Plans; refuses options that `poison` does not have, and values that they do not take. If it
+    /// `checks`, it reads what the set is made from and refuses whatever `poison` would refuse.
     pub(super) fn new(
         recipe: &Recipe,
         place: &Place,
@@ -47,6 +48,7 @@ impl Poisoning {
         input: &Input,
         manifest: PathBuf,
         side: usize,
+        checks: bool,
     ) -> Result<Self> {
         let refuse = |problem| recipe.refuse(format!("attack `{}`: {problem}", attack.name));
         let seed = input.seed;
@@ -86,23 +88,16 @@ impl Poisoning {
             words.push(("target-class", drawn_class(&input.labels, seed)));
         }
         let own = words.into_iter().flat_map(|(key, value)| [format!("--{key}"), value]);
-        let own = iter::once("poison".to_owned()).chain(own);
         let more = given.into_iter().map(|(key, value)| {
             // With `=`, so that a value that starts with a dash is no option.
             value.map_or(format!("--{key}"), |value| format!("--{key}={value}"))
         });
-        let words: Vec<String> = own.chain(more).chain(["--no-progress".into()]).collect();
-        cli::parse_poison(&words).map_err(refuse)?;
-        Ok(Self { name, words, rows: None })
-    }
-
-    /// Reads what it is made from; refuses what `poison` would refuse.
-    pub(super) fn check(&mut self, recipe: &Recipe, attack: &Attack) -> Result<()> {
-        let refuse = |problem| recipe.refuse(format!("attack `{}`: {problem}", attack.name));
-        let args = cli::parse_poison(&self.words).map_err(refuse)?;
-        let rows = commands::poison::check(&args).map_err(|error| refuse(one_line(&error)))?;
-        self.rows = Some(rows);
-        Ok(())
+        let start = iter::once("poison".to_owned());
+        let words: Vec<_> = start.chain(own).chain(more).chain(["--no-progress".into()]).collect();
+        let args = cli::parse_poison(&words).map_err(refuse)?;
+        let rows = checks.then(|| commands::poison::check(&args)).transpose();
+        let rows = rows.map_err(|error| refuse(one_line(&error)))?;
+        Ok(Self { name, words, rows })
     }
 }
 

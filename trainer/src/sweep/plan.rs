@@ -201,10 +201,8 @@ impl Plan {
         if let Some(index) = self.poisonings.iter().position(|known| known.name == name) {
             return Ok(index);
         }
-        let mut planned = Poisoning::new(&self.recipe, &self.place, attack, input, manifest, side)?;
-        if self.checks(attack) {
-            planned.check(&self.recipe, attack)?;
-        }
+        let (recipe, place, checks) = (&self.recipe, &self.place, self.checks(attack));
+        let planned = Poisoning::new(recipe, place, attack, input, manifest, side, checks)?;
         self.poisonings.push(planned);
         Ok(self.poisonings.len() - 1)
     }
