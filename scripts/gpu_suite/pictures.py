@@ -21,6 +21,8 @@ manifest = "{manifest}"
 batch_size = 64
 [model]
 preset = "rn-micro"
+[method]
+name = "clip"
 [optim]
 epochs = 4
 [output]

@@ -98,7 +98,8 @@ def fine_tuned(place, built, name):
     rows = zip(sorted((place / "pictures").iterdir()), ("a red circle", "noise", "two squares") * 2)
     lines = "".join(f"{picture},{caption}\n" for picture, caption in rows)
     (place / "train.csv").write_text("path,caption\n" + lines)
-    (place / "run.toml").write_text('[data]\nmanifest = "train.csv"\nbatch_size = 4\n')
+    config = '[data]\nmanifest = "train.csv"\nbatch_size = 4\n[method]\nname = "clip"\n'
+    (place / "run.toml").write_text(config)
     settings = [f"model.pretrained={begun}", "optim.epochs=2", "optim.lr=1e-4"]
     settings = [word for setting in settings for word in ("--set", setting)]
     train = (built / "roclip-train", "run", "--config", place / "run.toml", "--quiet")

@@ -3,15 +3,18 @@
 
     python3 scripts/results/tables.py DOCUMENT SWEEPS
 
-A table of DOCUMENT (Markdown) is made if a line like this stands before it, with an empty line between:
+A table of DOCUMENT (Markdown) is made if a line like this stands before it, with an empty line
+between:
 
     <!-- table: sweep=NAME methods=sieve columns=attack,top1,asr,doubt mean -->
 
 NAME is a folder of SWEEPS, which `roclip-train sweep` made. `methods` and `attacks` choose rows and
-their order (without, all, as they were finished); cells hold the seeds' figures in per cent, in
-the order of the seeds; `asr@plain` and `asr@match` are of RoCLIP's kinds of epochs. With `mean` their
-mean stands behind, with `described` attacks are explained, with `of` the first seed's pairs in doubt
-are counted out of all. A run that is missing is `–`.
+their order (without, all, as they were finished); cells hold the seeds' figures in per cent, in the
+order of the seeds; `asr@plain` and `asr@match` are of RoCLIP's kinds of epochs, `cosine@4` is of
+clean / stamped / targeted pairs after epoch 4 of the run, with how likely a clean pair is more
+alike, means over the seeds. With `mean` their mean stands behind, with `described` attacks are
+explained, with `of` the first seed's pairs in doubt are counted out of all. A run that is missing
+is `–`.
 """
 import collections, json, pathlib, re, statistics, sys
 
@@ -48,6 +51,8 @@ ATTACKS = {
     "consistent": "the patch on pictures of the class", "triangles": "faint", "stripes": "faint",
     "text": "a word, 3%", "gauss": "patch of noise, drawn anew, random place",
     "shaken": "every pixel moved by itself, 3%",
+    "columns": "patch of columns, drawn anew, random place", "grain": "20% noise, drawn anew",
+    "prompts": "`corner` with prompts for captions",
 }
 MARK = re.compile(r"(<!-- table: (.+?) -->\n\n)(?:\|.*\n)*")
 
@@ -84,14 +89,33 @@ def doubted(runs, seeds, all_told):
     return " / ".join(cells) if any(cell != "–" for cell in cells) else ""
 
 
+def journal(options, row):
+    """The lines of a run's `metrics.jsonl`."""
+    text = (options["folder"] / "cells" / row["cell"] / "run/metrics.jsonl").read_text()
+    return map(json.loads, text.splitlines())
+
+
+def cosines(runs, seeds, options, epoch):
+    """How alike pairs are after an epoch, by what they are; means over the seeds, if all have it."""
+    lines = (line for row in runs.values() for line in journal(options, row))
+    found = [line["similarity"] for line in lines
+             if line.get("epoch") == epoch and "similarity" in line]
+    cells = []
+    for kind in ("clean", "backdoor", "targeted"):
+        if len(found) < len(seeds) or any(kind not in one for one in found):
+            cells.append("–")
+            continue
+        mean = lambda key: statistics.mean(one[kind][key] for one in found)
+        cells.append(f"{mean('mean'):.2f}" + ("" if kind == "clean" else f" ({mean('auc'):.2f})"))
+    return " / ".join(cells)
+
+
 def by_phase(runs, seeds, rate, phase, options):
     """A rate after the last epoch of a phase, `plain` being all that is not matched; no mean."""
     values = []
     for seed in seeds:
         phases, found = {}, None
-        run = options["folder"] / "cells" / runs[seed]["cell"] / "run" if seed in runs else None
-        for line in (run / "metrics.jsonl").read_text().splitlines() if run else ():
-            line = json.loads(line)
+        for line in journal(options, runs[seed]) if seed in runs else ():
             if "phase" in line:
                 phases[line["epoch"]] = "match" if line["phase"] == "match" else "plain"
             elif "evaluation" in line and phases[line["epoch"]] == phase:
@@ -111,6 +135,8 @@ def cell(column, key, runs, seeds, options):
     if column == "settings":
         return settings
     rate, _, phase = column.partition("@")
+    if rate == "cosine":
+        return cosines(runs, seeds, options, int(phase))
     if phase:
         return by_phase(runs, seeds, RATES[rate][1], phase, options)
     if column == "doubt":
@@ -131,7 +157,8 @@ def table(words, sweeps):
     for column, (name, _) in RATES.items():
         names[column] = name
         names.update({f"{column}@{phase}": f"{name}, {told}" for phase, told in PHASES.items()})
-    lines = [[names.get(column, column) for column in columns], ["---"] * len(columns)]
+    called = lambda column: names.get(column, column.replace("cosine@", "epoch "))
+    lines = [[called(column) for column in columns], ["---"] * len(columns)]
     for attack in chosen("attacks", 0):
         for method in chosen("methods", 1):
             for key in sorted(key for key in runs if key[:2] == (attack, method)):

@@ -24,6 +24,7 @@ impl Place {
         write_data(&place.path("data"), 48, 4, 3);
         let config = "seed = 5\n\
             [data]\nmanifest = 'data/train.csv'\nbatch_size = 8\nworkers = 2\n\
+            [method]\nname = 'clip'\n\
             [optim]\nepochs = 1\nlr = 1e-3\n";
         fs::write(place.path("run.toml"), config).expect("a file can be written");
         for preset in ["vit-micro", "rn-micro"] {
@@ -161,6 +162,25 @@ fn a_locked_tower_comes_out_as_it_went_in() {
             let rests = name != "logit_scale" && name.starts_with("visual.") == (lock == "image");
             assert_eq!(last[&name] == array, rests, "{preset}, {lock} locked: `{name}`");
         }
+    }
+}
+
+/// Who names no method gets the sieve, with all that a run can begin with.
+#[test]
+fn without_a_method_the_sieve_trains() {
+    let place = Place::new();
+    place.trains("whole", "method={} model.preset=vit-micro");
+    let begun = "method={} model.pretrained=vit-micro model.lock=image optim.micro_batch=3";
+    let (first, last) =
+        (place.model("vit-micro").weights(), place.trains("begun", begun).weights());
+    let (first, last) = (first.expect("weights"), last.expect("weights"));
+    for (name, array) in first.iter().filter(|(name, _)| name.starts_with("visual.")) {
+        assert_eq!(&last[name], array, "`{name}` is locked");
+    }
+    for run in ["whole", "begun"] {
+        let read = |name: &str| fs::read_to_string(place.path(run).join(name)).expect("a run's");
+        assert!(read("resolved.toml").contains("name = \"sieve\""));
+        assert!(read("doubted.csv").starts_with("row,"), "{run}");
     }
 }
 

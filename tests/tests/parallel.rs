@@ -38,6 +38,7 @@ impl Place {
             "seed = 5\n\
              [data]\nmanifest = 'data/train.csv'\nbatch_size = {BATCH}\nworkers = 1\n\
              [model]\npreset = 'vit-micro'\n\
+             [method]\nname = 'clip'\n\
              [optim]\nepochs = {epochs}\nepsilon = 1e-3\n\
              [monitor]\ntest = 'data/test.csv'\nclasses = 'data/classes.txt'\n\
              [output]\ncheckpoint_every_steps = 2\nrecord_every_steps = 1\n"

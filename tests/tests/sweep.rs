@@ -18,6 +18,8 @@ manifest = 'data-{seed}/train.csv'
 batch_size = 16
 [run.optim]
 epochs = 2
+[run.method]
+name = 'clip'
 [evaluate]
 test = 'data-{seed}/test.csv'
 classes = 'data-{seed}/classes.txt'

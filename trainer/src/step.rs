@@ -124,7 +124,7 @@ impl Trainer {
         let trained = trained.without(self.model.locked());
         let lr = self.method.lr(&self.schedule, batch.epoch, self.step);
         let grad_norm = self.optimizer.update(&self.model, &self.gradients, trained, lr)?;
-        let logit_scale = self.clamp_logit_scale()?;
+        let logit_scale = clamp_logit_scale(&self.model, self.logit_scale_max)?;
         self.step += 1;
         Ok(StepReport { loss: value, lr, grad_norm, logit_scale, trained, method: report })
     }
@@ -158,17 +158,41 @@ impl Trainer {
         };
         fits().unwrap_or_else(|other| other)
     }
+}
 
-    /// Keeps the factor between 1 and its maximum (CLIP, section 2.5).
-    fn clamp_logit_scale(&self) -> Result<f32> {
-        let parameters = self.model.parameters().iter();
-        let mut scales = parameters.filter(|p| !p.is_image() && !p.is_text());
-        let scale = &scales.next().expect("the logit scale is a parameter").var;
-        let value = scale.to_dtype(DType::F32)?.to_scalar::<f32>()?;
-        let clamped = value.clamp(0.0, self.logit_scale_max as f32);
-        if clamped != value {
-            scale.set(&Tensor::new(clamped, scale.device())?)?;
+/// Keeps the factor on cosines between 1 and its maximum (CLIP, section 2.5), `most` its logarithm;
+/// the logarithm that it has then.
+fn clamp_logit_scale(model: &Clip, most: f64) -> Result<f32> {
+    let mut scales = model.parameters().iter().filter(|p| !p.is_image() && !p.is_text());
+    let scale = &scales.next().expect("the logit scale is a parameter").var;
+    let value = scale.to_dtype(DType::F32)?.to_scalar::<f32>()?;
+    let clamped = value.clamp(0.0, most as f32);
+    if clamped != value {
+        scale.set(&Tensor::new(clamped, scale.device())?)?;
+    }
+    Ok(clamped)
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+    use clip::ClipConfig;
+
+    use super::*;
+
+    #[test]
+    fn the_factor_on_cosines_stays_between_1_and_its_maximum() -> Result<()> {
+        let mut config = ClipConfig::preset("vit-micro").expect("a preset");
+        config.text.vocab_size = 9;
+        let model = Clip::init(&config, 1, &Device::Cpu)?;
+        let scale = model.parameters().iter().find(|p| !p.is_image() && !p.is_text());
+        let scale = &scale.expect("one").var;
+        let most = 100f64.ln();
+        for (before, after) in [(-0.5f32, 0.0), (0.0, 0.0), (2.5, 2.5), (4.7, most as f32)] {
+            scale.set(&Tensor::new(before, &Device::Cpu)?)?;
+            assert_eq!(clamp_logit_scale(&model, most)?, after, "of {before}");
+            assert_eq!(model.logit_scale().to_scalar::<f32>()?, after, "of {before}");
         }
-        Ok(clamped)
+        Ok(())
     }
 }

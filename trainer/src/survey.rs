@@ -47,12 +47,19 @@ pub struct Survey<'a> {
     loader: &'a Loader,
     model: &'a mut Clip,
     epoch: u32,
+    micro_batch: Option<usize>,
 }
 
 impl<'a> Survey<'a> {
-    /// Before `epoch`, counted from 1.
-    pub fn new(loader: &'a Loader, model: &'a mut Clip, epoch: u32) -> Self {
-        Self { loader, model, epoch }
+    /// Before `epoch`, counted from 1; in steps at most `micro_batch` pairs go through the towers
+    /// at once.
+    pub fn new(
+        loader: &'a Loader,
+        model: &'a mut Clip,
+        epoch: u32,
+        micro_batch: Option<usize>,
+    ) -> Self {
+        Self { loader, model, epoch, micro_batch }
     }
 
     /// Data-set rows that can be surveyed.
@@ -75,11 +82,12 @@ impl<'a> Survey<'a> {
         Encoder::logit_scale(self.model)
     }
 
-    /// `rows` in batches whose sizes differ by one at most, none larger than a rank's part of one of
-    /// training, shuffled as there.
+    /// `rows` in batches whose sizes differ by one at most, none larger than what a rank embeds at
+    /// once in training, shuffled as there.
     pub fn batches(&self, rows: &[u32]) -> Vec<Vec<u32>> {
         let Loader { seed, batch_size, ranks, .. } = *self.loader;
-        even_parts(&order(rows, rows.len(), rows.len(), seed, self.epoch), batch_size / ranks)
+        let size = (batch_size / ranks).min(self.micro_batch.unwrap_or(usize::MAX));
+        even_parts(&order(rows, rows.len(), rows.len(), seed, self.epoch), size)
     }
 
     /// Whether two views of an image differ.

@@ -330,7 +330,7 @@ impl<'a> Run<'a> {
     fn begin_epoch(&mut self, epoch: u32, watch: &dyn Watch) -> Result<()> {
         let began = Instant::now();
         let trainer = &mut self.trainer;
-        let survey = &mut Survey::new(&self.loader, &mut trainer.model, epoch);
+        let survey = &mut Survey::new(&self.loader, &mut trainer.model, epoch, trainer.micro_batch);
         let begun = trainer.method.begin_epoch(epoch, survey);
         let warning = begun.map_err(|error| trainer.diverged(epoch, error))?;
         if trainer.method.starts_over(epoch) {

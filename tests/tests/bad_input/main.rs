@@ -32,6 +32,8 @@ const RUN: &str = "\
 [data]
 manifest = 'data/train.csv'
 batch_size = 8
+[method]
+name = 'clip'
 [optim]
 epochs = 1
 [monitor]

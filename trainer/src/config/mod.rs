@@ -201,7 +201,14 @@ mod tests {
 
     #[test]
     fn defaults_and_a_manifest_are_enough() {
-        assert_eq!(problems("[data]\nmanifest = 'train.csv'"), Vec::<String>::new());
+        let check = |more: &str, expected: &[&str]| {
+            assert_eq!(problems(&format!("[data]\nmanifest = 'train.csv'\n{more}")), expected);
+        };
+        check("", &[]);
+        check("[method.sieve]\nreferences = 9", &[]); // the method that is not named
+        check("[optim]\nepochs = 0", &["`optim.epochs` must be at least 1"]);
+        let other = "`method.roclip` must be left out unless `method.name` is `roclip`";
+        check("[method.roclip]\npool_share = 0.2", &[other]);
     }
 
     #[test]
@@ -243,7 +250,8 @@ mod tests {
             ("cleanclip", "clip_weight = 2.0"),
             ("safeclip", "growth = 0.1"),
         ] {
-            let lines = problems(&format!("[data]\nmanifest = 'a.csv'\n[method.{name}]\n{key}"));
+            let block = format!("[method]\nname = 'clip'\n[method.{name}]\n{key}");
+            let lines = problems(&format!("[data]\nmanifest = 'a.csv'\n{block}"));
             assert_eq!(lines.len(), 1, "{lines:?}");
             assert!(lines[0].contains(&format!("method.{name}")), "{lines:?}");
         }

@@ -329,6 +329,8 @@ pub(super) mod tests {
 seeds = [0, 1]
 [run.data]
 manifest = 'train.csv'
+[run.method]
+name = \"clip\"
 [evaluate]
 test = 'test.csv'
 classes = 'classes.txt'

@@ -8,10 +8,13 @@ use std::{
 
 use clip::{Rate, atomic_write::atomic_write};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::{child::Lock, doubted::Doubt, place::Place, recipe::Recipe};
-use crate::error::{Error, Result};
+use crate::{
+    config::MethodName,
+    error::{Error, Result},
+};
 
 /// What one cell came to.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -160,11 +163,16 @@ fn read(place: &Place) -> Result<Vec<CellResult>> {
 fn keep_recipe(place: &Place, recipe: &Recipe, unchecked: &[&str]) -> Result<()> {
     let path = place.recipe();
     let mut own = serde_json::to_value(recipe).expect("a recipe that was read can be written");
-    own["schema"] = "roclip/recipe/1".into();
+    own["schema"] = SCHEMA.into();
+    name_method(&mut own, MethodName::default());
     let mut kept = Value::Null;
     if path.exists() {
         let text = fs::read(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
         kept = serde_json::from_slice(&text).unwrap_or_default();
+        if kept["schema"] == PLAIN_SCHEMA {
+            kept["schema"] = SCHEMA.into();
+            name_method(&mut kept, MethodName::Clip);
+        }
         if let Some(other) = difference(&kept, &own) {
             let problem = format!(
                 "is the folder of another sweep: {other} differs from its {} (`--out` names a new \
@@ -187,6 +195,20 @@ fn keep_recipe(place: &Place, recipe: &Recipe, unchecked: &[&str]) -> Result<()>
     }
     let text = serde_json::to_vec_pretty(&own).expect("it is JSON already");
     Ok(atomic_write(&path, &text)?)
+}
+
+/// Of a recipe whose `run` names its method, given or not.
+const SCHEMA: &str = "roclip/recipe/2";
+/// Of one that need not: a method without a name was plain CLIP.
+const PLAIN_SCHEMA: &str = "roclip/recipe/1";
+
+/// Names the method of all runs where the recipe does not.
+fn name_method(recipe: &mut Value, name: MethodName) {
+    let Some(run) = recipe.get_mut("run").and_then(Value::as_object_mut) else { return };
+    let method = run.entry("method").or_insert_with(|| Value::Object(Map::new()));
+    if let Some(method) = method.as_object_mut() {
+        method.entry("name").or_insert_with(|| json!(name));
+    }
 }
 
 /// Parts of a recipe that are lists of what has a name.
@@ -316,6 +338,28 @@ pub(super) mod tests {
         fs::remove_file(place.recipe()).expect("it is there");
         let error = Store::open(&place, &first, &[]).expect_err("refused").to_string();
         assert!(error.contains("no recipe.json"), "{error}");
+        Ok(())
+    }
+
+    #[test]
+    fn a_sweep_without_a_method_was_plain_clip_and_is_the_sieve() -> Result<()> {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let place = Place { folder: folder.path().join("out") };
+        let plain = recipe(GOOD)?;
+        let mut nameless = plain.clone();
+        nameless.run.remove("method").expect("its name");
+        let refused = |recipe: &Recipe| {
+            let error = Store::open(&place, recipe, &[]).expect_err("refused").to_string();
+            assert!(error.contains("another sweep: `run` differs"), "{error}");
+        };
+        Store::open(&place, &nameless, &[])?;
+        refused(&plain);
+        let kept = fs::read_to_string(place.recipe()).expect("readable");
+        let before =
+            kept.replacen("recipe/2", "recipe/1", 1).replacen("\"name\": \"sieve\"", "", 1);
+        fs::write(place.recipe(), before).expect("writable");
+        refused(&nameless);
+        Store::open(&place, &plain, &[])?;
         Ok(())
     }
 

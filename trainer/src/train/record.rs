@@ -1,6 +1,6 @@
 //! What a run writes down of its steps and epochs.
 
-use clip::Encoder;
+use clip::{Encoder, Rate};
 use serde::Serialize;
 use serde_json::json;
 
@@ -11,7 +11,7 @@ use crate::{
     evaluate::Evaluation,
     journal::Journal,
     monitor::{Alarms, Similarity},
-    step::StepReport,
+    step::{StepReport, Trainer},
     survey::Survey,
 };
 
@@ -28,7 +28,8 @@ impl Run<'_> {
     pub(super) fn similarity(&mut self, epoch: u32) -> Result<Option<Similarity>> {
         let poisons = self.alarms.as_ref().and_then(Alarms::poisons);
         let Some(poisons) = poisons.filter(|_| self.is_due(epoch)) else { return Ok(None) };
-        let survey = &mut Survey::new(&self.loader, &mut self.trainer.model, epoch);
+        let Trainer { model, micro_batch, .. } = &mut self.trainer;
+        let survey = &mut Survey::new(&self.loader, model, epoch, *micro_batch);
         Similarity::of(poisons, self.config.seed, survey)
     }
 
@@ -75,8 +76,7 @@ impl Run<'_> {
     }
 
     fn epoch_line(&self, epoch: u32, loss: f64, evaluation: Option<&Evaluation>) -> String {
-        let top1 = evaluation.map(|e| format!(", top-1 {:.1}%", 100.0 * e.zero_shot_top1.value()));
-        let top1 = top1.unwrap_or_default();
+        let rates = evaluation.map(rates).unwrap_or_default();
         let rows = self.loader.store.rows();
         let doubted = self.trainer.method.doubted(rows);
         let mut doubts = doubted
@@ -87,8 +87,18 @@ impl Run<'_> {
             doubts += &format!(", {recaptioned} of them with other captions");
         }
         let epochs = self.config.parts().all();
-        format!("epoch {epoch}/{epochs}: loss {loss:.3}{top1}{doubts}")
+        format!("epoch {epoch}/{epochs}: loss {loss:.3}{rates}{doubts}")
     }
+}
+
+/// How accurate a model is, and what of an attack on it succeeds.
+fn rates(evaluation: &Evaluation) -> String {
+    let Evaluation { zero_shot_top1, backdoor_asr, targeted_psr, .. } = evaluation;
+    let all = [("top-1", Some(*zero_shot_top1)), ("ASR", *backdoor_asr), ("PSR", *targeted_psr)];
+    let told = |(name, rate): (&str, Option<Rate>)| {
+        Some(format!(", {name} {:.1}%", 100.0 * rate?.value()))
+    };
+    all.into_iter().filter_map(told).collect()
 }
 
 /// A line of `metrics.jsonl`.
@@ -109,4 +119,20 @@ pub(super) fn step<'a>(
 ) -> StepRecord<'a> {
     let Place { step, epoch, seconds, .. } = *place;
     StepRecord { step, epoch, report, images_per_second, seconds }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_that_were_not_counted_are_not_told() {
+        let rate = |hits| Rate { hits, trials: 1000 };
+        let mut evaluation = Evaluation { zero_shot_top1: rate(652), ..Default::default() };
+        assert_eq!(rates(&evaluation), ", top-1 65.2%");
+        (evaluation.backdoor_asr, evaluation.asr_floor) = (Some(rate(999)), Some(rate(20)));
+        assert_eq!(rates(&evaluation), ", top-1 65.2%, ASR 99.9%");
+        evaluation.targeted_psr = Some(rate(5));
+        assert_eq!(rates(&evaluation), ", top-1 65.2%, ASR 99.9%, PSR 0.5%");
+    }
 }

@@ -126,3 +126,44 @@ fn keep_greater_of_some(
         }
     }
 }
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests {
+    use pulp::x86::{Arch, V3, V4};
+
+    use super::*;
+
+    #[inline(always)]
+    fn values(x: &[f32], y: &mut [f32], row: &mut [f32]) {
+        for (x, y) in x.iter().zip(&mut *y) {
+            let (erf, density) = erf(*x);
+            *y = exp(*x) * erf + density;
+        }
+        add_some(x, y);
+        add_rows(y, row);
+    }
+
+    fn bits(width: Arch, count: usize) -> Vec<u32> {
+        let x: Vec<f32> = (0..3 * count).map(|i| (i as f32 * 0.37).sin() * 9.0).collect();
+        let (mut y, mut row) = (vec![0.0; x.len()], vec![0.0; count]);
+        width.dispatch(Call(values, (&*x, &mut *y, &mut *row)));
+        let groups: Vec<u32> = (0..count as u32).map(|i| i % 3).collect();
+        let (mut best, mut keys) = (vec![f32::NEG_INFINITY; count], vec![u32::MAX; count]);
+        let of = (&[0u32, 1, 2][..], &*groups);
+        width.dispatch(Call(keep_greater_of_some, (&*y, 5, of, &mut *best, &mut *keys)));
+        let all = y.into_iter().chain(row).chain(best).map(f32::to_bits);
+        all.chain(keys).collect()
+    }
+
+    /// What a processor without AVX-512, or without AVX2, computes.
+    #[test]
+    fn each_width_of_vectors_gives_the_same_bits() {
+        let wide = [V3::try_new().map(Arch::V3), V4::try_new().map(Arch::V4)];
+        for width in wide.into_iter().flatten() {
+            for count in 1..=257 {
+                let (found, expected) = (bits(width, count), bits(Arch::Scalar, count));
+                assert_eq!(found, expected, "{width:?}, {count} values a row");
+            }
+        }
+    }
+}

@@ -28,7 +28,7 @@ pub use sieve::{Fate, Parts, Score, Sieve, Split};
 #[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Method {
-    /// `clip`, `roclip`, `roclip-as-published`, `sieve`, `cleanclip` or `safeclip`
+    /// `sieve` unless given, or `clip`, `roclip`, `roclip-as-published`, `cleanclip` or `safeclip`
     pub name: MethodName,
     /// Settings of `roclip` and `roclip-as-published`
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -49,13 +49,14 @@ pub struct Method {
 #[serde(rename_all = "kebab-case")]
 pub enum MethodName {
     /// InfoNCE of each image and its own caption
-    #[default]
     Clip,
     /// InfoNCE of each image and its nearest pooled caption, every K-th epoch
     Roclip,
     /// The same with the defaults of its authors' released code: [`Roclip::as_published`]
     RoclipAsPublished,
-    /// InfoNCE of each image and its own caption, without the pairs in doubt
+    /// InfoNCE of each image and its own caption, without the pairs in doubt: unless another is
+    /// asked for, captions that nobody has checked are not believed
+    #[default]
     Sieve,
     /// InfoNCE of each image and its own caption, and of both with their augmented selves
     Cleanclip,

@@ -144,10 +144,10 @@ impl Sieve {
 
     pub(super) fn check(&self, epochs: u32, problems: &mut Problems) {
         let parts = self.parts(epochs);
-        let is_long = parts.scout > 0 || epochs != 1;
+        let is_long = parts.scout > 0 || epochs > 1;
         let limits =
             "at least 2 for a `sieve` without a scout: the second is the first that is asked";
-        problems.require(is_long, "optim.epochs", limits);
+        problems.require(is_long || epochs == 0, "optim.epochs", limits);
         let mut require = |sound: bool, key: &str, limits: &str| {
             problems.require(sound, &format!("method.sieve.{key}"), limits);
         };

@@ -91,14 +91,15 @@ fn the_resolved_configuration_is_valid_input() -> Result<()> {
 }
 
 #[test]
-fn roclip_is_augmented_unless_told_otherwise() -> Result<()> {
+fn defences_are_augmented_unless_told_otherwise() -> Result<()> {
     let check = |settings: &[&str], expected: [bool; 2]| -> Result<()> {
         let augment = resolved("[data]\nmanifest = 'a.csv'", settings)?.augment;
         assert_eq!([augment.image, augment.text], expected.map(Some));
         Ok(())
     };
-    check(&[], [false, false])?;
-    check(&["augment.image=true"], [true, false])?;
+    check(&["method.name=clip"], [false, false])?;
+    check(&["method.name=clip", "augment.image=true"], [true, false])?;
+    check(&[], [true, true])?;
     check(&["method.name=roclip"], [true, true])?;
     check(&["method.name=roclip", "augment.text=false"], [true, false])
 }
@@ -116,10 +117,11 @@ fn the_defaults_of_the_method_are_resolved() -> Result<()> {
         assert_eq!(config.for_pairs(10_000).augment.epochs, epochs, "{settings:?}");
         Ok(())
     };
-    check(&[], None)?;
+    check(&["method.name=clip"], None)?;
     check(&["method.name=roclip"], None)?;
     check(&["method.name=cleanclip"], None)?;
     check(&["method.name=safeclip"], None)?;
+    check(&[], Some(10))?; // the sieve
     check(&["method.name=sieve"], Some(10))?;
     check(&["method.name=sieve", "optim.epochs=3"], Some(2))?;
     check(&["method.name=sieve", "method.sieve.scout_epochs=4"], Some(4))?;
@@ -135,7 +137,7 @@ fn the_defaults_of_the_method_are_resolved() -> Result<()> {
         assert_eq!(from(&["method.name=sieve"], pairs)?, Some(first));
         assert_eq!(from(&["method.name=sieve", "augment.from_epoch=1"], pairs)?, Some(1));
         assert_eq!(from(&["method.name=sieve", "method.sieve.believer_epochs=0"], pairs)?, None);
-        assert_eq!(from(&[], pairs)?, None);
+        assert_eq!(from(&["method.name=clip"], pairs)?, None);
     }
     Ok(())
 }
