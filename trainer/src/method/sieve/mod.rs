@@ -163,7 +163,8 @@ impl Sieve {
         (2 * doubted + 1 >= self.rows).then(|| {
             format!(
                 "{:.0}% of all pairs are in doubt to the end: the towers do not know enough to \
-                 tell (more epochs or pairs help), or most pairs are wrong",
+                 tell (more epochs or pairs help), or most pairs are wrong; with `method.name` \
+                 `clip` all are believed",
                 100.0 * doubted as f64 / self.rows as f64
             )
         })
