@@ -52,7 +52,6 @@ ATTACKS = {
     "text": "a word, 3%", "gauss": "patch of noise, drawn anew, random place",
     "shaken": "every pixel moved by itself, 3%",
     "columns": "patch of columns, drawn anew, random place", "grain": "20% noise, drawn anew",
-    "prompts": "`corner` with prompts for captions",
 }
 MARK = re.compile(r"(<!-- table: (.+?) -->\n\n)(?:\|.*\n)*")
 

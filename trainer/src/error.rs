@@ -250,7 +250,11 @@ pub enum Error {
     #[error(
         "`{}` has {rows} readable rows{}, `data.batch_size` is {batch_size}",
         file.display(),
-        if *capped { " within `data.copies_max` (1 for the sieve) and `data.same_captions_max`" } else { "" }
+        if *capped {
+            " within `data.copies_max` (1 for the sieve) and `data.same_captions_max`"
+        } else {
+            ""
+        }
     )]
     SmallData {
         /// The manifest.
