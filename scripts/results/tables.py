@@ -36,6 +36,7 @@ METHODS = {
     "clip-as-sieve": "CLIP, one of the copies per epoch",
     "clip-aug-stopped": "CLIP + augmentation, stopped", "clip-unpoisoned": "CLIP without the poison",
     "sieve-unpoisoned": "sieve without the poison", "roclip-pool": "RoCLIP", "roclip-k": "RoCLIP",
+    "no-keystones": "sieve, no keystones",
     "sieve-shorter": "sieve, half as long lessons", "roclip-signal": "RoCLIP",
     "roclip-seldom": "RoCLIP, pool updated every 5 batches",
     "roclip-learns": "RoCLIP, the text tower learns",

@@ -321,7 +321,9 @@ fn other_forms_end_as_ones_that_nobody_touched() {
             let doubted = |out: &str| fs::read_to_string(place.path(out).join("doubted.csv"));
             let whole = doubted("whole").expect("it doubts");
             assert!(
-                whole.starts_with("row,agreement,company,copies,recaptioned,path,caption\n"),
+                whole.starts_with(
+                    "row,agreement,company,keystone,copies,recaptioned,path,caption\n"
+                ),
                 "{whole}"
             );
             assert!(whole.lines().skip(1).all(|line| line.split(',').nth(2) != Some("")));

@@ -113,18 +113,18 @@ fn check_other_captions(out: &Path) {
     let poisons: BTreeSet<u64> = poisons.iter().filter_map(|one| one["row"].as_u64()).collect();
     let doubted = fs::read_to_string(out.join("sieve/run/doubted.csv")).expect("some are in doubt");
     assert!(
-        doubted.starts_with("row,agreement,company,copies,recaptioned,path,caption\n"),
+        doubted.starts_with("row,agreement,company,keystone,copies,recaptioned,path,caption\n"),
         "{doubted}"
     );
     let fields: Vec<Vec<_>> =
         doubted.lines().skip(1).map(|line| line.split(',').collect()).collect();
     let row = |fields: &[&str]| -> u64 { fields[0].parse().expect("a row") };
     let in_crowds =
-        fields.iter().filter(|fields| fields[3].parse().is_ok_and(|count: u32| count > 3));
+        fields.iter().filter(|fields| fields[4].parse().is_ok_and(|count: u32| count > 3));
     let in_crowds: BTreeSet<u64> = in_crowds.map(|fields| row(fields)).collect();
     let targeted: BTreeSet<u64> = poisons.difference(&stamped).copied().collect();
     assert!(!targeted.is_empty() && in_crowds.is_superset(&targeted), "{in_crowds:?}");
-    let recaptioned = fields.iter().filter(|fields| fields[4] == "yes");
+    let recaptioned = fields.iter().filter(|fields| fields[5] == "yes");
     let recaptioned: BTreeSet<u64> = recaptioned.map(|fields| row(fields)).collect();
     let (found, clean) = (recaptioned.intersection(&stamped), recaptioned.difference(&poisons));
     let (found, clean) = (found.count(), clean.count());

@@ -10,7 +10,7 @@ use crate::data::Store;
 pub const FILE: &str = "doubted.csv";
 
 /// A pair that a method does not trust.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Doubted {
     /// Data-set row, counted from 0
     pub row: u32,
@@ -18,12 +18,15 @@ pub struct Doubted {
     pub agreement: f32,
     /// Share of its neighbors that are in doubt by themselves, if the method knows any
     pub company: Option<f32>,
+    /// How much more the captions of pictures like its own owe to one quarter of the picture than
+    /// to any other, in nats, if that is why it is in doubt
+    pub keystone: Option<f32>,
     /// Whether its picture is learned with other captions for a while
     pub recaptioned: bool,
 }
 
-/// `row,agreement,company,copies,recaptioned,path,caption`, rows counted from 0 as in a ledger, the
-/// worst pair first. Copies are the pairs with the same picture, itself among them.
+/// `row,agreement,company,keystone,copies,recaptioned,path,caption`, rows counted from 0 as in a
+/// ledger, the worst pair first. Copies are the pairs with the same picture, itself among them.
 pub fn to_csv(store: &Store, mut doubted: Vec<Doubted>) -> Vec<u8> {
     doubted.sort_by(|a, b| a.agreement.total_cmp(&b.agreement));
     let mut copies: HashMap<u32, u32> = HashMap::new();
@@ -32,19 +35,20 @@ pub fn to_csv(store: &Store, mut doubted: Vec<Doubted>) -> Vec<u8> {
     }
     let mut writer = Writer::from_writer(Vec::new());
     let memory = "memory takes every record of the header's width";
-    writer
-        .write_record(["row", "agreement", "company", "copies", "recaptioned", "path", "caption"])
-        .expect(memory);
-    for Doubted { row, agreement, company, recaptioned } in doubted {
+    let header =
+        ["row", "agreement", "company", "keystone", "copies", "recaptioned", "path", "caption"];
+    writer.write_record(header).expect(memory);
+    for Doubted { row, agreement, company, keystone, recaptioned } in doubted {
         let (number, agreement) = (row.to_string(), format!("{agreement:.3}"));
-        let company = company.map_or_else(String::new, |share| format!("{share:.2}"));
+        let [company, keystone] =
+            [company, keystone].map(|known| known.map_or_else(String::new, |x| format!("{x:.2}")));
         let copies =
             copies.get(&store.picture_number(row)).map_or_else(String::new, u32::to_string);
         let recaptioned = if recaptioned { "yes" } else { "no" };
         let (path, caption) = (store.image(row).to_string(), store.caption(row));
-        writer
-            .write_record([&number, &agreement, &company, &copies, recaptioned, &path, caption])
-            .expect(memory);
+        let record =
+            [&number, &agreement, &company, &keystone, &copies, recaptioned, &path, caption];
+        writer.write_record(record).expect(memory);
     }
     writer.into_inner().expect("memory can always be flushed")
 }
@@ -66,8 +70,10 @@ mod tests {
         let manifest = Manifest { path: "train.csv".into(), rows: (0..5).map(row).collect() };
         // The pictures are not there: nobody looks at them.
         let store = Store::open(manifest, 8, 0, 1.0, || ()).expect("all rows may be unreadable");
-        let pair =
-            |row, agreement, company, recaptioned| Doubted { row, agreement, company, recaptioned };
+        let pair = |row, agreement, company: Option<f32>, recaptioned| {
+            let keystone = company.map(|share| 3.0 * share);
+            Doubted { row, agreement, company, keystone, recaptioned }
+        };
         let doubted = vec![
             pair(0, -1.0, Some(0.5), false),
             pair(1, -7.25, None, false),
@@ -77,11 +83,11 @@ mod tests {
         let csv = String::from_utf8(to_csv(&store, doubted)).expect("text");
         assert_eq!(
             csv,
-            "row,agreement,company,copies,recaptioned,path,caption\n\
-             3,-9.000,1.00,,yes,3.png,\"a \"\"hat\"\", red\"\n\
-             1,-7.250,,,no,1.png,thing 1\n\
-             4,-7.250,0.00,,no,4.png,thing 4\n\
-             0,-1.000,0.50,,no,0.png,thing 0\n"
+            "row,agreement,company,keystone,copies,recaptioned,path,caption\n\
+             3,-9.000,1.00,3.00,,yes,3.png,\"a \"\"hat\"\", red\"\n\
+             1,-7.250,,,,no,1.png,thing 1\n\
+             4,-7.250,0.00,0.00,,no,4.png,thing 4\n\
+             0,-1.000,0.50,1.50,,no,0.png,thing 0\n"
         );
     }
 
@@ -101,10 +107,10 @@ mod tests {
         let rows = ["0.png", "no.png", "1.png", "0.png"].map(row).to_vec();
         let manifest = Manifest { path: "train.csv".into(), rows };
         let store = Store::open(manifest, 32, 0, 0.5, || ()).expect("three of four rows");
-        let pair = |row| Doubted { row, agreement: -1.0, company: None, recaptioned: false };
+        let pair = |row| Doubted { row, agreement: -1.0, ..Default::default() };
         let csv = String::from_utf8(to_csv(&store, [0, 2, 3].map(pair).to_vec())).expect("text");
         let lines = csv.lines().skip(1);
-        let copies: Vec<&str> = lines.filter_map(|line| line.split(',').nth(3)).collect();
+        let copies: Vec<&str> = lines.filter_map(|line| line.split(',').nth(4)).collect();
         assert_eq!(copies, ["2", "1", "2"], "{csv}");
     }
 }

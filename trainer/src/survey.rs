@@ -4,6 +4,7 @@
 use candle_core::Tensor;
 use clip::{
     Encoder, UnitRows,
+    image::RgbImage,
     model::{Clip, Features, Mode},
     ops::PairRows,
 };
@@ -11,10 +12,50 @@ use rayon::prelude::*;
 
 use crate::{
     augment::View,
-    data::{Loader, order},
+    data::{Loader, Shown, order},
     error::{Error, Result},
     not_finite::NotFinite,
 };
+
+/// A quarter of a picture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quarter {
+    /// Whether it is on the right
+    right: bool,
+    /// Whether it is at the bottom
+    bottom: bool,
+}
+
+impl Quarter {
+    /// All four, row by row.
+    pub const ALL: [Self; 4] = [
+        Self { right: false, bottom: false },
+        Self { right: true, bottom: false },
+        Self { right: false, bottom: true },
+        Self { right: true, bottom: true },
+    ];
+
+    /// Paints over this quarter of a picture; the left and the upper half have the middle of an odd
+    /// side.
+    fn hide(self, picture: &mut RgbImage, color: [u8; 3]) {
+        let (width, height) = picture.dimensions();
+        let is_in = |at: u32, side: u32, second: bool| (2 * at >= side) == second;
+        for (x, y, pixel) in picture.enumerate_pixels_mut() {
+            if is_in(x, width, self.right) && is_in(y, height, self.bottom) {
+                pixel.0 = color;
+            }
+        }
+    }
+}
+
+/// How pictures are looked at: as they are, unless it is said.
+#[derive(Debug, Clone, Copy, Default)]
+struct Look {
+    /// The epoch and the view of it
+    variation: Option<(u32, View)>,
+    /// Painted over before that
+    hidden: Option<Quarter>,
+}
 
 /// Embeddings of pairs.
 #[derive(Debug)]
@@ -99,36 +140,55 @@ impl<'a> Survey<'a> {
     /// its own way. [`Error::NotFinite`] if the towers have diverged. Batch normalisation takes the
     /// statistics of the batch.
     pub fn images(&self, rows: &[u32], view: View) -> Result<UnitRows> {
-        self.embed(rows, Some((self.epoch, view)))
+        self.embed(rows, Look { variation: Some((self.epoch, view)), hidden: None })
+    }
+
+    /// The first view of each image of a batch, of which a quarter was hidden before it was varied:
+    /// under the mean color, which normalization makes 0. As [`Survey::images`] otherwise.
+    pub fn images_without(&self, rows: &[u32], hidden: Quarter) -> Result<UnitRows> {
+        let variation = Some((self.epoch, View::First));
+        self.embed(rows, Look { variation, hidden: Some(hidden) })
     }
 
     /// What the image tower sees in the pictures of a batch as they are, on its way and at its end.
     /// Errors and statistics as those of [`Survey::images`].
     pub fn features(&self, rows: &[u32]) -> Result<Features> {
-        let features = self.model.image_features(&self.pixels(rows, None)?, Mode::Survey)?;
+        let features =
+            self.model.image_features(&self.pixels(rows, Look::default())?, Mode::Survey)?;
         check_finite(&features.middle)?;
         check_finite(&features.embedding)?;
         Ok(features)
     }
 
-    fn embed(&self, rows: &[u32], variation: Option<(u32, View)>) -> Result<UnitRows> {
-        let pixels = self.pixels(rows, variation)?;
+    fn embed(&self, rows: &[u32], look: Look) -> Result<UnitRows> {
+        let pixels = self.pixels(rows, look)?;
         let embedded = self.model.image_rows(&pixels, Mode::Survey)?.flatten_all()?.to_vec1()?;
         check_finite(&embedded)?;
         Ok(UnitRows::normalize(embedded, self.loader.clip.dim))
     }
 
     /// `[B, 3, H, W]`, normalised.
-    fn pixels(&self, rows: &[u32], variation: Option<(u32, View)>) -> Result<Tensor> {
+    fn pixels(&self, rows: &[u32], look: Look) -> Result<Tensor> {
         let loader = self.loader;
+        let mean = loader.clip.mean.map(|mean| (255.0 * mean).round() as u8);
+        let shown = |&row: &u32| -> Result<Shown<'_>> {
+            let (mut picture, variation) = loader.picture(row, look.variation)?;
+            if let Some(quarter) = look.hidden {
+                quarter.hide(picture.to_mut(), mean);
+            }
+            Ok((picture, variation))
+        };
         if loader.gpu.is_some() {
-            let shown = rows.par_iter().map(|&row| loader.picture(row, variation));
-            return Ok(self.model.pixels(&loader.pictures(shown.collect::<Result<_>>()?))?);
+            let pictures = rows.par_iter().map(shown).collect::<Result<_>>()?;
+            return Ok(self.model.pixels(&loader.pictures(pictures))?);
         }
         let side = loader.clip.image.image_size();
         let mut pixels = vec![0.0; rows.len() * 3 * side * side];
         let pictures = pixels.par_chunks_exact_mut(3 * side * side).zip(rows);
-        pictures.try_for_each(|(pixels, &row)| loader.pixels(row, variation, pixels))?;
+        pictures.try_for_each(|(pixels, row)| -> Result<()> {
+            loader.pixels(&shown(row)?, pixels);
+            Ok(())
+        })?;
         Ok(Tensor::from_vec(pixels, (rows.len(), 3, side, side), self.model.device())?)
     }
 
@@ -140,11 +200,12 @@ impl<'a> Survey<'a> {
 
     /// Pairs of a batch, their pictures as they are.
     pub fn plain_pairs(&mut self, rows: &[u32]) -> Result<Embedded> {
-        let image = self.embed(rows, None)?;
+        let image = self.embed(rows, Look::default())?;
         self.with_captions(image, rows)
     }
 
-    fn with_captions(&mut self, image: UnitRows, rows: &[u32]) -> Result<Embedded> {
+    /// These images of a batch, with its captions.
+    pub fn with_captions(&mut self, image: UnitRows, rows: &[u32]) -> Result<Embedded> {
         let (text, store) = (self.texts(rows)?, &self.loader.store);
         let captions = rows.iter().map(|&row| store.caption_number(row)).collect();
         Ok(Embedded { image, text, captions })
@@ -185,6 +246,24 @@ fn even_parts(rows: &[u32], size: usize) -> Vec<Vec<u32>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_pixel_is_in_one_quarter() {
+        for (width, height) in [(4, 4), (5, 3), (1, 1)] {
+            let mut hidden = vec![0; (width * height) as usize];
+            for (at, quarter) in Quarter::ALL.into_iter().enumerate() {
+                let mut picture = RgbImage::new(width, height);
+                quarter.hide(&mut picture, [7, 8, 9]);
+                for ((x, y, pixel), hidden) in picture.enumerate_pixels().zip(&mut hidden) {
+                    let inside = (2 * x >= width, 2 * y >= height) == (at % 2 == 1, at / 2 == 1);
+                    let color = if inside { [7, 8, 9] } else { [0; 3] };
+                    assert_eq!(pixel.0, color, "{quarter:?} of {width} x {height} at {x}, {y}");
+                    *hidden += u32::from(inside);
+                }
+            }
+            assert!(hidden.iter().all(|&times| times == 1), "{width} x {height}: {hidden:?}");
+        }
+    }
 
     #[test]
     fn no_batch_is_much_smaller_than_the_others() {

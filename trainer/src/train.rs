@@ -332,13 +332,13 @@ impl<'a> Run<'a> {
         let trainer = &mut self.trainer;
         let survey = &mut Survey::new(&self.loader, &mut trainer.model, epoch, trainer.micro_batch);
         let begun = trainer.method.begin_epoch(epoch, survey);
-        let warning = begun.map_err(|error| trainer.diverged(epoch, error))?;
+        let warnings = begun.map_err(|error| trainer.diverged(epoch, error))?;
         if trainer.method.starts_over(epoch) {
             self.start_over()?;
         }
         // What it selects, too.
         checkpoint::check_same(self.config, &self.origin, self.place, &self.trainer)?;
-        warning.into_iter().for_each(|line| watch.warn(line));
+        warnings.into_iter().for_each(|line| watch.warn(line));
         self.place.seconds += began.elapsed().as_secs_f64();
         Ok(())
     }

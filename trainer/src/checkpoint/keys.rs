@@ -39,8 +39,9 @@ pub(super) fn decisive(config: &Config) -> Keys {
     add("", serde_json::to_value(config));
     add(SIZES, serde_json::to_value(sizes)); // not its path, which decides nothing
     keys.remove("parallel"); // more or fewer ranks may go on
-    // Without crowds a run is described as before there were any.
-    keys.retain(|key, value| key != "method.sieve.crowd_factor" || value != "0.0");
+    // Without crowds or keystones a run is described as before there were any.
+    let later = ["method.sieve.crowd_factor", "method.sieve.keystone_ranges"];
+    keys.retain(|key, value| !later.contains(&key.as_str()) || value != "0.0");
     without_watch(keys)
 }
 
@@ -116,14 +117,17 @@ mod tests {
         check(&|now| now.model.context_length = Some(8), length);
         let sizes = |now: &mut Config| now.model.sizes = clip::ClipConfig::preset("vit-micro");
         check(&sizes, Some("`model.pretrained` has other sizes"));
-        let with = |crowd_factor| {
+        let with = |crowd_factor, keystone_ranges| {
+            let sieve = config::Sieve { crowd_factor, keystone_ranges, ..Default::default() };
             let mut config = Config::default();
-            config.method.sieve = Some(config::Sieve { crowd_factor, ..Default::default() });
+            config.method.sieve = Some(sieve);
             decisive(&config)
         };
-        let difference = difference(&with(0.0), &with(3.0));
+        let before = |now| difference(&with(0.0, 0.0), &now);
         let crowds = "`method.sieve.crowd_factor` was unset, now it is 3.0";
-        assert_eq!(difference.as_deref(), Some(crowds), "without, as before there were any");
+        assert_eq!(before(with(3.0, 0.0)).as_deref(), Some(crowds), "as before there were any");
+        let keystones = "`method.sieve.keystone_ranges` was unset, now it is 5.0";
+        assert_eq!(before(with(0.0, 5.0)).as_deref(), Some(keystones));
         let epochs = "`optim.epochs` was 20, now it is 1; also `augment.epochs`";
         check(&|now| (now.augment.epochs, now.optim.epochs) = (Some(1), 1), Some(epochs));
         let many = "`optim.epochs` was 20, now it is 1; also `method.cleanclip.clip_weight`, \

@@ -350,14 +350,14 @@ mod tests {
         for line in ["score = 'pool'", "believer_epochs = 0", "scout_epochs = 0"] {
             check(&format!("doubted = 'recaptioned'\n{line}"), Some(both));
         }
-        for factor in ["0", "1.0", "20.5"] {
-            check(&format!("crowd_factor = {factor}"), None);
-        }
-        for factor in ["0.5", "-1", "nan", "inf"] {
-            check(
-                &format!("crowd_factor = {factor}"),
-                Some("crowd_factor` must be 0, or at least 1"),
-            );
+        for key in ["crowd_factor", "keystone_ranges"] {
+            for factor in ["0", "1.0", "20.5"] {
+                check(&format!("{key} = {factor}"), None);
+            }
+            let limits = format!("{key}` must be 0, or at least 1");
+            for factor in ["0.5", "-1", "nan", "inf"] {
+                check(&format!("{key} = {factor}"), Some(&limits));
+            }
         }
         check("views = 1", None);
         check("views = 0", Some("views` must be 1 or 2"));

@@ -137,17 +137,9 @@ impl Loader {
         })
     }
 
-    /// Writes `[3, H, W]` normalised values: a variation of a picture, or the picture as it is.
-    pub fn pixels(
-        &self,
-        row: u32,
-        variation: Option<(u32, View)>,
-        planes: &mut [f32],
-    ) -> Result<()> {
-        let (picture, variation) = self.picture(row, variation)?;
-        let statistics = [self.clip.mean, self.clip.std];
-        normalized(&picture, variation.as_ref(), statistics, planes);
-        Ok(())
+    /// Writes `[3, H, W]` normalised values of what [`Loader::picture`] gives.
+    pub fn pixels(&self, (picture, variation): &Shown<'_>, planes: &mut [f32]) {
+        normalized(picture, variation.as_ref(), [self.clip.mean, self.clip.std], planes);
     }
 
     /// The picture of a row, and how it is varied.
@@ -164,7 +156,7 @@ impl Loader {
         pictures
     }
 
-    /// The caption that comes with a picture, varied as [`Loader::pixels`] does it.
+    /// The caption that comes with a picture, varied as [`Loader::picture`] does it.
     fn text(&self, caption: &str, row: u32, variation: Option<(u32, View)>) -> String {
         match variation {
             None => caption.to_owned(),
@@ -202,7 +194,10 @@ impl Loader {
         let picture = 3 * self.clip.image.image_size().pow(2);
         let mut values = vec![0.0; shown.len() * picture];
         let mut each = values.chunks_exact_mut(picture).zip(shown);
-        each.try_for_each(|(planes, &(row, how))| self.pixels(row, how, planes))?;
+        each.try_for_each(|(planes, &(row, how))| -> Result<()> {
+            self.pixels(&self.picture(row, how)?, planes);
+            Ok(())
+        })?;
         Ok(Pixels::Values(values))
     }
 }

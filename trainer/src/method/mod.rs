@@ -176,10 +176,10 @@ pub enum Phase {
 
 /// A way of pre-training.
 pub trait Method: Send {
-    /// Comes before the first batch of an epoch, which is counted from 1; the answer is a line of
-    /// what the user may not have meant. `survey` embeds all pairs with the towers as they are.
-    fn begin_epoch(&mut self, _: u32, _: &mut Survey<'_>) -> Result<Option<String>> {
-        Ok(None)
+    /// Comes before the first batch of an epoch, which is counted from 1; the answer is lines of
+    /// what the user may not have meant or should know. `survey` embeds all pairs with the towers as they are.
+    fn begin_epoch(&mut self, _: u32, _: &mut Survey<'_>) -> Result<Vec<String>> {
+        Ok(Vec::new())
     }
 
     /// Whether the towers are new in this epoch, and all that the optimizer has learnt is

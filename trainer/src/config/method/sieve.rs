@@ -46,11 +46,16 @@ pub struct Sieve {
     /// A picture that more than so many times as many pairs show as show 99% of the pictures at
     /// most is a crowd, and all these pairs are in doubt: at least 1; 0: none is
     pub crowd_factor: f64,
+    /// A patch is taken for proven if a neighborhood's captions stand on one quarter of the picture
+    /// more than so many times the distance of the quartiles of all pairs above the upper one: then
+    /// the pairs that do so by more than 3 distances are in doubt, too. At least 1; 0: nobody
+    /// looks, as without a believer or a scout
+    pub keystone_ranges: f64,
     /// What becomes of the pairs in doubt: `left-out`; `recaptioned`, so that in the first half of
-    /// its epochs (rounded down) the model learns the pictures with most neighbors in doubt with
-    /// captions that, to the scout, they say more than their own, and not the others; or `matched`
-    /// with the captions of a pool. Unless given, with a believer and a scout `recaptioned`, else
-    /// `left-out`
+    /// its epochs (rounded down) the model learns the pictures with most neighbors in doubt, or with
+    /// a patch, with captions that, to the scout, they say more than their own, and not the others;
+    /// or `matched` with the captions of a pool. Unless given, with a believer and a scout
+    /// `recaptioned`, else `left-out`
     pub doubted: Option<Fate>,
 }
 
@@ -77,8 +82,8 @@ choice! {
     Fate {
         /// They are not trained on
         LeftOut,
-        /// They are not trained on, but for pictures with most neighbors in doubt, which the model
-        /// learns for the first half of its epochs with other captions
+        /// They are not trained on, but for pictures with most neighbors in doubt or with a patch,
+        /// which the model learns for the first half of its epochs with other captions
         Recaptioned,
         /// Their images are pulled to the nearest pooled captions, as RoCLIP's are
         Matched,
@@ -99,6 +104,7 @@ impl Default for Sieve {
             kept_first: 1.0,
             kept_last: 1.0,
             crowd_factor: 3.0,
+            keystone_ranges: 5.0,
             doubted: None,
         }
     }
@@ -183,9 +189,12 @@ impl Sieve {
         for (share, key) in [(self.kept_first, "kept_first"), (self.kept_last, "kept_last")] {
             require((0.5..=1.0).contains(&share), key, "between 0.5 and 1");
         }
-        let factor = self.crowd_factor;
-        let crowds = factor == 0.0 || (factor >= 1.0 && factor.is_finite()); // false for NaN
-        require(crowds, "crowd_factor", "0, or at least 1");
+        for (factor, key) in
+            [(self.crowd_factor, "crowd_factor"), (self.keystone_ranges, "keystone_ranges")]
+        {
+            let sound = factor == 0.0 || (factor >= 1.0 && factor.is_finite()); // false for NaN
+            require(sound, key, "0, or at least 1");
+        }
         let all = self.split == Split::Share && self.kept_first.min(self.kept_last) == 1.0;
         require(!all, "kept_first", "below 1, or `kept_last`, where `split` is `share`");
     }

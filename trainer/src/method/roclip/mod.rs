@@ -155,11 +155,11 @@ impl Roclip {
 }
 
 impl Method for Roclip {
-    fn begin_epoch(&mut self, epoch: u32, _: &mut Survey<'_>) -> Result<Option<String>> {
+    fn begin_epoch(&mut self, epoch: u32, _: &mut Survey<'_>) -> Result<Vec<String>> {
         if let Some(signal) = &mut self.signal {
             signal.begin(epoch);
         }
-        Ok(self.warning(epoch))
+        Ok(self.warning(epoch).into_iter().collect())
     }
 
     fn loss(&mut self, pairs: &Pairs, logit_scale: &Tensor) -> Result<MethodLoss> {

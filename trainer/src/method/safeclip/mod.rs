@@ -149,9 +149,9 @@ impl Method for Safeclip {
         }
     }
 
-    fn begin_epoch(&mut self, epoch: u32, survey: &mut Survey<'_>) -> Result<Option<String>> {
+    fn begin_epoch(&mut self, epoch: u32, survey: &mut Survey<'_>) -> Result<Vec<String>> {
         if self.phase(epoch) != Phase::Split {
-            return Ok(self.warning(epoch));
+            return Ok(self.warning(epoch).into_iter().collect());
         }
         let (rows, cosines) = (survey.rows(), cosines(survey)?);
         let first = self.split.as_ref().map(|split| split.first);
@@ -162,18 +162,16 @@ impl Method for Safeclip {
         let (first, is_lost) = (first.unwrap_or(safe.len()), safe.is_empty());
         let safe = safe.into_iter().map(|pair| rows[pair]).collect();
         self.split = Some(Split { cosines, safe, first });
-        Ok(is_lost.then(|| {
-            "no pair is safe: the towers do not know enough to tell (more epochs or pairs help)"
-                .into()
-        }))
+        let lost =
+            "no pair is safe: the towers do not know enough to tell (more epochs or pairs help)";
+        Ok(is_lost.then(|| lost.to_owned()).into_iter().collect())
     }
 
     fn doubted(&self, rows: &[u32]) -> Option<Vec<Doubted>> {
         let split = self.split.as_ref()?; // in the order of the data set
         let all = rows.iter().zip(&split.cosines);
         let risky = all.filter(|(row, _)| !split.is_safe(**row));
-        let doubted =
-            |(&row, &agreement)| Doubted { row, agreement, company: None, recaptioned: false };
+        let doubted = |(&row, &agreement)| Doubted { row, agreement, ..Default::default() };
         Some(risky.map(doubted).collect())
     }
 

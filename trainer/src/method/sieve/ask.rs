@@ -19,19 +19,34 @@ pub(super) fn ask(
     epoch: u32,
     survey: &mut Survey<'_>,
 ) -> Result<Vec<f32>> {
+    each(settings, seed, epoch, survey, |survey, batch, agreement| {
+        let pairs = survey.pairs(batch)?;
+        let first = agreement(&pairs.pairs());
+        if settings.views < 2 || !survey.varies() {
+            return Ok(first);
+        }
+        let image = &survey.images(batch, View::Second)?;
+        Ok(lesser(first, agreement(&PairRows { image, ..pairs.pairs() })))
+    })
+}
+
+/// What is answered for the pairs of each batch, in the order of the data set; the answer can be
+/// made of what pairs agree, in nats, against the references of this epoch.
+pub(super) fn each<T>(
+    settings: &config::Sieve,
+    seed: u64,
+    epoch: u32,
+    survey: &mut Survey<'_>,
+    answer: impl Fn(&mut Survey<'_>, &[u32], &dyn Fn(&PairRows<'_>) -> Vec<f32>) -> Result<Vec<T>>,
+) -> Result<Vec<T>> {
     let drawn = drawn(settings.references, survey.rows(), seed, epoch);
     let references = embedded(&drawn, survey)?;
-    let (rows, logit_scale) = (survey.rows(), survey.logit_scale());
-    let mut answers = Vec::with_capacity(rows.len());
-    for batch in survey.batches(rows) {
-        let pairs = survey.pairs(&batch)?;
-        let mut answer = agreement(&pairs.pairs(), &references.pairs(), logit_scale);
-        if settings.views > 1 && survey.varies() {
-            let image = &survey.images(&batch, View::Second)?;
-            let second = PairRows { image, ..pairs.pairs() };
-            answer = lesser(answer, agreement(&second, &references.pairs(), logit_scale));
-        }
-        answers.extend(batch.into_iter().zip(answer));
+    let logit_scale = survey.logit_scale();
+    let agreement = |pairs: &PairRows<'_>| agreement(pairs, &references.pairs(), logit_scale);
+    let mut answers = Vec::with_capacity(survey.rows().len());
+    for batch in survey.batches(survey.rows()) {
+        let found = answer(survey, &batch, &agreement)?;
+        answers.extend(batch.into_iter().zip(found));
     }
     Ok(by_row(answers))
 }
@@ -63,7 +78,7 @@ fn lesser(first: Vec<f32>, second: Vec<f32>) -> Vec<f32> {
 }
 
 /// Answers in rising order of their rows, which is that of the data set.
-fn by_row(mut answers: Vec<(u32, f32)>) -> Vec<f32> {
+fn by_row<T>(mut answers: Vec<(u32, T)>) -> Vec<T> {
     answers.sort_unstable_by_key(|&(row, _)| row);
     answers.into_iter().map(|(_, answer)| answer).collect()
 }

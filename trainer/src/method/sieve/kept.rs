@@ -10,8 +10,8 @@ const DOUBTED_MAX: f64 = 0.5;
 /// Share of the pairs in the lower group up to which it is a tail, and a pair of it may count by
 /// itself.
 const TAIL_MAX: f64 = 0.15;
-/// Share of the neighbors in doubt by themselves above which company is bad.
-const BAD_COMPANY: f32 = 0.3;
+/// Share of the neighbors in doubt by themselves, or patched, above which company is bad.
+pub(super) const BAD_COMPANY: f32 = 0.3;
 /// Share of the neighbors in doubt by themselves above which company is the worst: the picture is
 /// likely to bear what makes them alike, and is learned with other captions.
 pub(super) const WORST_COMPANY: f32 = 0.5;

@@ -5,12 +5,13 @@
 mod ask;
 mod crowds;
 mod kept;
+mod keystones;
 mod neighbors;
 mod pooled;
 mod recaption;
 mod sample;
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use candle_core::{Device, Tensor};
 use clip::ops::Equals;
@@ -19,14 +20,15 @@ use self::{
     ask::{ask, chance},
     crowds::crowds,
     kept::{kept, kept_in_company},
+    keystones::Keystone,
     neighbors::Neighbors,
-    recaption::Recaptions,
+    recaption::{Hidden, Recaptions},
 };
 use super::{Method, MethodLoss, MethodReport, Pairs, Phase, Sizes, Towers, pool_size::PoolSize};
 use crate::{
     config::{self, Config, Fate, Parts, Score, Wrap},
     data::Selection,
-    doubted::Doubted,
+    doubted::{self, Doubted},
     error::Result,
     optim::Schedule,
     pool::Pool,
@@ -53,6 +55,9 @@ pub struct Sieve {
     neighbors: Neighbors,
     /// Share of each pair's neighbors that are in doubt by themselves, since they were last asked.
     company: Vec<f32>,
+    /// By the data-set rows of the pairs that most likely bear a patch: how much more the captions
+    /// of pictures like theirs owe to one quarter than to any other, in nats. Since the verdict.
+    keystones: BTreeMap<u32, f32>,
     /// What the model learns of the pairs in doubt, since the verdict.
     recaptions: Recaptions,
     /// What the steps of this epoch say, where they are asked.
@@ -82,6 +87,7 @@ impl Sieve {
             agreement: Vec::new(),
             neighbors: Neighbors::default(),
             company: Vec::new(),
+            keystones: BTreeMap::new(),
             recaptions: Recaptions::default(),
             fresh: Vec::new(),
             kept: None,
@@ -103,12 +109,36 @@ impl Sieve {
         }
     }
 
-    /// Other captions for the pictures in the worst company, once the verdict is known.
-    fn recaption(&mut self, survey: &mut Survey<'_>) -> Result<()> {
+    /// Doubts the pairs that most likely bear a patch, too; the answer is in which quarter.
+    fn doubt_patched(&mut self, epoch: u32, survey: &mut Survey<'_>) -> Result<Hidden> {
+        let ranges = self.settings.keystone_ranges;
+        if self.neighbors.is_empty() || self.parts.scout == 0 || ranges == 0.0 {
+            return Ok(Hidden::new());
+        }
+        let keystones = keystones::of_all(&self.settings, self.seed, epoch, survey)?;
+        let own: Vec<f32> = keystones.iter().map(Keystone::nats).collect();
+        let nats = self.neighbors.mean(&self.neighbors.mean(&own));
         let (rows, kept) = (survey.rows(), self.kept.as_deref().unwrap_or_default());
-        let pictures = recaption::in_worst_company(rows, kept, &self.company);
+        let place = |row: &u32| rows.binary_search(row).expect("a row of the data set");
+        let places: Vec<usize> = kept.iter().map(place).collect();
+        let patched = keystones::patched(&nats, &self.neighbors, &places, ranges);
+        self.keystones = patched.iter().map(|&pair| (rows[pair], nats[pair])).collect();
+        let is_patched = |row: &u32| self.keystones.contains_key(row);
+        self.kept = Some(kept.iter().copied().filter(|row| !is_patched(row)).collect());
+        Ok(patched.into_iter().map(|pair| (rows[pair], keystones[pair].quarter)).collect())
+    }
+
+    /// Other captions for the `patched` pictures and those in the worst company, once the verdict
+    /// is known.
+    fn recaption(&mut self, patched: &Hidden, survey: &mut Survey<'_>) -> Result<()> {
+        let (rows, kept) = (survey.rows(), self.kept.as_deref().unwrap_or_default());
+        let mut pictures = recaption::in_worst_company(rows, kept, &self.company);
+        pictures.extend(patched.keys());
+        pictures.sort_unstable();
+        pictures.dedup();
         let (epochs, views) = (self.recaptioned_epochs(), self.settings.views);
-        self.recaptions = Recaptions::draw(pictures, kept, epochs, self.seed, views, survey)?;
+        self.recaptions =
+            Recaptions::draw(pictures, patched, kept, epochs, self.seed, views, survey)?;
         Ok(())
     }
 
@@ -140,8 +170,8 @@ impl Sieve {
     }
 
     /// Splits the pairs of all `rows`, which show the `pictures` of these numbers, by what is known
-    /// of them before `epoch`; the answer is a line of what the user may not have meant.
-    fn sift(&mut self, epoch: u32, rows: &[u32], pictures: &[u32]) -> Option<String> {
+    /// of them before `epoch`.
+    fn sift(&mut self, epoch: u32, rows: &[u32], pictures: &[u32]) {
         let (split, share) = (self.settings.split, self.share(epoch));
         let chance = chance(self.settings.references, self.rows);
         let (mut kept, company) = match self.neighbors.is_empty() {
@@ -154,20 +184,26 @@ impl Sieve {
         if LEFT_MIN * others.len() >= self.rows {
             kept = others;
         }
-        let doubted = self.rows - kept.len();
         self.kept = Some(kept.into_iter().map(|pair| rows[pair]).collect());
-        if epoch < self.parts.verdict() {
-            return None;
-        }
-        self.neighbors = Neighbors::default(); // nobody asks again
-        (2 * doubted + 1 >= self.rows).then(|| {
-            format!(
-                "{:.0}% of all pairs are in doubt to the end: the towers do not know enough to \
-                 tell (more epochs or pairs help), or most pairs are wrong; with `method.name` \
-                 `clip` all are believed",
-                100.0 * doubted as f64 / self.rows as f64
-            )
-        })
+    }
+
+    /// What the user should know of the verdict.
+    fn warnings(&self) -> Vec<String> {
+        let doubted = self.rows - self.kept.as_ref().map_or(self.rows, |kept| kept.len());
+        let patched = self.keystones.len();
+        let many = format!(
+            "{:.0}% of all pairs are in doubt to the end: the towers do not know enough to tell \
+             (more epochs or pairs help), or most pairs are wrong; with `method.name` `clip` all \
+             are believed",
+            100.0 * doubted as f64 / self.rows as f64
+        );
+        let found = format!(
+            "the captions of {patched} pairs, or of pictures like theirs, stand on one quarter of \
+             the picture, as if it bore a patch: they are in doubt, and have a `keystone` in `{}`",
+            doubted::FILE
+        );
+        let lines = [(2 * doubted + 1 >= self.rows, many), (patched > 0, found)];
+        lines.into_iter().filter_map(|(holds, line)| holds.then_some(line)).collect()
     }
 
     /// Whether each pair of a batch is trained on with its own caption.
@@ -197,16 +233,16 @@ impl Sieve {
 }
 
 impl Method for Sieve {
-    fn begin_epoch(&mut self, epoch: u32, survey: &mut Survey<'_>) -> Result<Option<String>> {
+    fn begin_epoch(&mut self, epoch: u32, survey: &mut Survey<'_>) -> Result<Vec<String>> {
         if epoch > self.parts.verdict() {
-            return Ok(None); // it stands
+            return Ok(Vec::new()); // it stands
         }
         if self.parts.believer > 0 && epoch == self.parts.believer + 1 {
             self.neighbors = Neighbors::find(self.seed, survey)?;
         }
         let rows = survey.rows();
         let asked = match self.settings.score {
-            Score::References if epoch < self.first() => return Ok(None),
+            Score::References if epoch < self.first() => return Ok(Vec::new()),
             Score::References => {
                 let fresh = ask(&self.settings, self.seed, epoch, survey)?;
                 Some((fresh, epoch + 1 - self.first()))
@@ -225,13 +261,18 @@ impl Method for Sieve {
             self.remember(fresh, asked.max(1));
         }
         if epoch < self.first() || self.agreement.is_empty() {
-            return Ok(None);
+            return Ok(Vec::new());
         }
-        let warning = self.sift(epoch, rows, &survey.picture_numbers());
-        if epoch == self.parts.verdict() && self.fate == Fate::Recaptioned {
-            self.recaption(survey)?;
+        self.sift(epoch, rows, &survey.picture_numbers());
+        if epoch < self.parts.verdict() {
+            return Ok(Vec::new());
         }
-        Ok(warning)
+        let patched = self.doubt_patched(epoch, survey)?;
+        self.neighbors = Neighbors::default(); // nobody asks again
+        if self.fate == Fate::Recaptioned {
+            self.recaption(&patched, survey)?;
+        }
+        Ok(self.warnings())
     }
 
     fn starts_over(&self, epoch: u32) -> bool {
@@ -259,6 +300,7 @@ impl Method for Sieve {
             row,
             agreement,
             company: self.company.get(pair).copied(),
+            keystone: self.keystones.get(&row).copied(),
             recaptioned: self.recaptions.pictures().binary_search(&row).is_ok(),
         });
         Some(doubted.collect())
@@ -320,6 +362,11 @@ impl Method for Sieve {
             state.numbers(RECAPTIONED_KEY, self.recaptions.pictures().to_vec());
             state.numbers(CAPTIONS_KEY, self.recaptions.captions().to_vec());
         }
+        if !self.keystones.is_empty() {
+            state.numbers(PATCHED_KEY, self.keystones.keys().copied().collect());
+            let nats: Vec<f32> = self.keystones.values().copied().collect();
+            state.floats(KEYSTONES_KEY, &[nats.len()], nats);
+        }
         if let Some(pool) = &self.pool {
             pool.keep(POOL_KEY, &mut state)?;
         }
@@ -330,11 +377,13 @@ impl Method for Sieve {
         let mut scores = |name| state.take_floats(name).map(|scores| scores.values);
         let (agreement, fresh, company) =
             (scores(AGREEMENT_KEY), scores(FRESH_KEY), scores(COMPANY_KEY));
+        let nats = scores(KEYSTONES_KEY).unwrap_or_default();
         let kept = state.take_numbers(KEPT_KEY);
         let neighbors = state.take_numbers(NEIGHBORS_KEY).unwrap_or_default();
         let Some(neighbors) = Neighbors::restore(neighbors, self.rows) else { return false };
         let mut numbers = |name| state.take_numbers(name).unwrap_or_default();
         let (pictures, captions) = (numbers(RECAPTIONED_KEY), numbers(CAPTIONS_KEY));
+        let patched = numbers(PATCHED_KEY);
         let (all, epochs) = (kept.as_deref().unwrap_or_default(), self.recaptioned_epochs());
         let recaptions = Recaptions::restore(pictures, captions, all, epochs);
         let Some(recaptions) = recaptions else { return false };
@@ -342,6 +391,8 @@ impl Method for Sieve {
             && (agreement.is_some() || kept.is_none())
             && (fresh.is_none() || self.settings.score == Score::Pool)
             && company.as_ref().is_none_or(|shares| shares.len() == self.rows)
+            && patched.len() == nats.len()
+            && !patched.iter().any(|row| all.binary_search(row).is_ok())
             && (company.is_some() || kept.is_none() || self.parts.believer == 0 || self.rows == 1)
             && kept.as_ref().is_none_or(|kept| !kept.is_empty() && kept.is_sorted_by(|a, b| a < b));
         if !sound || self.pool.as_mut().is_some_and(|pool| !pool.restore(POOL_KEY, &mut state)) {
@@ -350,6 +401,7 @@ impl Method for Sieve {
         (self.agreement, self.fresh) = (agreement.unwrap_or_default(), fresh.unwrap_or_default());
         (self.kept, self.neighbors) = (kept.map(Into::into), neighbors);
         (self.company, self.recaptions) = (company.unwrap_or_default(), recaptions);
+        self.keystones = patched.into_iter().zip(nats).collect();
         state.is_empty()
     }
 }
@@ -359,7 +411,9 @@ const CAPTIONS_KEY: &str = "sieve/captions";
 const COMPANY_KEY: &str = "sieve/company";
 const FRESH_KEY: &str = "sieve/fresh";
 const KEPT_KEY: &str = "sieve/kept";
+const KEYSTONES_KEY: &str = "sieve/keystones";
 const NEIGHBORS_KEY: &str = "sieve/neighbors";
+const PATCHED_KEY: &str = "sieve/patched";
 const POOL_KEY: &str = "pool";
 const RECAPTIONED_KEY: &str = "sieve/recaptioned";
 

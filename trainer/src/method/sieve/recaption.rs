@@ -1,10 +1,19 @@
-//! Captions for pictures in the worst company, by what the scout sees in them.
+//! Captions for pictures with a patch or in the worst company, by what the scout sees in them.
+
+use std::{collections::BTreeMap, iter};
 
 use clip::{UnitRows, ops};
 use rand::Rng;
 
 use super::{kept::WORST_COMPANY, sample};
-use crate::{augment::View, error::Result, survey::Survey};
+use crate::{
+    augment::View,
+    error::Result,
+    survey::{Quarter, Survey},
+};
+
+/// Which quarter of some pictures is not looked at, by their data-set rows.
+pub(super) type Hidden = BTreeMap<u32, Quarter>;
 
 /// Pairs among whose captions is drawn: so many embeddings are in memory.
 const OFFERED_MAX: usize = 1 << 14;
@@ -23,9 +32,11 @@ impl Recaptions {
     /// the data set in rising order. With z the unit row of a picture, t that of its own caption,
     /// t_j those of others and σ the learned factor, the chance of a caption is its share in the
     /// softmax of σ (z - t)·t_j: how much more likely the picture makes it than the own caption
-    /// does. `views` of each picture are asked, if they differ.
+    /// does. `views` of each picture are asked, if they differ; of one with a `hidden` quarter that
+    /// with it hidden.
     pub(super) fn draw(
         pictures: Vec<u32>,
+        hidden: &Hidden,
         kept: &[u32],
         epochs: u32,
         seed: u64,
@@ -45,8 +56,7 @@ impl Recaptions {
             if places.is_empty() {
                 continue;
             }
-            // With all others of the batch, so that it is one like those of training.
-            let seen = seen(&batch, views, survey)?.select(&at);
+            let seen = seen(&batch, &at, hidden, views, survey)?;
             let rows: Vec<u32> = places.iter().map(|&place| layout.pictures[place]).collect();
             let said = survey.captions(&rows)?;
             let queries = queries(&seen, &said, survey.logit_scale());
@@ -137,8 +147,36 @@ pub(super) fn in_worst_company(rows: &[u32], kept: &[u32], company: &[f32]) -> V
     worst.map(|(&row, _)| row).collect()
 }
 
+/// What is seen in the pictures `at` these places of a batch, `[at, D]`, which is looked at whole,
+/// so that it is one like those of training: of two views that differ the mean, and of a picture
+/// with a hidden quarter the first view without it.
+fn seen(
+    batch: &[u32],
+    at: &[usize],
+    hidden: &Hidden,
+    views: u32,
+    survey: &Survey<'_>,
+) -> Result<UnitRows> {
+    let quarters: Vec<_> = at.iter().map(|&place| hidden.get(&batch[place]).copied()).collect();
+    let mut looks = UnitRows::normalize(Vec::new(), survey.dim());
+    let mut numbers = vec![0; at.len()];
+    for quarter in iter::once(None).chain(Quarter::ALL.map(Some)) {
+        let those: Vec<_> = (0..at.len()).filter(|&one| quarters[one] == quarter).collect();
+        if those.is_empty() {
+            continue;
+        }
+        let first = looks.count();
+        looks.extend(&match quarter {
+            None => whole(batch, views, survey)?,
+            Some(quarter) => survey.images_without(batch, quarter)?,
+        });
+        those.into_iter().for_each(|one| numbers[one] = first + at[one]);
+    }
+    Ok(looks.select(&numbers))
+}
+
 /// What is seen in the pictures of a batch, `[B, D]`: of two views that differ the mean.
-fn seen(batch: &[u32], views: u32, survey: &Survey<'_>) -> Result<UnitRows> {
+fn whole(batch: &[u32], views: u32, survey: &Survey<'_>) -> Result<UnitRows> {
     let first = survey.images(batch, View::First)?;
     if views < 2 || !survey.varies() {
         return Ok(first);

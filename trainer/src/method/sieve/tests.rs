@@ -47,10 +47,7 @@ fn scores_are_smoothed_and_come_back_from_a_checkpoint() -> Result<()> {
     assert_eq!(other.agreement, [-3.0, -2.0]);
     assert_eq!(other.selected(3), Selection::new(Some([7].into()), Vec::new()));
     let doubted = one.doubted(&[2, 7]);
-    assert_eq!(
-        doubted,
-        Some(vec![Doubted { row: 2, agreement: -3.0, company: None, recaptioned: false }])
-    );
+    assert_eq!(doubted, Some(vec![Doubted { row: 2, agreement: -3.0, ..Default::default() }]));
     let mut half = one.state()?;
     half.take_floats(AGREEMENT_KEY);
     assert!(!other.restore(half));
@@ -231,10 +228,21 @@ fn what_the_believer_said_comes_back_from_a_checkpoint() -> Result<()> {
     };
     assert_eq!(restored(&one)?.neighbors, one.neighbors);
     one.remember(vec![-8.0, -1.0], 1);
-    one.sift(11, &[4, 7], &[0, 1]); // the last epoch: the verdict
-    assert!(one.neighbors.is_empty());
+    one.sift(11, &[4, 7], &[0, 1]);
+    one.neighbors = Neighbors::default(); // the verdict
+    one.kept = Some([7].into());
+    one.keystones = [(4, 2.0)].into();
     let other = restored(&one)?;
     assert_eq!((&other.company, &other.kept), (&one.company, &one.kept));
+    assert_eq!(other.keystones, one.keystones);
+    let doubted = other.doubted(&[4, 7]).expect("one");
+    assert_eq!((doubted.len(), doubted[0].row, doubted[0].keystone), (1, 4, Some(2.0)));
+    one.keystones = [(7, 2.0)].into();
+    assert!(!sieve(settings.clone(), 2)?.restore(one.state()?), "patched and kept");
+    one.keystones = [(4, 2.0)].into();
+    let mut half = one.state()?;
+    half.take_floats(KEYSTONES_KEY);
+    assert!(!sieve(settings.clone(), 2)?.restore(half), "patched, and nobody knows how much");
     let mut without = one.state()?;
     without.take_floats(COMPANY_KEY);
     assert!(!sieve(settings, 2)?.restore(without), "kept without the company that decided");
