@@ -195,7 +195,11 @@ fn queries(seen: &UnitRows, said: &UnitRows, logit_scale: f32) -> Vec<f32> {
 
 #[cfg(test)]
 mod tests {
+    use candle_core::Device;
+    use clip::model::Clip;
+
     use super::*;
+    use crate::survey::tests::loader;
 
     #[test]
     fn each_epoch_has_one_caption_for_each_picture() {
@@ -238,6 +242,27 @@ mod tests {
         let company = [0.6, 0.5, 0.9, 0.51, 0.0];
         assert_eq!(in_worst_company(&[2, 3, 5, 7, 8], &[3, 5, 8], &company), [2, 7]);
         assert_eq!(in_worst_company(&[2, 3], &[2], &[]), [0; 0], "nobody knows its company");
+    }
+
+    #[test]
+    fn of_a_patched_picture_the_rest_is_seen() -> Result<()> {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let loader = loader(folder.path(), None, true)?;
+        let mut model = Clip::init(&loader.clip, 3, &Device::Cpu)?;
+        let survey = Survey::new(&loader, &mut model, 5, None);
+        let [first, _, third, _] = Quarter::ALL;
+        let (batch, hidden) = ([3, 1, 0, 2], Hidden::from([(0, third), (1, first)]));
+        for views in [1, 2] {
+            let seen = seen(&batch, &[1, 2, 3], &hidden, views, &survey)?;
+            let expected = [
+                survey.images_without(&batch, first)?.row(1).to_vec(),
+                survey.images_without(&batch, third)?.row(2).to_vec(),
+                whole(&batch, views, &survey)?.row(3).to_vec(),
+            ];
+            assert!(seen.rows().eq(expected.iter().map(Vec::as_slice)), "{views} views");
+        }
+        assert!(whole(&batch, 1, &survey)?.values() != whole(&batch, 2, &survey)?.values());
+        Ok(())
     }
 
     /// Of a picture that shows the first of three things and is said to show the second.
