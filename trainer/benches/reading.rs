@@ -112,7 +112,7 @@ fn means(loader: &Loader) -> Result<[f64; 3], Report> {
     let (mut sums, mut planes) = ([0.0; 3], vec![0.0; 3 * area]);
     let rows = &loader.store.rows()[..COMPARED.min(loader.store.rows().len())];
     for &row in rows {
-        loader.pixels(row, None, &mut planes)?;
+        loader.pixels(&loader.picture(row, None)?, &mut planes);
         for (sum, plane) in sums.iter_mut().zip(planes.chunks_exact(area)) {
             *sum += plane.iter().map(|&value| f64::from(value)).sum::<f64>();
         }
