@@ -177,7 +177,8 @@ pub enum Phase {
 /// A way of pre-training.
 pub trait Method: Send {
     /// Comes before the first batch of an epoch, which is counted from 1; the answer is lines of
-    /// what the user may not have meant or should know. `survey` embeds all pairs with the towers as they are.
+    /// what the user may not have meant or should know. `survey` embeds all pairs with the towers
+    /// as they are.
     fn begin_epoch(&mut self, _: u32, _: &mut Survey<'_>) -> Result<Vec<String>> {
         Ok(Vec::new())
     }

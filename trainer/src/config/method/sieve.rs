@@ -52,9 +52,9 @@ pub struct Sieve {
     /// looks, as without a believer or a scout
     pub keystone_ranges: f64,
     /// What becomes of the pairs in doubt: `left-out`; `recaptioned`, so that in the first half of
-    /// its epochs (rounded down) the model learns the pictures with most neighbors in doubt, or with
-    /// a patch, with captions that, to the scout, they say more than their own, and not the others;
-    /// or `matched` with the captions of a pool. Unless given, with a believer and a scout
+    /// its epochs (rounded down) the model learns the pictures with most neighbors in doubt, or
+    /// with a patch, with captions that, to the scout, they say more than their own, and not the
+    /// others; or `matched` with the captions of a pool. Unless given, with a believer and a scout
     /// `recaptioned`, else `left-out`
     pub doubted: Option<Fate>,
 }
