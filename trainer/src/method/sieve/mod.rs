@@ -22,7 +22,7 @@ use self::{
     kept::{kept, kept_in_company},
     keystones::Keystone,
     neighbors::Neighbors,
-    recaption::{Hidden, Recaptions},
+    recaption::{Pictures, Recaptions},
 };
 use super::{Method, MethodLoss, MethodReport, Pairs, Phase, Sizes, Towers, pool_size::PoolSize};
 use crate::{
@@ -33,7 +33,7 @@ use crate::{
     optim::Schedule,
     pool::Pool,
     state::State,
-    survey::Survey,
+    survey::{Quarter, Survey},
 };
 
 /// One in so many pairs is left at least, crowds or not.
@@ -110,10 +110,14 @@ impl Sieve {
     }
 
     /// Doubts the pairs that most likely bear a patch, too; the answer is in which quarter.
-    fn doubt_patched(&mut self, epoch: u32, survey: &mut Survey<'_>) -> Result<Hidden> {
+    fn doubt_patched(
+        &mut self,
+        epoch: u32,
+        survey: &mut Survey<'_>,
+    ) -> Result<BTreeMap<u32, Quarter>> {
         let ranges = self.settings.keystone_ranges;
         if self.neighbors.is_empty() || self.parts.scout == 0 || ranges == 0.0 {
-            return Ok(Hidden::new());
+            return Ok(BTreeMap::new());
         }
         let keystones = keystones::of_all(&self.settings, self.seed, epoch, survey)?;
         let own: Vec<f32> = keystones.iter().map(Keystone::nats).collect();
@@ -130,15 +134,17 @@ impl Sieve {
 
     /// Other captions for the `patched` pictures and those in the worst company, once the verdict
     /// is known.
-    fn recaption(&mut self, patched: &Hidden, survey: &mut Survey<'_>) -> Result<()> {
+    fn recaption(
+        &mut self,
+        patched: BTreeMap<u32, Quarter>,
+        survey: &mut Survey<'_>,
+    ) -> Result<()> {
         let (rows, kept) = (survey.rows(), self.kept.as_deref().unwrap_or_default());
-        let mut pictures = recaption::in_worst_company(rows, kept, &self.company);
-        pictures.extend(patched.keys());
-        pictures.sort_unstable();
-        pictures.dedup();
+        let worst = recaption::in_worst_company(rows, kept, &self.company);
+        let mut pictures: Pictures = worst.into_iter().map(|row| (row, None)).collect();
+        pictures.extend(patched.into_iter().map(|(row, quarter)| (row, Some(quarter))));
         let (epochs, views) = (self.recaptioned_epochs(), self.settings.views);
-        self.recaptions =
-            Recaptions::draw(pictures, patched, kept, epochs, self.seed, views, survey)?;
+        self.recaptions = Recaptions::draw(&pictures, kept, epochs, self.seed, views, survey)?;
         Ok(())
     }
 
@@ -270,7 +276,7 @@ impl Method for Sieve {
         let patched = self.doubt_patched(epoch, survey)?;
         self.neighbors = Neighbors::default(); // nobody asks again
         if self.fate == Fate::Recaptioned {
-            self.recaption(&patched, survey)?;
+            self.recaption(patched, survey)?;
         }
         Ok(self.warnings())
     }

@@ -12,8 +12,8 @@ use crate::{
     survey::{Quarter, Survey},
 };
 
-/// Which quarter of some pictures is not looked at, by their data-set rows.
-pub(super) type Hidden = BTreeMap<u32, Quarter>;
+/// Pictures by their data-set rows, and which quarter is not looked at, if one is patched.
+pub(super) type Pictures = BTreeMap<u32, Option<Quarter>>;
 
 /// Pairs among whose captions is drawn: so many embeddings are in memory.
 const OFFERED_MAX: usize = 1 << 14;
@@ -32,18 +32,17 @@ impl Recaptions {
     /// the data set in rising order. With z the unit row of a picture, t that of its own caption,
     /// t_j those of others and σ the learned factor, the chance of a caption is its share in the
     /// softmax of σ (z - t)·t_j: how much more likely the picture makes it than the own caption
-    /// does. `views` of each picture are asked, if they differ; of one with a `hidden` quarter that
-    /// with it hidden.
+    /// does. `views` of each picture are asked, if they differ; of a patched one the first, with its
+    /// quarter hidden.
     pub(super) fn draw(
-        pictures: Vec<u32>,
-        hidden: &Hidden,
+        pictures: &Pictures,
         kept: &[u32],
         epochs: u32,
         seed: u64,
         views: u32,
         survey: &mut Survey<'_>,
     ) -> Result<Self> {
-        let mut layout = Layout::new(pictures, epochs as usize);
+        let mut layout = Layout::new(pictures.keys().copied().collect(), epochs as usize);
         if layout.captions.is_empty() {
             return Ok(Self::default());
         }
@@ -56,7 +55,7 @@ impl Recaptions {
             if places.is_empty() {
                 continue;
             }
-            let seen = seen(&batch, &at, hidden, views, survey)?;
+            let seen = seen(&batch, &at, pictures, views, survey)?;
             let rows: Vec<u32> = places.iter().map(|&place| layout.pictures[place]).collect();
             let said = survey.captions(&rows)?;
             let queries = queries(&seen, &said, survey.logit_scale());
@@ -148,16 +147,16 @@ pub(super) fn in_worst_company(rows: &[u32], kept: &[u32], company: &[f32]) -> V
 }
 
 /// What is seen in the pictures `at` these places of a batch, `[at, D]`, which is looked at whole,
-/// so that it is one like those of training: of two views that differ the mean, and of a picture
-/// with a hidden quarter the first view without it.
+/// so that it is one like those of training: of two views that differ the mean, and of a patched
+/// picture the first view without its quarter.
 fn seen(
     batch: &[u32],
     at: &[usize],
-    hidden: &Hidden,
+    pictures: &Pictures,
     views: u32,
     survey: &Survey<'_>,
 ) -> Result<UnitRows> {
-    let quarters: Vec<_> = at.iter().map(|&place| hidden.get(&batch[place]).copied()).collect();
+    let quarters: Vec<_> = at.iter().map(|&place| pictures[&batch[place]]).collect();
     let mut looks = UnitRows::normalize(Vec::new(), survey.dim());
     let mut numbers = vec![0; at.len()];
     for quarter in iter::once(None).chain(Quarter::ALL.map(Some)) {
@@ -251,9 +250,10 @@ mod tests {
         let mut model = Clip::init(&loader.clip, 3, &Device::Cpu)?;
         let survey = Survey::new(&loader, &mut model, 5, None);
         let [first, _, third, _] = Quarter::ALL;
-        let (batch, hidden) = ([3, 1, 0, 2], Hidden::from([(0, third), (1, first)]));
+        let (batch, pictures) =
+            ([3, 1, 0, 2], Pictures::from([(0, Some(third)), (1, Some(first)), (2, None)]));
         for views in [1, 2] {
-            let seen = seen(&batch, &[1, 2, 3], &hidden, views, &survey)?;
+            let seen = seen(&batch, &[1, 2, 3], &pictures, views, &survey)?;
             let expected = [
                 survey.images_without(&batch, first)?.row(1).to_vec(),
                 survey.images_without(&batch, third)?.row(2).to_vec(),
