@@ -245,45 +245,24 @@ fn even_parts(rows: &[u32], size: usize) -> Vec<Vec<u32>> {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use std::{fs, path::Path};
+    use std::path::Path;
 
     use candle_core::Device;
-    use clip::{ClipConfig, image::encode_png, text::Tokenizer};
+    use clip::ClipConfig;
 
     use super::*;
-    use crate::{
-        augment::Augment,
-        config,
-        data::{Manifest, Store},
-    };
+    use crate::data::of_pairs;
 
     /// Of four pairs whose pictures are written into `folder`, all with the same quarter painted
     /// over, if one is given.
     pub(crate) fn loader(folder: &Path, painted: Option<Quarter>, varied: bool) -> Result<Loader> {
-        let mut table = String::from("path,caption\n");
-        let mut clip = ClipConfig::preset("vit-micro").expect("a preset");
-        let mean = clip.mean.map(|mean| (255.0 * mean).round() as u8);
-        for row in 0..4u8 {
-            let pixel = |x: u32, y: u32| [60 * row, (7 * x) as u8, (5 * y + x * y) as u8].into();
-            let mut picture = RgbImage::from_fn(32, 32, pixel);
+        let pairs = [0, 1, 2, 3].map(|row| (row, format!("picture number {row}")));
+        let mean = ClipConfig::preset("vit-micro").expect("a preset").mean;
+        of_pairs(folder, &pairs, varied, |picture| {
             if let Some(quarter) = painted {
-                quarter.hide(&mut picture, mean);
+                quarter.hide(picture, mean.map(|mean| (255.0 * mean).round() as u8));
             }
-            fs::write(folder.join(format!("{row}.png")), encode_png(&picture)).expect("writable");
-            table += &format!("{row}.png,picture number {row}\n");
-        }
-        let path = folder.join("train.csv");
-        fs::write(&path, table).expect("writable");
-        let manifest = Manifest::open(&path)?;
-        let captions = manifest.rows.iter().map(|row| row.caption.as_str());
-        let tokenizer = Tokenizer::train(captions, 600, 32)?;
-        clip.text.vocab_size = tokenizer.vocab_size();
-        let image = Some(varied);
-        let augment = config::Augment { image, text: Some(false), ..Default::default() };
-        let (store, augment) =
-            (Store::open(manifest, 32, 1, 0.0, || ())?, Augment::open(&augment, 7)?);
-        let (seed, batch_size, workers, rank, ranks, gpu) = (7, 4, 1, 0, 1, None);
-        Ok(Loader { store, augment, tokenizer, clip, seed, batch_size, rank, ranks, workers, gpu })
+        })
     }
 
     #[test]

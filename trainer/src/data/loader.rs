@@ -203,7 +203,7 @@ impl Loader {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::{fs, path::Path};
 
     use clip::{image::encode_png, text::TokenBatch};
@@ -217,17 +217,24 @@ mod tests {
     fn loader(folder: &Path, (rank, ranks): (usize, usize), varied: bool) -> Result<Loader> {
         let caption = |row: u8| format!("one two three four five six seven number {row}");
         let pairs = [0, 1, 2, 3].map(|row| (row, caption(row)));
-        Ok(Loader { rank, ranks, ..of_pairs(folder, &pairs, varied)? })
+        Ok(Loader { rank, ranks, ..of_pairs(folder, &pairs, varied, |_| {})? })
     }
 
-    /// Of pictures by number, with captions.
-    fn of_pairs(folder: &Path, pairs: &[(u8, String)], varied: bool) -> Result<Loader> {
+    /// Of pictures by number, which are `changed` before they are written, with captions.
+    pub(crate) fn of_pairs(
+        folder: &Path,
+        pairs: &[(u8, String)],
+        varied: bool,
+        changed: impl Fn(&mut RgbImage),
+    ) -> Result<Loader> {
         let mut table = String::from("path,caption\n");
         for (number, caption) in pairs {
             let block = |x: u32, y: u32| (u32::from(*number) * 83 + x / 4 * 31 + y / 4 * 47) % 61;
             let pixel = |x: u32, y: u32| [40 * number, (4 * block(x, y)) as u8, 3 * y as u8].into();
-            let png = encode_png(&RgbImage::from_fn(32, 32, pixel));
-            fs::write(folder.join(format!("{number}.png")), png).expect("writable");
+            let mut picture = RgbImage::from_fn(32, 32, pixel);
+            changed(&mut picture);
+            let file = folder.join(format!("{number}.png"));
+            fs::write(file, encode_png(&picture)).expect("writable");
             table += &format!("{number}.png,{caption}\n");
         }
         let path = folder.join("train.csv");
@@ -311,7 +318,7 @@ mod tests {
     fn an_epoch_trains_on_one_of_the_copies_of_a_picture_or_a_caption() -> Result<()> {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let pairs: Vec<_> = (0..12).map(|row| (row / 3, format!("Number {}.", row % 6))).collect();
-        let mut loader = of_pairs(folder.path(), &pairs, false)?;
+        let mut loader = of_pairs(folder.path(), &pairs, false, |_| {})?;
         loader.batch_size = 2;
         let rows = |loader: &Loader, epoch, selected: Option<&[u32]>, from| -> Result<Vec<u32>> {
             let rows = selected.map(Into::into);
@@ -337,7 +344,7 @@ mod tests {
             assert_eq!((some.len(), some.iter().filter(|&&row| row == 7).count()), (4, 2));
         }
         assert_eq!(seen.len(), 12, "each is drawn at some time: {seen:?}");
-        let mut loader = of_pairs(folder.path(), &pairs, false)?;
+        let mut loader = of_pairs(folder.path(), &pairs, false, |_| {})?;
         loader.store.cap_captions(1);
         assert_eq!(loader.store.epoch_rows(), 6, "rows 0 and 6, 1 and 7, ... have one caption");
         let of = |rows: &[u32], pictures: &[(u32, u32)]| {

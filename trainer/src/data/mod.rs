@@ -23,6 +23,8 @@ mod store;
 
 pub use batch::{Batch, Pixels};
 pub use image::{ImageSource, Member, Shard};
+#[cfg(test)]
+pub(crate) use loader::tests::of_pairs;
 pub use loader::{Loader, Shown, Views};
 pub use manifest::{Keys, Listing, Manifest, Reading, Skipped};
 pub(crate) use row::CAPTION_BYTES_MAX;
