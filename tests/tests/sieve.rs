@@ -15,29 +15,27 @@ const CONFIG: &str = "seed = 3\n\
 fn pairs_that_stand_on_a_patch_are_in_doubt_though_all_of_them_agree() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = |name: &str| folder.path().join(name);
-    let call = |name: &str, line: &str| -> Ended {
+    let call = |name: &str, line: &str, last: &[&str]| -> Ended {
         let mut command = Command::new(program(name));
-        let ended = run(command.args(line.split_whitespace()).current_dir(folder.path()));
+        command.args(line.split_whitespace()).args(last).current_dir(folder.path());
+        let ended = run(&mut command);
         assert_eq!(ended.code, Some(0), "{line}: {ended:?}");
         ended
     };
-    call("demo", "shapes --out data --train 1200 --test 20 --shapes 3 --colors 3");
+    call("demo", "shapes --out data --train 1200 --test 20 --shapes 3 --colors 3", &[]);
     let classes = fs::read_to_string(path("data/classes.txt")).expect("names");
-    let target = classes.lines().next().expect("nine of them").to_owned();
-    let mut poison = Command::new(program("roclip-train"));
+    let target = classes.lines().next().expect("nine of them");
     let attack = "poison --manifest data/train.csv --classes data/classes.txt --out poisoned \
                   --image-size 32 --seed 3 --backdoor-rate 0.15 \
                   --trigger patch:size=7,at=random,pattern=yellow --target-class";
-    poison.args(attack.split_whitespace()).arg(target).current_dir(folder.path());
-    let ended = run(&mut poison);
-    assert_eq!(ended.code, Some(0), "{ended:?}");
+    call("roclip-train", attack, &[target]);
     let stamped = stamped(&path("poisoned/ledger.json"));
     assert_eq!(stamped.len(), 180);
 
     fs::write(path("run.toml"), CONFIG).expect("a file can be written");
     let found = |out: &str, settings: &str| {
         let line = format!("run --config run.toml --no-progress --out {out} {settings}");
-        let told = call("roclip-train", &line).stderr;
+        let told = call("roclip-train", &line, &[]).stderr;
         let doubted = doubted(&path(out).join("doubted.csv"));
         let clean = doubted.difference(&stamped).count();
         (doubted.intersection(&stamped).count(), clean, told.contains("one quarter of the picture"))
